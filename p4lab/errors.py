@@ -1,0 +1,33 @@
+"""Named errors: each says what arrived, what was expected and what to do."""
+
+
+class P4Error(Exception):
+    """Base class of every error that p4lab raises on purpose."""
+
+
+class ShapeError(P4Error, ValueError):
+    """A tensor of the wrong shape arrived."""
+
+
+class DtypeError(P4Error, TypeError):
+    """A tensor of the wrong dtype arrived, or a layer was cast to a dtype that cannot hold an inverse."""
+
+
+class DeviceError(P4Error, RuntimeError):
+    """A tensor or generator lives on another device than the layer."""
+
+
+class SingularMatrixError(P4Error, ValueError):
+    """A matrix that must be invertible is singular, not finite, or too ill-conditioned for its dtype."""
+
+
+class OptionError(P4Error, ValueError):
+    """An option has a value outside of its range."""
+
+
+class TrainingError(P4Error, RuntimeError):
+    """Training cannot go on, say because the loss is not finite; the model is left as it was before the step."""
+
+
+class ConfigError(P4Error, ValueError):
+    """A run configuration has an unknown key or a value outside of its range."""

@@ -1,0 +1,82 @@
+"""Initial matrices with their inverses and determinants."""
+
+import torch
+from torch import Tensor
+
+from p4lab.errors import OptionError, ShapeError, SingularMatrixError
+
+KINDS = ("identity", "reverse", "permutation", "orthogonal")
+LARGEST_RESIDUAL = 1e-2
+
+
+def initial_matrix(kind: str, dim: int, generator: torch.Generator) -> Tensor:
+    """Return a named, perfectly conditioned matrix in float64.
+
+    Args:
+        kind: "identity", "reverse" (the coordinates in reversed order: RealNVP's swap), "permutation" (uniformly
+            random) or "orthogonal" (Haar distributed).
+        dim: number of rows d.
+        generator: source of randomness, on the CPU.
+
+    Returns:
+        Shape (d, d), float64; its inverse is its transpose. Cost O(d^2), O(d^3) for "orthogonal".
+
+    Raises:
+        OptionError: unknown ``kind``.
+
+    Example:
+        >>> initial_matrix("reverse", 2, torch.Generator())
+        tensor([[0., 1.],
+                [1., 0.]], dtype=torch.float64)
+    """
+    eye = torch.eye(dim, dtype=torch.float64)
+    if kind == "identity":
+        return eye
+    if kind == "reverse":
+        return eye.flip(0)
+    if kind == "permutation":
+        return eye[torch.randperm(dim, generator=generator)]
+    if kind == "orthogonal":
+        q, r = torch.linalg.qr(torch.randn(dim, dim, dtype=torch.float64, generator=generator))
+        return q * r.diagonal().sign()  # without the signs, Q is not Haar distributed (Mezzadri 2007)
+    raise OptionError(f"init={kind!r} is not known: choose one of {KINDS} or pass an invertible tensor")
+
+
+def inverse_and_logabsdet(matrix: Tensor, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Invert a user's matrix in float64 and check that the result is usable in ``dtype``.
+
+    Args:
+        matrix: shape (d, d), any device and floating dtype.
+        dim: expected d.
+        dtype: dtype in which the inverse will be used.
+
+    Returns:
+        ``(inverse, sign, log|det|)``, in float64 on the CPU.
+
+    Raises:
+        ShapeError: not a (d, d) matrix.
+        SingularMatrixError: not finite, singular, or so ill-conditioned that |A A^-1 - I| > 1e-2 in ``dtype``.
+
+    Cost O(d^3).
+    """
+    if matrix.shape != (dim, dim):
+        raise ShapeError(
+            f"init has shape {tuple(matrix.shape)}, expected ({dim}, {dim}): pass a square matrix of the layer's dim"
+        )
+    wide = matrix.detach().to("cpu", torch.float64)
+    if not bool(torch.isfinite(wide).all()):
+        bad = int((~torch.isfinite(wide)).sum())
+        raise SingularMatrixError(f"init has {bad} entries that are NaN or infinite: pass a finite matrix")
+    sign, logabsdet = torch.linalg.slogdet(wide)
+    inverse, info = torch.linalg.inv_ex(wide)
+    a, x = wide.to(dtype), inverse.to(dtype)
+    error = (a @ x - torch.eye(dim, dtype=dtype)).abs().max() if int(info) == 0 else torch.tensor(torch.inf)
+    if not float(error) <= LARGEST_RESIDUAL:
+        s = torch.linalg.svdvals(wide)
+        raise SingularMatrixError(
+            f"init is singular or too ill-conditioned for {dtype}: "
+            f"singular values from {float(s[-1]):.3g} to {float(s[0]):.3g}, "
+            f"|A A^-1 - I| = {float(error):.3g} (at most {LARGEST_RESIDUAL} is accepted). "
+            "Add a multiple of the identity, or use dtype=torch.float64"
+        )
+    return inverse, sign, logabsdet

@@ -1,0 +1,93 @@
+"""Rank-k updates of a matrix together with its inverse and determinant.
+
+The k vectors of a perturbation are stored as rows: ``u`` and ``v`` have shape (k, d) and the perturbed matrix is
+``A + u^T v``. Everything of size k x k goes through `capacitance`: C = I_k + v A^-1 u^T.
+"""
+
+import torch
+from torch import Tensor
+
+BLOCK = 32
+"""Rows that `wide_residual` converts at a time."""
+
+
+def capacitance(q: Tensor, u: Tensor) -> Tensor:
+    r"""Return the capacitance matrix of a rank-k update, whose determinant is the update's determinant ratio.
+
+    .. math:: C = I_k + q u^T, \qquad q = v A^{-1}, \qquad \det(A + u^T v) = \det A \, \det C
+
+    Args:
+        q: rows ``v A^-1``, shape (k, d).
+        u: rows of the update, shape (k, d).
+
+    Returns:
+        Shape (k, k), differentiable. Cost O(d k^2).
+
+    Source: matrix determinant lemma; for k = 1 arXiv:2010.07033, section 2.2.
+
+    Example:
+        >>> capacitance(torch.tensor([[1.0, 0.0]]), torch.tensor([[-2.0, 5.0]]))
+        tensor([[-1.]])
+    """
+    if u.shape[0] == 1:
+        return 1 + (q * u).sum().view(1, 1)
+    return torch.addmm(torch.eye(u.shape[0], dtype=u.dtype, device=u.device), q, u.t())
+
+
+def inverse_and_det(c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Return inverse, sign and log|det| of a small matrix without asking the host whether it is singular.
+
+    A singular ``c`` gives an inverse that is not finite and log|det| = -inf; nothing is raised, so that a GPU is not
+    stalled.
+
+    Args:
+        c: shape (k, k).
+
+    Returns:
+        ``(c^-1, sign, log|det c|)`` of shapes (k, k), () and (). Cost O(k^3).
+    """
+    if c.shape[0] == 1:
+        f = c.view(())
+        return c.reciprocal(), f.sign(), f.abs().log()
+    sign, logabsdet = torch.linalg.slogdet(c)
+    inverse = torch.linalg.inv_ex(c).inverse
+    return inverse, sign, logabsdet
+
+
+def wide_residual(a: Tensor, p: Tensor, b: Tensor) -> Tensor:
+    r"""Return the residual of a linear system with the few digits that cancellation leaves computed in a wider precision.
+
+    .. math:: b - A p
+
+    Args:
+        a: matrix, shape (d, d).
+        p: approximate solution in the wide dtype (float64, or that of ``a``), shape (d, k).
+        b: right-hand sides, shape (d, k).
+
+    Returns:
+        Shape (d, k), in the dtype of ``p``. Cost O(d^2 k); A is converted in blocks of rows, so no d x d temporary is made.
+    """
+    if a.dtype == p.dtype:
+        return torch.addmm(b, a, p, alpha=-1)
+    blocks = zip(b.split(BLOCK), a.split(BLOCK), strict=True)
+    return torch.cat([torch.addmm(rhs.to(p.dtype), rows.to(p.dtype), p, alpha=-1) for rhs, rows in blocks])
+
+
+def woodbury_update_(a: Tensor, a_inv: Tensor, u: Tensor, v: Tensor, p: Tensor, q: Tensor) -> None:
+    r"""Write a rank-k update into a matrix and its inverse, in place.
+
+    .. math:: A \leftarrow A + u^T v, \qquad A^{-1} \leftarrow A^{-1} - p\,q, \quad p = A^{-1} u^T C^{-1},\; q = v
+    A^{-1}
+
+    Args:
+        a: matrix, shape (d, d), changed.
+        a_inv: its inverse, shape (d, d), changed.
+        u: shape (k, d).
+        v: shape (k, d).
+        p: shape (d, k).
+        q: shape (k, d).
+
+    Cost O(d^2 k), no temporary of size d x d. Source: Sherman-Morrison-Woodbury.
+    """
+    a.addmm_(u.t(), v)
+    a_inv.addmm_(p, q, alpha=-1)

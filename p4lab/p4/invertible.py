@@ -1,0 +1,551 @@
+"""P4Inv: square linear layers that always know their inverse and determinant."""
+
+import math
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from p4lab.errors import DeviceError, DtypeError, OptionError, ShapeError
+from p4lab.linalg import (
+    capacitance,
+    initial_matrix,
+    inverse_and_det,
+    inverse_and_logabsdet,
+    orthonormal_rows,
+    refine_inverse_,
+    residual,
+    row_space_sketch,
+    wide_residual,
+    woodbury_update_,
+)
+from p4lab.p4.contract import Check, MergeReport, MergeStatus, P4Module
+
+Reset = Literal["gaussian", "gradient"]
+
+RESETS = ("gaussian", "gradient")
+DTYPES = (torch.float32, torch.float64)
+MIN_FACTOR = math.exp(-6.0)
+LARGEST_ROUNDING = 1.0
+LARGEST_DEFECT = 1e-2
+"""A merge is refused above these: the rounding it would add to A A^-1 - I, and the error of A^-1 along it."""
+CHECKS = (
+    Check(
+        MergeStatus.DISCARDED_NOT_FINITE,
+        "the perturbation or bias holds NaN or infinity; the layer is back at its last merge",
+    ),
+    Check(
+        MergeStatus.SKIPPED_SINGULAR,
+        "|C^-1|: merging would make the matrix nearly singular; the perturbation stays and trains on",
+    ),
+    Check(
+        MergeStatus.SKIPPED_SINGULAR,
+        "rounding error that merging would bring to |A A^-1 - I|; the perturbation stays and trains on",
+    ),
+    Check(
+        MergeStatus.SKIPPED_INACCURATE,
+        "error of the frozen inverse along the perturbation; call refine(), or recompute()",
+    ),
+)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _full_precision(method: Callable[Concatenate["P4Inv", P], R]) -> Callable[Concatenate["P4Inv", P], R]:
+    # Autocast may lower the products with a batch; inverse, determinant and merge keep the layer's own precision.
+    @wraps(method)
+    def run(self: "P4Inv", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        device = self.u.device.type
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+            return method(self, *args, **kwargs)
+        with torch.autocast(device, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return run
+
+
+class P4Inv(P4Module):
+    r"""Linear layer with invertible weights, trained by rank-k perturbations of a frozen matrix.
+
+    .. math:: y = W x + b, \qquad W = A + u^T v, \qquad
+              W^{-1} = A^{-1} - A^{-1} u^T C^{-1} q, \qquad \det W = \det A \, \det C, \qquad C = I_k + q u^T,\; q = v
+              A^{-1}
+
+    A, its inverse, sign and log|det| are buffers; ``u`` and ``bias`` (and ``v`` with ``train_v=True``) are parameters
+    of shape (k, d), (d,) and (k, d). `merge` moves ``u^T v`` into A and redraws ``v``.
+
+    Args:
+        dim: width d.
+        rank: number k of rank-one terms, at least 1. The paper has 1.
+        bias: whether there is an additive bias.
+        init: "identity", "reverse", "permutation", "orthogonal" or an invertible (d, d) tensor.
+        reset: how ``v`` is redrawn: "gaussian" (the paper) or "gradient" (orthonormal, from a sketch of the weight
+            gradient of the last backward pass; orthonormal and random where there was none).
+        train_v: whether ``v`` trains along with ``u`` (the paper) or stays fixed between merges: then W is linear in
+            what is trained, and log|det| costs O(d k^2).
+        min_factor: smallest singular value of C (by the bound 1/|C^-1|_F; |f| for k = 1) that a merge accepts; 0
+            switches skipping off.
+        seed: seed of the layer's own generator, or a CPU generator to draw that seed from (None: torch's default
+            generator).
+        device: device of all tensors.
+        dtype: float32 or float64.
+
+    Raises:
+        OptionError: dim, rank, reset, init, min_factor out of range.
+        ShapeError, SingularMatrixError: ``init`` is a tensor that is not square, not finite or not invertible in
+        ``dtype``.
+        DtypeError: a dtype other than float32 and float64.
+
+    Cost for a batch of B: forward and backward 2 B d^2 + O(B d k) multiply-adds (an `nn.Linear` has 3 B d^2); merge
+    O(d^2 k). No d x d tensor is made in forward or backward.
+
+    Source: arXiv:2010.07033, section 2; rank k, the gradient reset and the skip rule are p4lab's.
+
+    Example:
+        >>> layer = P4Inv(3, rank=2, seed=0)
+        >>> x = torch.randn(5, 3)
+        >>> torch.allclose(layer.inverse(layer(x)), x, atol=1e-6)
+        True
+        >>> bool(layer.merge())
+        True
+    """
+
+    frozen_weight: Tensor
+    frozen_inverse: Tensor
+    frozen_logabsdet: Tensor
+    frozen_sign: Tensor
+    frozen_bias: Tensor | None
+    v: Tensor
+    q: Tensor | None
+    limits: Tensor
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        dim: int,
+        rank: int = 1,
+        bias: bool = True,
+        init: str | Tensor = "identity",
+        reset: Reset = "gaussian",
+        train_v: bool = False,
+        min_factor: float = MIN_FACTOR,
+        seed: int | torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dtype = dtype or torch.get_default_dtype()
+        _check_options(dim, rank, dtype)
+        self.dim, self.rank, self.train_v = dim, rank, train_v
+        self.reset_kind = reset
+        self._generator = torch.Generator().manual_seed(_seed(seed))
+        self._batch: tuple[Tensor, Tensor, bool] | None = None
+        self._overlap: Tensor | None = None
+
+        if isinstance(init, str):
+            a = initial_matrix(init, dim, self._generator)
+            a_inv, (sign, logabsdet) = a.t(), torch.linalg.slogdet(a)
+        else:
+            a = init.detach()
+            a_inv, sign, logabsdet = inverse_and_logabsdet(a, dim, dtype)
+        kind: dict[str, Any] = {"device": device, "dtype": dtype}
+        # Clones: a buffer must never share memory with the caller's tensor or with its own transpose.
+        self.register_buffer("frozen_weight", a.to(**kind).clone().contiguous())
+        self.register_buffer("frozen_inverse", a_inv.to(**kind).clone().contiguous())
+        self.register_buffer("frozen_sign", sign.to(**kind))
+        self.register_buffer("frozen_logabsdet", logabsdet.to(device=device, dtype=_widest(self.frozen_weight.device)))
+        self.register_buffer("limits", torch.zeros(len(CHECKS), **kind), persistent=False)
+        self.min_factor = min_factor
+        self.register_parameter("bias", nn.Parameter(torch.zeros(dim, **kind)) if bias else None)
+        self.register_buffer("frozen_bias", torch.zeros(dim, **kind) if bias else None)
+        self.u = nn.Parameter(torch.zeros(rank, dim, **kind))
+        v = torch.zeros(rank, dim, **kind)
+        if train_v:
+            self.v = nn.Parameter(v)
+            self.register_buffer("q", None)
+        else:
+            self.register_buffer("v", v)
+            self.register_buffer("q", torch.zeros(rank, dim, **kind))
+        self.reset()
+
+    # --- the layer ---------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``W x + b`` for x of shape (..., d).
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: x does not fit the layer.
+        """
+        self._check(x)
+        y = F.linear(x, self.frozen_weight, self.bias)
+        y = _add_low_rank(y, F.linear(x, self.v), self.u)
+        if self._reset_kind == "gradient":
+            self._remember(x, y, inverted=False)
+        return y
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Return ``W^-1 (y - b)`` for y of shape (..., d), differentiable; not finite where W is exactly singular.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: y does not fit the layer.
+        """
+        self._check(y)
+        q, c_inv = self._q_and_c_inv()
+        r = y if self.bias is None else y - self.bias
+        x = F.linear(_add_low_rank(r, F.linear(F.linear(r, q), c_inv), self.u, alpha=-1), self.frozen_inverse)
+        if self._reset_kind == "gradient":
+            self._remember(x, x, inverted=True)
+        return x
+
+    @_full_precision
+    def logabsdet(self) -> Tensor:
+        """Return log|det W| (nats), a differentiable scalar in float64; -inf where W is exactly singular.
+
+        Cost O(d k^2), or O(d^2 k) with ``train_v=True``. On devices without float64 (mps) it is float32.
+        """
+        return self.frozen_logabsdet + inverse_and_det(capacitance(self._q(), self.u))[2]
+
+    @_full_precision
+    def sign(self) -> Tensor:
+        """Return the sign of det W, a scalar (0 where W is exactly singular)."""
+        with torch.no_grad():
+            return self.frozen_sign * inverse_and_det(capacitance(self._q(), self.u))[1]
+
+    @property
+    @_full_precision
+    def weight(self) -> Tensor:
+        """The effective weights ``A + u^T v``, shape (d, d), differentiable. Cost O(d^2 k)."""
+        return torch.addmm(self.frozen_weight, self.u.t(), self.v)
+
+    @property
+    @_full_precision
+    def weight_inverse(self) -> Tensor:
+        """The inverse of the effective weights, shape (d, d), differentiable. Cost O(d^2 k)."""
+        q, c_inv = self._q_and_c_inv()
+        return torch.addmm(self.frozen_inverse, F.linear(self.frozen_inverse, self.u), c_inv @ q, alpha=-1)
+
+    @_full_precision
+    def penalty(self, strength: float = 0.1, floor: float = -2.0, ceiling: float = 15.0) -> Tensor:
+        r"""Return a barrier against vanishing and exploding determinants, a differentiable scalar.
+
+        .. math:: s \sum_{l} \mathrm{relu}(f - l)^2 + \mathrm{relu}(l - c)^2, \qquad
+                  l \in \{-\ln\|C^{-1}\|_F,\; \tfrac{1}{d} \ln|\det W|\}
+
+        For k = 1 the first term is the paper's ``ln|1 + v^T A^-1 u|``; the second is judged per dimension, so that it
+        does not depend on d. A pure function of the layer: nothing is stored.
+
+        Args:
+            strength: s.
+            floor: f, nats.
+            ceiling: c, nats.
+
+        Cost as `logabsdet`. Source: arXiv:2010.07033, section 2.3.
+        """
+        c = capacitance(self._q(), self.u)
+        c_inv, _, logabsdet = inverse_and_det(c)
+        # linalg's norm is not differentiable at 0, which C^-1 never is.
+        direction = -torch.linalg.vector_norm(c_inv).log()
+        levels = torch.stack([direction, ((self.frozen_logabsdet + logabsdet) / self.dim).to(direction.dtype)])
+        return strength * ((floor - levels).relu().square() + (levels - ceiling).relu().square()).sum()
+
+    def fold(self) -> nn.Linear:
+        """Return a plain `nn.Linear` with the effective weights and a copy of the bias. Cost O(d^2 k)."""
+        kind: dict[str, Any] = {"device": self.u.device, "dtype": self.u.dtype}
+        linear = nn.utils.skip_init(nn.Linear, self.dim, self.dim, bias=self.bias is not None, **kind)
+        with torch.no_grad():
+            linear.weight.copy_(self.weight)
+            if self.bias is not None:
+                linear.bias.copy_(self.bias)
+        return cast(nn.Linear, linear.train(self.training))
+
+    @property
+    def min_factor(self) -> float:
+        """Smallest singular value of C that a merge accepts (may be set at any time; 0 switches skipping off)."""
+        return self._min_factor
+
+    @min_factor.setter
+    def min_factor(self, value: float) -> None:
+        if not 0 <= value < 1:
+            raise OptionError(f"min_factor={value!r}: expected 0 <= min_factor < 1 (0 switches skipping off)")
+        self._min_factor = value
+        huge = torch.finfo(self.limits.dtype).max
+        limits = [huge, 1 / value, LARGEST_ROUNDING, LARGEST_DEFECT] if value > 0 else [huge] * len(CHECKS)
+        self.limits.copy_(torch.tensor(limits, dtype=self.limits.dtype))
+
+    @property
+    def reset_kind(self) -> Reset:
+        """How v is redrawn at the next merge, "gaussian" or "gradient" (may be set at any time)."""
+        return self._reset_kind
+
+    @reset_kind.setter
+    def reset_kind(self, kind: Reset) -> None:
+        if kind not in RESETS:
+            raise OptionError(f"reset={kind!r} is not known: choose one of {RESETS}")
+        self._reset_kind = kind
+
+    # --- the P4 contract ---------------------------------------------------------------------------------------------
+
+    def perturbation(self) -> tuple[nn.Parameter, ...]:
+        """Return the trained parameters that a merge resets: u, and v if it trains."""
+        return (self.u, *self.directions())
+
+    def directions(self) -> tuple[nn.Parameter, ...]:
+        """Return v if it trains."""
+        return (cast(nn.Parameter, self.v),) if self.train_v else ()
+
+    @torch.no_grad()
+    @_full_precision
+    def propose(self) -> tuple[MergeReport, dict[str, Tensor]]:
+        """Judge ``u^T v`` by its capacitance matrix and by the inverse's error along it. Cost O(d^2 k)."""
+        a, a_inv, u, v, q = self.frozen_weight, self.frozen_inverse, self.u, self.v, self._q()
+        wide = self.frozen_logabsdet.dtype
+        ut = u.t()
+        # One step of iterative refinement with the residual in wide precision: log|det| then drifts with the rounding of A only.
+        p = (a_inv @ ut).to(wide)
+        defect = wide_residual(a, p, ut).to(u.dtype)
+        p = p + (a_inv @ defect).to(wide)
+        c = capacitance(v.to(wide), p.t())
+        c_inv, sign, logabsdet = inverse_and_det(c)
+        p = (p @ c_inv).to(u.dtype)
+
+        u_norm, v_norm, p_norm, q_norm, defect_norm, c_inv_norm = map(
+            torch.linalg.vector_norm, (u, v, p, q, defect, c_inv)
+        )
+        moved = defect_norm + v_norm
+        if self.bias is not None:
+            moved = moved + torch.linalg.vector_norm(self.bias)
+        # A and A^-1 change by u^T v and p q; their product rounds by eps times both, at any scale of A and any d.
+        rounding = torch.finfo(u.dtype).eps * (u_norm * v_norm) * (p_norm * q_norm)
+        defect_norm = defect_norm / (u_norm + torch.finfo(u.dtype).tiny)
+        figures = torch.stack((moved, c_inv_norm.to(u.dtype), rounding, defect_norm))
+        report = MergeReport(CHECKS, figures, self.limits)
+        zero = torch.zeros((), dtype=u.dtype, device=u.device)
+        update = {
+            "u": torch.where(report.accepted, u, zero),
+            "v": torch.where(report.accepted, v, zero) if self.train_v else v,
+            "p": torch.where(report.accepted, p, zero),
+            "q": torch.where(report.accepted, q, zero) if self.train_v else q,
+            "sign": torch.where(report.accepted, sign, 1),
+            "logabsdet": torch.where(report.accepted, logabsdet, 0),
+        }
+        return report, update
+
+    @torch.no_grad()
+    def absorb(self, report: MergeReport, update: dict[str, Tensor]) -> None:
+        """Write the update into A, A^-1, sign and log|det|. Cost O(d^2 k), no d x d temporary."""
+        t = update
+        woodbury_update_(self.frozen_weight, self.frozen_inverse, t["u"], t["v"], t["p"], t["q"])
+        self.frozen_sign.mul_(t["sign"])
+        self.frozen_logabsdet.add_(t["logabsdet"])
+        if self.bias is not None and self.frozen_bias is not None:
+            torch.where(report.accepted, self.bias, self.frozen_bias, out=self.frozen_bias)
+
+    @torch.no_grad()
+    @_full_precision
+    def reset(self, where: Tensor | None = None, undo: Tensor | None = None) -> None:
+        """Drop the present perturbation: ``u = 0`` and a new ``v``, where ``where`` holds (a scalar bool; None: always).
+
+        ``undo`` marks where the bias, too, goes back to the last merge. Cost O(d^2 k), plus O(batch d k) for
+        reset="gradient".
+        """
+        if where is None:
+            where = torch.ones((), dtype=torch.bool, device=self.u.device)
+        v = self._new_directions()
+        self._overlap = v @ self.v.t() if self._reset_kind == "gradient" else None
+        self.u.masked_fill_(where, 0.0)
+        torch.where(where, v, self.v, out=self.v.detach())
+        if self.q is not None:
+            torch.where(where, v @ self.frozen_inverse, self.q, out=self.q)
+        if undo is not None and self.bias is not None and self.frozen_bias is not None:
+            torch.where(undo, self.frozen_bias, self.bias, out=self.bias.detach())
+
+    @torch.no_grad()
+    @_full_precision
+    def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, report: MergeReport) -> None:
+        r"""Express the momentum of u in the new directions; clear that of v.
+
+        u's gradient is ``v G^T`` with the weight gradient G, so an average over old directions is carried over by
+        ``m <- v_new v_old^T m`` (both orthonormal: reset="gradient"). Random directions hardly overlap with the old
+        ones; there the momentum is kept as it is, as in the paper. Cost O(d k^2).
+        """
+        if parameter is self.u and self._overlap is not None:
+            torch.where(report.accepted, self._overlap @ momentum, momentum, out=momentum)
+        else:
+            super().carry_momentum(parameter, momentum, report)
+
+    @torch.no_grad()
+    @_full_precision
+    def violation(self) -> Tensor:
+        """Return ``max |A A^-1 - I|``. Cost O(d^3)."""
+        return residual(self.frozen_weight, self.frozen_inverse)
+
+    def correct(self) -> Tensor:
+        """Return ``refine()``: the correction step of the P4 contract."""
+        return self.refine()
+
+    @torch.no_grad()
+    @_full_precision
+    def refine(self, order: int = 3) -> Tensor:
+        """Improve the frozen inverse by one hyperpower step and return ``max |A A^-1 - I|`` after it.
+
+        Args:
+            order: 2, 3 or 7.
+
+        Returns:
+            Scalar tensor; 1 or more says that the step would not have converged and nothing was done (then:
+            `recompute`).
+
+        Raises:
+            OptionError: unknown order.
+
+        Cost O(d^3): 3, 4 or 6 products. Source: arXiv:2010.07033, section 2.3.
+        """
+        error = refine_inverse_(self.frozen_weight, self.frozen_inverse, order)
+        self._refresh_q()
+        return error
+
+    @torch.no_grad()
+    @_full_precision
+    def recompute(self) -> Tensor:
+        """Factorize the frozen matrix anew for inverse, sign and log|det|, and return ``max |A A^-1 - I|``.
+
+        Training never needs it; it rescues a layer whose inverse is beyond refinement. If A itself is singular or not
+        finite, nothing is changed and the returned residual says so. Cost O(d^3).
+        """
+        a = self.frozen_weight.to(self.frozen_logabsdet.dtype)
+        inverse = torch.linalg.inv_ex(a).inverse
+        sign, logabsdet = torch.linalg.slogdet(a)
+        usable = torch.isfinite(inverse).all() & torch.isfinite(logabsdet)
+        self.frozen_inverse.copy_(torch.where(usable, inverse.to(self.u.dtype), self.frozen_inverse))
+        self.frozen_sign.copy_(torch.where(usable, sign, self.frozen_sign))
+        self.frozen_logabsdet.copy_(torch.where(usable, logabsdet, self.frozen_logabsdet))
+        self._refresh_q()
+        return self.violation()
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _q(self) -> Tensor:
+        return self.v @ self.frozen_inverse if self.q is None else self.q
+
+    @_full_precision
+    def _q_and_c_inv(self) -> tuple[Tensor, Tensor]:
+        q = self._q()
+        return q, inverse_and_det(capacitance(q, self.u))[0]
+
+    def _refresh_q(self) -> None:
+        if self.q is not None:
+            self.q.copy_(self.v @ self.frozen_inverse)
+
+    def _new_directions(self) -> Tensor:
+        # Always drawn, used or not: the generator then advances by the same amount whether a merge is skipped or not.
+        omega = torch.randn(self.rank, self.dim, generator=self._generator, dtype=self.u.dtype).to(self.u.device)
+        if self._reset_kind == "gaussian":
+            return omega
+        sketch = omega
+        if self._batch is not None:
+            x, g, inverted = self._batch
+            sketch = row_space_sketch(
+                x.to(omega.dtype), g.to(omega.dtype), omega, self._pull_through_inverse if inverted else None
+            )
+            self._batch = None
+        return orthonormal_rows(sketch, fallback=omega)
+
+    def _pull_through_inverse(self, rows: Tensor) -> Tensor:
+        # Trained through the inverse, W sees the gradient -W^-T g x^T: the sketch of g^T x needs W^-1 W^-T in between.
+        return F.linear(rows @ self.frozen_inverse, self.frozen_inverse)
+
+    def _remember(self, x: Tensor, y: Tensor, inverted: bool) -> None:
+        if not (self.training and y.requires_grad):
+            return
+        x = x.detach()
+
+        def keep(g: Tensor | None) -> None:
+            if g is None:  # an undefined gradient, as custom functions may return
+                return
+            self._batch = (x.reshape(-1, self.dim), g.detach().reshape(-1, self.dim), inverted)
+
+        y.register_hook(keep)
+
+    def _check(self, x: Tensor) -> None:
+        if x.shape[-1:] != (self.dim,):
+            raise ShapeError(
+                f"P4Inv(dim={self.dim}) got shape {tuple(x.shape)}: "
+                f"expected (..., {self.dim}); reshape the input or change dim"
+            )
+        if x.dtype != self.u.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise DtypeError(
+                f"P4Inv is {self.u.dtype} but got {x.dtype}: convert the input, or the layer with .to(dtype)"
+            )
+        if x.device != self.u.device:
+            raise DeviceError(f"P4Inv is on {self.u.device} but got an input on {x.device}: move one with .to(device)")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        probe = fn(self.u.detach().new_empty(0))
+        if probe.dtype not in DTYPES:
+            raise DtypeError(
+                f"P4Inv cannot be cast to {probe.dtype}: its inverse needs float32 or float64; "
+                "use autocast for cheaper products"
+            )
+        logabsdet = self._buffers["frozen_logabsdet"]
+        self._buffers["frozen_logabsdet"] = None  # neither .float() may round it nor mps see float64
+        try:
+            super()._apply(fn, recurse)
+        finally:
+            if logabsdet is not None:
+                self._buffers["frozen_logabsdet"] = (
+                    fn(logabsdet)
+                    if logabsdet.is_meta
+                    else logabsdet.to(device=probe.device, dtype=_widest(probe.device))
+                )
+        self.min_factor = self._min_factor  # the limits depend on the dtype
+        if self._batch is not None:
+            x, g, inverted = self._batch
+            self._batch = (fn(x), fn(g), inverted)
+        return self
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """Return the state of the layer's generator, so that a loaded layer draws the same directions."""
+        return {"generator": self._generator.get_state()}
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        """Set the state of the layer's generator."""
+        self._generator.set_state(state["generator"].cpu())
+
+    def extra_repr(self) -> str:
+        """Return the arguments that differ between layers."""
+        bias = self.bias is not None
+        return f"dim={self.dim}, rank={self.rank}, bias={bias}, reset={self.reset_kind!r}, train_v={self.train_v}"
+
+
+def _add_low_rank(y: Tensor, s: Tensor, u: Tensor, alpha: int = 1) -> Tensor:
+    if y.dim() == 2:
+        return torch.addmm(y, s, u, alpha=alpha)
+    return torch.add(y, s @ u, alpha=alpha)
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _seed(seed: int | torch.Generator | None) -> int:
+    if isinstance(seed, int):
+        return seed
+    if seed is not None and seed.device.type != "cpu":
+        raise DeviceError(
+            f"the generator is on {seed.device}: pass a CPU generator, so that every device draws the same numbers"
+        )
+    return int(torch.randint(2**62, (), generator=seed))
+
+
+def _check_options(dim: int, rank: int, dtype: torch.dtype) -> None:
+    if not isinstance(dim, int) or dim < 1:
+        raise OptionError(f"dim={dim!r}: expected a whole number of at least 1")
+    if not isinstance(rank, int) or rank < 1:
+        raise OptionError(f"rank={rank!r}: expected a whole number of at least 1")
+    if dtype not in DTYPES:
+        raise DtypeError(f"dtype={dtype}: an inverse needs float32 or float64")

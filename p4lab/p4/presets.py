@@ -1,0 +1,48 @@
+"""Named settings: the paper's own, and the ones that our benchmark found to be the fastest."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from p4lab.p4.invertible import P4Inv, Reset
+from p4lab.p4.schedule import MergeSchedule
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of a P4Inv layer and its merge schedule that go together.
+
+    Attributes:
+        name: what the lab calls it.
+        rank: number of rank-one terms.
+        reset: how directions are redrawn.
+        train_v: whether the directions train, too.
+        every: optimizer steps between merges.
+        refine_every: merges between refinements of the inverse.
+    """
+
+    name: str
+    rank: int
+    reset: Reset
+    train_v: bool
+    every: int
+    refine_every: int
+
+    def layer(self, dim: int, **options: Any) -> P4Inv:
+        """Return a P4Inv layer with these settings (rank at most ``dim``) and further ``options`` of `P4Inv`."""
+        return P4Inv(dim, rank=min(self.rank, dim), reset=self.reset, train_v=self.train_v, **options)
+
+    def schedule(self, model: nn.Module, optimizer: Optimizer) -> MergeSchedule:
+        """Return a merge schedule with these settings."""
+        return MergeSchedule(model, optimizer, every=self.every, refine_every=self.refine_every)
+
+
+PAPER = Preset("paper", rank=1, reset="gaussian", train_v=True, every=10, refine_every=50)
+"""arXiv:2010.07033: one random direction, trained along, merged every 10 steps."""
+
+RECOMMENDED = Preset("recommended", rank=24, reset="gradient", train_v=False, every=2, refine_every=50)
+"""What the lab starts with: eight directions taken from the gradient (see ``make bench``)."""
+
+PRESETS = {preset.name: preset for preset in (RECOMMENDED, PAPER)}
