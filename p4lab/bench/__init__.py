@@ -1,0 +1,1 @@
+"""Benchmarks that anyone can run: ``python -m p4lab.bench``. Ratios are measured side by side in one run."""
