@@ -1,0 +1,142 @@
+"""Named errors say what arrived, what was expected and what to do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from p4lab.errors import DeviceError, DtypeError, OptionError, P4Error, ShapeError, SingularMatrixError
+from p4lab.p4 import MergeSchedule, P4Inv
+
+directions = pytest.mark.parametrize("direction", ["forward", "inverse"])
+
+
+@directions
+@pytest.mark.parametrize("shape", [(), (1,), (4,), (2, 4), (3, 2), (3, 0)], ids=str)
+def test_wrong_shape(shape: tuple[int, ...], direction: str) -> None:
+    with pytest.raises(
+        ShapeError, match=r"P4Inv\(dim=3\) got shape \(.*expected \(\.\.\., 3\); reshape the input or change dim"
+    ):
+        getattr(P4Inv(3), direction)(torch.ones(shape))
+
+
+@directions
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.complex64], ids=str)
+def test_wrong_dtype(dtype: torch.dtype, direction: str) -> None:
+    with pytest.raises(
+        DtypeError,
+        match=rf"P4Inv is torch\.float32 but got {dtype}: convert the input, or the layer with \.to\(dtype\)",
+    ):
+        getattr(P4Inv(3), direction)(torch.ones(2, 3, dtype=dtype))
+
+
+@directions
+def test_wrong_device(direction: str) -> None:
+    with pytest.raises(DeviceError, match=r"P4Inv is on cpu but got an input on meta: move one with \.to\(device\)"):
+        getattr(P4Inv(3), direction)(torch.ones(2, 3, device="meta"))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        pytest.param({"dim": 0}, "dim=0: expected a whole number of at least 1", id="dim-0"),
+        pytest.param({"dim": -3}, "dim=-3", id="dim-negative"),
+        pytest.param({"dim": 2.0}, r"dim=2\.0", id="dim-float"),
+        pytest.param({"rank": 0}, "rank=0: expected a whole number of at least 1", id="rank-0"),
+        pytest.param({"rank": 1.5}, r"rank=1\.5", id="rank-float"),
+        pytest.param(
+            {"reset": "random"}, r"reset='random' is not known: choose one of \('gaussian', 'gradient'\)", id="reset"
+        ),
+        pytest.param(
+            {"init": "eye"}, "init='eye' is not known: choose one of .* or pass an invertible tensor", id="init"
+        ),
+        pytest.param({"min_factor": -0.1}, r"min_factor=-0\.1: expected 0 <= min_factor < 1", id="min-factor-negative"),
+        pytest.param({"min_factor": 1.0}, r"min_factor=1\.0", id="min-factor-1"),
+        pytest.param({"min_factor": float("nan")}, "min_factor=nan", id="min-factor-nan"),
+    ],
+)
+def test_options_out_of_range(options: dict[str, object], match: str) -> None:
+    with pytest.raises(OptionError, match=match):
+        P4Inv(**({"dim": 3} | options))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int32, torch.complex64], ids=str)
+def test_a_layer_of_a_dtype_that_cannot_hold_an_inverse(dtype: torch.dtype) -> None:
+    with pytest.raises(DtypeError, match=rf"dtype={dtype}: an inverse needs float32 or float64"):
+        P4Inv(3, dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("init", "error", "match"),
+    [
+        pytest.param(torch.ones(3, 2), ShapeError, r"init has shape \(3, 2\), expected \(3, 3\)", id="not-square"),
+        pytest.param(torch.eye(4), ShapeError, r"init has shape \(4, 4\), expected \(3, 3\)", id="of-another-dim"),
+        pytest.param(
+            torch.ones(3, 3),
+            SingularMatrixError,
+            "singular values from .* Add a multiple of the identity",
+            id="singular",
+        ),
+        pytest.param(torch.zeros(3, 3), SingularMatrixError, "singular", id="zero"),
+        pytest.param(
+            torch.full((3, 3), torch.nan), SingularMatrixError, "9 entries that are NaN or infinite", id="nan"
+        ),
+        pytest.param(torch.diag(torch.tensor([1.0, 1.0, torch.inf])), SingularMatrixError, "1 entries", id="inf"),
+    ],
+)
+def test_a_matrix_that_cannot_be_used(init: torch.Tensor, error: type[P4Error], match: str) -> None:
+    with pytest.raises(error, match=match):
+        P4Inv(3, init=init)
+
+
+def test_a_matrix_that_only_float64_can_invert() -> None:
+    i = torch.arange(8, dtype=torch.float64)
+    hilbert = 1 / (i + i[:, None] + 1)
+    layer = P4Inv(8, init=hilbert, dtype=torch.float64)
+    x = torch.randn(3, 8, dtype=torch.float64)
+    torch.testing.assert_close(layer.inverse(layer(x)), x, rtol=0, atol=1e-3)
+    with pytest.raises(SingularMatrixError, match=r"for torch\.float32.*use dtype=torch\.float64"):
+        P4Inv(8, init=hilbert, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("order", [1, 5], ids="order{}".format)
+def test_unknown_refinement(order: int) -> None:
+    with pytest.raises(OptionError, match=rf"refinement of order {order} is not known: choose one of \(2, 3, 7\)"):
+        P4Inv(3).refine(order)
+
+
+@pytest.mark.parametrize("option", ["min_factor", "reset_kind"])
+def test_an_option_set_later_is_checked_and_keeps_its_value(option: str) -> None:
+    layer = P4Inv(3)
+    before = getattr(layer, option)
+    with pytest.raises(OptionError, match=r"bad|7\.0"):
+        setattr(layer, option, {"min_factor": 7.0, "reset_kind": "bad"}[option])
+    assert getattr(layer, option) == before
+
+
+@pytest.mark.parametrize("options", [{"every": 0}, {"every": -1}, {"refine_every": -1}], ids=str)
+def test_schedule_intervals(options: dict[str, int]) -> None:
+    with pytest.raises(OptionError, match=r"every=.*expected every >= 1 and refine_every >= 0"):
+        MergeSchedule(P4Inv(3), **options)
+
+
+def test_a_schedule_without_p4_modules() -> None:
+    with pytest.raises(
+        OptionError, match="Linear contains no P4 modules: put P4Inv layers into it, or leave out the schedule"
+    ):
+        MergeSchedule(torch.nn.Linear(3, 3))
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (ShapeError, ValueError),
+        (DtypeError, TypeError),
+        (DeviceError, RuntimeError),
+        (SingularMatrixError, ValueError),
+        (OptionError, ValueError),
+    ],
+)
+def test_every_error_is_also_the_builtin_that_fits(error: type[P4Error], builtin: type[Exception]) -> None:
+    assert issubclass(error, P4Error)
+    assert issubclass(error, builtin)

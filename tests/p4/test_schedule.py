@@ -1,0 +1,239 @@
+"""The merge schedule: when it merges and refines, and what each optimizer forgets."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from p4.dense_twin import assert_bitwise, perturb, state_of
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
+
+from p4lab.p4 import MergeSchedule, MergeStatus, P4Inv
+
+o = torch.optim
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": lambda p: o.SGD(p, lr=0.01),
+    "sgd-momentum": lambda p: o.SGD(p, lr=0.01, momentum=0.9),
+    "sgd-nesterov": lambda p: o.SGD(p, lr=0.01, momentum=0.9, nesterov=True),
+    "sgd-foreach": lambda p: o.SGD(p, lr=0.01, momentum=0.9, foreach=True),
+    "sgd-fused": lambda p: o.SGD(p, lr=0.01, momentum=0.9, fused=True),
+    "adam": lambda p: o.Adam(p, lr=0.01),
+    "adam-amsgrad": lambda p: o.Adam(p, lr=0.01, amsgrad=True),
+    "adam-foreach": lambda p: o.Adam(p, lr=0.01, foreach=True),
+    "adam-fused": lambda p: o.Adam(p, lr=0.01, fused=True, amsgrad=True),
+    "adamw": lambda p: o.AdamW(p, lr=0.01),
+    "adamw-fused": lambda p: o.AdamW(p, lr=0.01, fused=True),
+    "rmsprop": lambda p: o.RMSprop(p, lr=0.01, momentum=0.9, centered=True),
+    "adagrad": lambda p: o.Adagrad(p, lr=0.01),
+    "adadelta": lambda p: o.Adadelta(p, lr=0.1),
+    "adamax": lambda p: o.Adamax(p, lr=0.01),
+    "nadam": lambda p: o.NAdam(p, lr=0.01),
+    "radam": lambda p: o.RAdam(p, lr=0.01),
+}
+optimizers = pytest.mark.parametrize("name", OPTIMIZERS)
+DIRECTIONAL = {"momentum_buffer", "exp_avg", "grad_avg"}
+
+
+class Scene:
+    """Two P4 layers and a linear one after some steps; the first will merge, the second will be refused."""
+
+    def __init__(self, name: str) -> None:
+        self.merging, self.refused, self.linear = (
+            P4Inv(5, rank=2, train_v=True, seed=1),
+            P4Inv(5, train_v=True, seed=2),
+            nn.Linear(5, 5),
+        )
+        self.model = nn.Sequential(self.merging, nn.Tanh(), self.refused, self.linear)
+        self.optimizer = OPTIMIZERS[name](self.model.parameters())
+        self.merges = MergeSchedule(self.model, self.optimizer)
+        for _ in range(3):
+            self.step()
+        perturb(self.refused, -torch.eye(5)[:1], torch.eye(5)[:1])
+
+    def step(self) -> None:
+        x, y = torch.randn(2, 16, 5)
+        self.optimizer.zero_grad()
+        (self.model(x) - y).square().mean().backward()
+        self.optimizer.step()
+
+    def memory(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        return {k: t.clone() for k, t in self.optimizer.state[parameter].items() if torch.is_tensor(t)}
+
+
+@optimizers
+def test_a_merge_is_invisible_in_the_effective_weights(name: str) -> None:
+    scene = Scene(name)
+    before = scene.merging.weight.detach()
+    assert [r.status for r in scene.merges.merge()] == [MergeStatus.MERGED, MergeStatus.SKIPPED_SINGULAR]
+    torch.testing.assert_close(scene.merging.weight.detach(), before, rtol=0, atol=1e-6)
+
+
+@optimizers
+def test_the_state_of_u_is_kept(name: str) -> None:
+    scene = Scene(name)
+    before = scene.memory(scene.merging.u)
+    scene.merges.merge()
+    assert_bitwise(scene.memory(scene.merging.u), before)
+
+
+@optimizers
+def test_momentum_of_v_is_cleared_but_not_its_scale_or_step(name: str) -> None:
+    scene = Scene(name)
+    before = scene.memory(scene.merging.v)
+    scene.merges.merge()
+    assert_bitwise(scene.memory(scene.merging.v), {k: 0 * t if k in DIRECTIONAL else t for k, t in before.items()})
+    assert all(t.any() for t in before.values())  # what was cleared was there, and what was kept is no accident
+
+
+@optimizers
+@pytest.mark.parametrize("part", ["refused", "linear"])
+def test_what_did_not_merge_is_untouched(name: str, part: str) -> None:
+    scene = Scene(name)
+    module = getattr(scene, part)
+    names = [n for n in state_of(module) if "generator" not in n]
+    before, memories = state_of(module), [scene.memory(p) for p in module.parameters()]
+    scene.merges.merge()
+    assert_bitwise({n: state_of(module)[n] for n in names}, {n: before[n] for n in names})
+    for parameter, memory in zip(module.parameters(), memories, strict=True):
+        assert_bitwise(scene.memory(parameter), memory)
+
+
+@optimizers
+def test_training_goes_on_after_merges(name: str) -> None:
+    scene = Scene(name)
+    scene.merges.every = 2
+    for _ in range(20):
+        scene.step()
+        scene.merges.step()
+    assert all(torch.isfinite(t).all() for t in state_of(scene.model).values())
+    assert scene.merging.violation() < 1e-5
+
+
+@optimizers
+def test_no_optimizer_state_is_made_for_what_has_none(name: str) -> None:
+    layer = P4Inv(5, train_v=True, seed=0)
+    optimizer = OPTIMIZERS[name](layer.parameters())
+    before = {p: set(s) for p, s in optimizer.state.items()}  # some optimizers have state before their first step
+    MergeSchedule(layer, optimizer).merge()
+    assert {p: set(s) for p, s in optimizer.state.items()} == before
+
+
+@pytest.mark.parametrize("line_search", [None, "strong_wolfe"], ids=str)
+def test_lbfgs_forgets_its_history_only_if_something_merged(line_search: str | None) -> None:
+    layer = P4Inv(5, rank=2, seed=0)
+    optimizer = o.LBFGS(layer.parameters(), lr=0.1, max_iter=3, line_search_fn=line_search)
+    merges = MergeSchedule(layer, optimizer, every=1)
+    x, target = torch.randn(32, 5), torch.diag(torch.linspace(0.7, 1.4, 5))
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (layer(x) - x @ target).square().mean()
+        loss.backward()
+        return loss
+
+    first = float(optimizer.step(closure).detach())
+    layer.min_factor = 0.999
+    assert not merges.step()[0]
+    assert optimizer.state
+    layer.min_factor = 1e-3
+    assert merges.step()[0].merged
+    assert not optimizer.state
+    for _ in range(60):
+        optimizer.step(closure)
+        merges.step()
+    assert float(closure().detach()) < 0.01 * first
+
+
+@pytest.mark.parametrize("name", ["sgd-momentum", "adam"])
+def test_several_optimizers(name: str) -> None:
+    a, b = P4Inv(5, train_v=True, seed=0), P4Inv(5, train_v=True, seed=1)
+    both = [OPTIMIZERS[name](layer.parameters()) for layer in (a, b)]
+    merges = MergeSchedule(nn.Sequential(a, b), both)
+    b(a(torch.randn(7, 5))).square().sum().backward()
+    for optimizer in both:
+        optimizer.step()
+    merges.merge()
+    for layer, optimizer in zip((a, b), both, strict=True):
+        memory = optimizer.state[layer.v]
+        assert not any(memory[k].any() for k in DIRECTIONAL & set(memory))
+
+
+@pytest.mark.parametrize(
+    ("make", "tick"),
+    [
+        pytest.param(lambda opt: lr_scheduler.StepLR(opt, 3), lambda s: s.step(), id="StepLR"),
+        pytest.param(
+            lambda opt: lr_scheduler.OneCycleLR(opt, 0.1, total_steps=20), lambda s: s.step(), id="OneCycleLR"
+        ),
+        pytest.param(
+            lambda opt: lr_scheduler.ReduceLROnPlateau(opt, patience=2), lambda s: s.step(1.0), id="ReduceLROnPlateau"
+        ),
+    ],
+)
+def test_learning_rate_schedules_see_nothing_of_the_merges(make: Callable, tick: Callable) -> None:
+    rates: list[list[float]] = []
+    for every in (2, 1000):
+        layer = P4Inv(5, train_v=True, seed=0)
+        optimizer = o.SGD(layer.parameters(), lr=0.05, momentum=0.9)
+        schedule, merges = make(optimizer), MergeSchedule(layer, optimizer, every=every)
+        rates.append([])
+        for _ in range(15):
+            optimizer.zero_grad()
+            layer(torch.randn(4, 5)).square().mean().backward()
+            optimizer.step()
+            tick(schedule)
+            merges.step()
+            rates[-1].append(optimizer.param_groups[0]["lr"])
+    assert rates[0] == rates[1]
+    assert len(set(rates[0])) > 1
+
+
+@pytest.mark.parametrize(("every", "refine_every"), [(1, 1), (3, 2), (4, 0), (10, 50)], ids=str)
+def test_merges_and_refinements_are_counted(every: int, refine_every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, refined = P4Inv(3, seed=0), []
+    monkeypatch.setattr(P4Inv, "correct", lambda self: refined.append(merges.attempts) or torch.zeros(()))
+    merges = MergeSchedule(layer, every=every, refine_every=refine_every)
+    merged = []
+    for step in range(1, 25):
+        due = merges.due
+        assert bool(merges.step()) == due
+        merged += [step] if due else []
+    assert merged == list(range(every, 25, every))
+    assert refined == (list(range(refine_every, len(merged) + 1, refine_every)) if refine_every else [])
+
+
+def test_a_merge_by_hand_starts_the_count_anew() -> None:
+    merges = MergeSchedule(P4Inv(3, seed=0), every=3)
+    pattern = []
+    for step in range(8):
+        if step == 1:
+            merges.merge()
+        pattern.append(bool(merges.step()))
+    assert pattern == [False, False, False, True, False, False, True, False]
+
+
+def test_a_shared_layer_is_merged_once() -> None:
+    shared = P4Inv(3, seed=0)
+    merges = MergeSchedule(nn.ModuleList([shared, nn.Sequential(shared, nn.ReLU(), shared), P4Inv(3, seed=1)]), every=1)
+    assert len(merges.step()) == 2
+
+
+def test_refinement_corrects_the_inverses_and_reports_what_is_left() -> None:
+    layer = P4Inv(6, init="orthogonal", seed=0, dtype=torch.float64)
+    layer.frozen_inverse.mul_(1.001)
+    merges = MergeSchedule(layer, every=1, refine_every=1)
+    merges.step()
+    assert merges.violations[0] == layer.violation() < 1e-8
+
+
+def test_a_loaded_schedule_goes_on_where_the_saved_one_was() -> None:
+    saved = MergeSchedule(P4Inv(3, seed=0), every=3, refine_every=2)
+    for _ in range(4):
+        saved.step()
+    loaded = MergeSchedule(P4Inv(3, seed=0))
+    loaded.load_state_dict(copy.deepcopy(saved.state_dict()))
+    assert [bool(loaded.step()) for _ in range(9)] == [bool(saved.step()) for _ in range(9)]
+    assert loaded.state_dict() == saved.state_dict()
