@@ -1,0 +1,79 @@
+# Everything happens in .venv, which is made when needed and brought up to date
+# when pyproject.toml or constraints.txt changed. Run `make` for the list of commands.
+
+PYTHON     ?= python3
+LAB_ARGS   ?=
+TEST_ARGS  ?=
+BENCH_ARGS ?=
+# What `make constraints` does not take at its newest: the torch that p4lab is tested with, and what left
+# behind early releases of Python 3.11 (Debian 12 has 3.11.2).
+HOLD := 'torch==2.13.0' 'soupsieve<3'
+
+VENV  := .venv
+PY    := $(VENV)/bin/python
+STAMP := $(VENV)/.p4lab-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lab test bench format constraints clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make or update .venv
+
+# $(PY) is a link to the interpreter: if that is gone, the whole environment is made anew.
+$(PY):
+	@command -v $(PYTHON) >/dev/null || { \
+	    echo "p4lab needs Python >= 3.11 and found no '$(PYTHON)'. Install it, or say which one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "p4lab needs Python >= 3.11, but $(PYTHON) is $$($(PYTHON) --version 2>&1). Say which one to use: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "$(PYTHON) cannot make environments: its venv module is incomplete (on Debian and Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
+	@echo "== making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV)
+
+$(STAMP): pyproject.toml constraints.txt $(PY)
+	@echo "== installing p4lab and its pinned dependencies into $(VENV) (minutes the first time)"
+	@if [ -t 1 ]; then quiet=; else quiet=-qq; fi; \
+	$(PY) -m pip install $$quiet --disable-pip-version-check -e '.[all]' -c constraints.txt
+	@touch $(STAMP)
+
+# Running as root happens in containers; Jupyter wants to be told that it is meant.
+lab: $(STAMP) ## open JupyterLab on notebooks/ (LAB_ARGS="--no-browser --port=9999")
+	@$(PY) -m jupyterlab --ServerApp.root_dir=notebooks \
+	    --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
+	    $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
+
+# pytest comes last, so that its summary ends the output.
+test: $(STAMP) ## lint, type check, and every test (TEST_ARGS="-m 'not slow'" for fewer)
+	@echo "== ruff"
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
+	@echo "== mypy"
+	@$(PY) -m mypy
+	@echo "== pytest: unit tests, doctests, notebooks, browser"
+	@$(PY) -m pytest tests p4lab notebooks --doctest-modules --nbval --nbval-current-env --durations=10 $(TEST_ARGS)
+
+bench: $(STAMP) ## print the benchmark tables (BENCH_ARGS=...)
+	@$(PY) -m p4lab.bench $(BENCH_ARGS)
+
+format: $(STAMP) ## let ruff mend and format the code
+	@$(PY) -m ruff check --fix
+	@$(PY) -m ruff format
+
+# The header is kept; a local label such as torch's +cpu is cut, so that the pin fits every build.
+constraints: ## pin anew: newest versions that pyproject.toml allows, tried in a throw-away environment
+	@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
+	$(PYTHON) -m venv "$$tmp/venv"; \
+	"$$tmp/venv/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[all]' $(HOLD); \
+	grep '^#' constraints.txt > "$$tmp/new"; \
+	"$$tmp/venv/bin/python" -m pip freeze --all --exclude pip --exclude p4lab | sed 's/+[A-Za-z0-9.]*$$//' >> "$$tmp/new"; \
+	cp "$$tmp/new" constraints.txt; \
+	echo "constraints.txt: $$(grep -c == constraints.txt) pins"
+
+clean: ## remove caches and build leftovers (.venv stays; delete it by hand for a fresh start)
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find p4lab tests notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	@find notebooks -name .ipynb_checkpoints -prune -exec rm -rf {} + 2>/dev/null || true
