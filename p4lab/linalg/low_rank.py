@@ -7,7 +7,7 @@ The k vectors of a perturbation are stored as rows: ``u`` and ``v`` have shape (
 import torch
 from torch import Tensor
 
-BLOCK = 32
+SMALLEST_BLOCK = 32
 """Rows that `wide_residual` converts at a time."""
 
 
@@ -55,7 +55,7 @@ def inverse_and_det(c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def wide_residual(a: Tensor, p: Tensor, b: Tensor) -> Tensor:
-    r"""Return the residual of a linear system with the few digits that cancellation leaves computed in a wider precision.
+    r"""Return the residual of a linear system, computed in a wider precision because few of its digits survive.
 
     .. math:: b - A p
 
@@ -65,11 +65,14 @@ def wide_residual(a: Tensor, p: Tensor, b: Tensor) -> Tensor:
         b: right-hand sides, shape (d, k).
 
     Returns:
-        Shape (d, k), in the dtype of ``p``. Cost O(d^2 k); A is converted in blocks of rows, so no d x d temporary is made.
+        Shape (d, k), in the dtype of ``p``. Cost O(d^2 k); A is converted by blocks of rows: no d x d temporary.
     """
     if a.dtype == p.dtype:
         return torch.addmm(b, a, p, alpha=-1)
-    blocks = zip(b.split(BLOCK), a.split(BLOCK), strict=True)
+    size = max(SMALLEST_BLOCK, a.shape[0] // 8)
+    if a.shape[0] <= size:
+        return torch.addmm(b.to(p.dtype), a.to(p.dtype), p, alpha=-1)
+    blocks = zip(b.split(size), a.split(size), strict=True)
     return torch.cat([torch.addmm(rhs.to(p.dtype), rows.to(p.dtype), p, alpha=-1) for rhs, rows in blocks])
 
 

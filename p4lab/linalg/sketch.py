@@ -52,4 +52,5 @@ def orthonormal_rows(y: Tensor, fallback: Tensor) -> Tensor:
     if y.shape[0] == 1:
         return y / torch.linalg.vector_norm(y)
     rows = torch.linalg.qr(y.t()).Q.t()
-    return torch.cat([rows, rows.new_zeros(y.shape[0] - rows.shape[0], y.shape[1])])
+    missing = y.shape[0] - rows.shape[0]
+    return torch.cat([rows, rows.new_zeros(missing, y.shape[1])]) if missing else rows

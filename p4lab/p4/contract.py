@@ -9,9 +9,11 @@ A new property is a subclass of `P4Module` with six methods; `merge`, the schedu
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -92,12 +94,32 @@ class MergeReport:
         return f"MergeReport({self.reason})"
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+M = TypeVar("M", bound="P4Module")
+
+
+def full_precision(method: Callable[Concatenate[M, P], R]) -> Callable[Concatenate[M, P], R]:
+    """Run a method of a P4 module without autocast: that may lower products with a batch, but not the property."""
+
+    @wraps(method)
+    def run(self: M, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        device = self.perturbation()[0].device.type
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+            return method(self, *args, **kwargs)
+        with torch.autocast(device, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return run
+
+
 class P4Module(nn.Module, ABC):
     """Base class of layers that train by property-preserving perturbation.
 
     Subclasses keep A in buffers and B in parameters and supply the abstract methods. None of them may read a tensor on
     the
-    host: decisions are tensors, writes are masked by them.
+    host: decisions are tensors, writes are masked by them. `merge` calls `propose`, `absorb` and
+    `reset` without gradient tracking and without autocast.
     """
 
     @abstractmethod
@@ -153,6 +175,7 @@ class P4Module(nn.Module, ABC):
         return next(iter(self.perturbation())).new_zeros(())
 
     @torch.no_grad()
+    @full_precision
     def merge(self) -> MergeReport:
         """Merge the perturbation into the frozen tensor, all or nothing, without a host synchronisation.
 

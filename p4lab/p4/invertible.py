@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import wraps
-from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from p4lab.linalg import (
     wide_residual,
     woodbury_update_,
 )
-from p4lab.p4.contract import Check, MergeReport, MergeStatus, P4Module
+from p4lab.p4.contract import Check, MergeReport, MergeStatus, P4Module, full_precision
 
 Reset = Literal["gaussian", "gradient"]
 
@@ -50,23 +49,6 @@ CHECKS = (
         "error of the frozen inverse along the perturbation; call refine(), or recompute()",
     ),
 )
-
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _full_precision(method: Callable[Concatenate["P4Inv", P], R]) -> Callable[Concatenate["P4Inv", P], R]:
-    # Autocast may lower the products with a batch; inverse, determinant and merge keep the layer's own precision.
-    @wraps(method)
-    def run(self: "P4Inv", /, *args: P.args, **kwargs: P.kwargs) -> R:
-        device = self.u.device.type
-        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-            return method(self, *args, **kwargs)
-        with torch.autocast(device, enabled=False):
-            return method(self, *args, **kwargs)
-
-    return run
 
 
 class P4Inv(P4Module):
@@ -202,7 +184,7 @@ class P4Inv(P4Module):
             self._remember(x, x, inverted=True)
         return x
 
-    @_full_precision
+    @full_precision
     def logabsdet(self) -> Tensor:
         """Return log|det W| (nats), a differentiable scalar in float64; -inf where W is exactly singular.
 
@@ -210,26 +192,26 @@ class P4Inv(P4Module):
         """
         return self.frozen_logabsdet + inverse_and_det(capacitance(self._q(), self.u))[2]
 
-    @_full_precision
+    @full_precision
     def sign(self) -> Tensor:
         """Return the sign of det W, a scalar (0 where W is exactly singular)."""
         with torch.no_grad():
             return self.frozen_sign * inverse_and_det(capacitance(self._q(), self.u))[1]
 
     @property
-    @_full_precision
+    @full_precision
     def weight(self) -> Tensor:
         """The effective weights ``A + u^T v``, shape (d, d), differentiable. Cost O(d^2 k)."""
         return torch.addmm(self.frozen_weight, self.u.t(), self.v)
 
     @property
-    @_full_precision
+    @full_precision
     def weight_inverse(self) -> Tensor:
         """The inverse of the effective weights, shape (d, d), differentiable. Cost O(d^2 k)."""
         q, c_inv = self._q_and_c_inv()
         return torch.addmm(self.frozen_inverse, F.linear(self.frozen_inverse, self.u), c_inv @ q, alpha=-1)
 
-    @_full_precision
+    @full_precision
     def penalty(self, strength: float = 0.1, floor: float = -2.0, ceiling: float = 15.0) -> Tensor:
         r"""Return a barrier against vanishing and exploding determinants, a differentiable scalar.
 
@@ -298,14 +280,12 @@ class P4Inv(P4Module):
         """Return v if it trains."""
         return (cast(nn.Parameter, self.v),) if self.train_v else ()
 
-    @torch.no_grad()
-    @_full_precision
     def propose(self) -> tuple[MergeReport, dict[str, Tensor]]:
         """Judge ``u^T v`` by its capacitance matrix and by the inverse's error along it. Cost O(d^2 k)."""
         a, a_inv, u, v, q = self.frozen_weight, self.frozen_inverse, self.u, self.v, self._q()
         wide = self.frozen_logabsdet.dtype
         ut = u.t()
-        # One step of iterative refinement with the residual in wide precision: log|det| then drifts with the rounding of A only.
+        # Refined once with a wide residual: log|det| then drifts with the rounding of A only.
         p = (a_inv @ ut).to(wide)
         defect = wide_residual(a, p, ut).to(u.dtype)
         p = p + (a_inv @ defect).to(wide)
@@ -322,33 +302,33 @@ class P4Inv(P4Module):
         # A and A^-1 change by u^T v and p q; their product rounds by eps times both, at any scale of A and any d.
         rounding = torch.finfo(u.dtype).eps * (u_norm * v_norm) * (p_norm * q_norm)
         defect_norm = defect_norm / (u_norm + torch.finfo(u.dtype).tiny)
-        figures = torch.stack((moved, c_inv_norm.to(u.dtype), rounding, defect_norm))
+        figures = torch.stack((moved, c_inv_norm, rounding, defect_norm))
         report = MergeReport(CHECKS, figures, self.limits)
+        # Without a trained v, v and q are finite by construction and need no mask.
         zero = torch.zeros((), dtype=u.dtype, device=u.device)
         update = {
             "u": torch.where(report.accepted, u, zero),
             "v": torch.where(report.accepted, v, zero) if self.train_v else v,
             "p": torch.where(report.accepted, p, zero),
             "q": torch.where(report.accepted, q, zero) if self.train_v else q,
-            "sign": torch.where(report.accepted, sign, 1),
-            "logabsdet": torch.where(report.accepted, logabsdet, 0),
+            "sign": self.frozen_sign * sign.to(u.dtype),
+            "logabsdet": self.frozen_logabsdet + logabsdet,
         }
         return report, update
 
-    @torch.no_grad()
     def absorb(self, report: MergeReport, update: dict[str, Tensor]) -> None:
         """Write the update into A, A^-1, sign and log|det|. Cost O(d^2 k), no d x d temporary."""
         t = update
         woodbury_update_(self.frozen_weight, self.frozen_inverse, t["u"], t["v"], t["p"], t["q"])
-        self.frozen_sign.mul_(t["sign"])
-        self.frozen_logabsdet.add_(t["logabsdet"])
+        torch.where(report.accepted, t["sign"], self.frozen_sign, out=self.frozen_sign)
+        torch.where(report.accepted, t["logabsdet"], self.frozen_logabsdet, out=self.frozen_logabsdet)
         if self.bias is not None and self.frozen_bias is not None:
             torch.where(report.accepted, self.bias, self.frozen_bias, out=self.frozen_bias)
 
     @torch.no_grad()
-    @_full_precision
+    @full_precision
     def reset(self, where: Tensor | None = None, undo: Tensor | None = None) -> None:
-        """Drop the present perturbation: ``u = 0`` and a new ``v``, where ``where`` holds (a scalar bool; None: always).
+        """Drop the perturbation: ``u = 0`` and a new ``v``, where ``where`` holds (a scalar bool; None: always).
 
         ``undo`` marks where the bias, too, goes back to the last merge. Cost O(d^2 k), plus O(batch d k) for
         reset="gradient".
@@ -364,8 +344,6 @@ class P4Inv(P4Module):
         if undo is not None and self.bias is not None and self.frozen_bias is not None:
             torch.where(undo, self.frozen_bias, self.bias, out=self.bias.detach())
 
-    @torch.no_grad()
-    @_full_precision
     def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, report: MergeReport) -> None:
         r"""Express the momentum of u in the new directions; clear that of v.
 
@@ -379,7 +357,7 @@ class P4Inv(P4Module):
             super().carry_momentum(parameter, momentum, report)
 
     @torch.no_grad()
-    @_full_precision
+    @full_precision
     def violation(self) -> Tensor:
         """Return ``max |A A^-1 - I|``. Cost O(d^3)."""
         return residual(self.frozen_weight, self.frozen_inverse)
@@ -389,7 +367,7 @@ class P4Inv(P4Module):
         return self.refine()
 
     @torch.no_grad()
-    @_full_precision
+    @full_precision
     def refine(self, order: int = 3) -> Tensor:
         """Improve the frozen inverse by one hyperpower step and return ``max |A A^-1 - I|`` after it.
 
@@ -410,7 +388,7 @@ class P4Inv(P4Module):
         return error
 
     @torch.no_grad()
-    @_full_precision
+    @full_precision
     def recompute(self) -> Tensor:
         """Factorize the frozen matrix anew for inverse, sign and log|det|, and return ``max |A A^-1 - I|``.
 
@@ -432,7 +410,7 @@ class P4Inv(P4Module):
     def _q(self) -> Tensor:
         return self.v @ self.frozen_inverse if self.q is None else self.q
 
-    @_full_precision
+    @full_precision
     def _q_and_c_inv(self) -> tuple[Tensor, Tensor]:
         q = self._q()
         return q, inverse_and_det(capacitance(q, self.u))[0]

@@ -10,7 +10,9 @@ from torch.optim import LBFGS, Optimizer
 from p4lab.errors import OptionError
 from p4lab.p4.contract import MergeReport, P4Module, p4_modules
 
-SCALES = frozenset({"exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "acc_delta", "sum", "step_size", "eta", "mu"})
+SCALES = frozenset(
+    {"exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "acc_delta", "sum", "step_size", "eta", "mu"}
+)
 """Optimizer state that measures the size of gradients; all else of a parameter's shape remembers their direction."""
 
 
@@ -90,7 +92,6 @@ class MergeSchedule:
         self.steps += 1
         return self.merge() if due else []
 
-    @torch.no_grad()
     def merge(self) -> list[MergeReport]:
         """Try to merge every layer now; `step` counts anew from here. Cost per layer O(d^2 k), O(d^3) if it refines."""
         reports = []
