@@ -1,0 +1,232 @@
+"""Player and pump, with views that need no browser."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from p4lab.errors import ConfigError, TrainingError
+from p4lab.training import Engine, Frame, Player, Pump, RunConfig, State
+
+SMALL = RunConfig(blocks=1, rank=2, batch_size=16, merge_every=5)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def player() -> Iterator[Player]:
+    player = Player(Engine, SMALL)
+    yield player
+    player.close()
+    assert not player._thread.is_alive()
+
+
+def now(player: Player) -> Frame:
+    """Return a frame; it comes after all commands so far."""
+    return player.frame(timeout=20)
+
+
+def test_life_of_a_run(player: Player) -> None:
+    frame = now(player)
+    assert (frame.state, frame.snapshot.step, frame.run, frame.message) == (State.IDLE, 0, 0, "")
+    player.start()
+    wait_until(lambda: now(player).snapshot.step > 3)
+    assert now(player).state is State.RUNNING
+    assert now(player).steps_per_second > 0
+    player.pause()
+    frame = now(player)
+    assert frame.state is State.PAUSED
+    time.sleep(0.05)
+    assert now(player).snapshot.step == frame.snapshot.step
+    player.step()
+    assert now(player).snapshot.step == frame.snapshot.step + 1
+    player.reset()
+    frame = now(player)
+    assert (frame.state, frame.snapshot.step, frame.run) == (State.IDLE, 0, 1)
+
+
+def test_step_to_merge_stops_after_the_merge(player: Player) -> None:
+    player.step()
+    for merged in (5, 10):
+        player.step_to_merge()
+        wait_until(lambda: now(player).state is State.PAUSED)
+        assert now(player).snapshot.step == merged
+
+
+def test_played_numbers_are_those_of_the_engine(player: Player) -> None:
+    alone = Engine(SMALL)
+    alone.run(7)
+    player.limit(200.0)
+    player.step_to_merge()
+    wait_until(lambda: now(player).state is State.PAUSED)
+    player.step()
+    player.step()
+    assert now(player).snapshot.curves["loss"][1].tolist() == list(alone.records.steps.columns["loss"])
+
+
+def test_settings_wait_only_if_they_must(player: Player) -> None:
+    player.set(rank=3)
+    frame = now(player)
+    assert (frame.snapshot.config.rank, frame.pending, frame.run) == (3, (), 0)
+    player.step()
+    player.set(rank=1, learning_rate=1e-4)
+    frame = now(player)
+    assert frame.snapshot.config.learning_rate == 1e-4
+    assert (frame.snapshot.config.rank, frame.planned.rank, frame.pending) == (3, 1, ("rank",))
+    player.reset()
+    frame = now(player)
+    assert (frame.snapshot.config.rank, frame.pending) == (1, ())
+
+
+def test_a_refused_setting_is_said_and_changes_nothing(player: Player) -> None:
+    player.start()
+    player.set(rank=0)
+    wait_until(lambda: "rank=0" in now(player).message)
+    assert now(player).state is State.RUNNING
+    assert isinstance(player.error, ConfigError)
+    player.set(learning_rate=1e-4)
+    frame = now(player)
+    assert (frame.message, frame.planned.rank) == ("", 2)
+    player.limit(-1.0)
+    assert "speed=-1.0" in now(player).message
+
+
+def test_slow_motion(player: Player) -> None:
+    player.limit(20.0)
+    player.start()
+    time.sleep(0.5)
+    player.pause()
+    assert 5 <= now(player).snapshot.step <= 15
+
+
+class Explodes(Engine):
+    """An engine whose fourth step fails once."""
+
+    exploded = False
+
+    def _step(self) -> None:
+        if self.step == 3 and not self.exploded:
+            self.exploded = True
+            raise TrainingError("step 4: loss nan")
+        super()._step()
+
+
+def test_a_failed_run_says_why_and_can_go_on() -> None:
+    player = Player(Explodes, SMALL)
+    player.start()
+    wait_until(lambda: now(player).state is State.FAILED)
+    frame = now(player)
+    assert (frame.snapshot.step, frame.message) == (3, "step 4: loss nan")
+    assert isinstance(player.error, TrainingError)
+    player.start()
+    wait_until(lambda: now(player).snapshot.step > 5)
+    assert now(player).message == ""
+    assert player.error is None
+    player.close()
+
+
+def test_a_bug_in_the_engine_is_shown_with_its_type() -> None:
+    class Broken(Engine):
+        def _step(self) -> None:
+            raise ZeroDivisionError("no")
+
+    player = Player(Broken, SMALL)
+    player.start()
+    wait_until(lambda: now(player).state is State.FAILED)
+    assert now(player).message == "ZeroDivisionError: no"
+    player.close()
+
+
+def test_a_closed_player_gives_no_frames() -> None:
+    player = Player(Engine, SMALL)
+    player.close()
+    assert player.state is State.CLOSED
+    with pytest.raises(TimeoutError):
+        player.frame(timeout=0.2)
+
+
+# --- the pump ---
+
+
+class FakeView:
+    """A view that acknowledges when the test says so."""
+
+    def __init__(self, interval: float = 0.0, obedient: bool = True) -> None:
+        self.interval, self.obedient = interval, obedient
+        self.frames: list[Frame] = []
+        self.times: list[float] = []
+        self.ready = True
+
+    def draw(self, frame: Frame) -> None:
+        assert threading.current_thread().name == "p4lab-pump"
+        self.frames.append(frame)
+        self.times.append(time.monotonic())
+        self.ready = self.obedient
+
+
+def test_the_last_frame_is_always_drawn(player: Player) -> None:
+    fast, slow = FakeView(), FakeView(interval=0.2)
+    pump = Pump(player, [fast, slow])
+    player.start()
+    wait_until(lambda: len(slow.frames) > 2)
+    player.pause()
+    last = now(player)
+    for view in (fast, slow):
+        wait_until(lambda view=view: bool(view.frames) and view.frames[-1].version == last.version)
+        assert view.frames[-1].snapshot.step == last.snapshot.step
+    assert len(fast.frames) > len(slow.frames)
+    assert min(b - a for a, b in zip(slow.times, slow.times[1:], strict=False)) > 0.19
+    pump.close()
+
+
+def test_back_pressure(player: Player) -> None:
+    view = FakeView(obedient=False)
+    pump = Pump(player, [view])
+    player.start()
+    wait_until(lambda: now(player).snapshot.step > 20)
+    assert len(view.frames) == 1
+    view.ready = True
+    pump.wake()
+    wait_until(lambda: len(view.frames) == 2)
+    pump.close()
+
+
+def test_nothing_is_drawn_while_nothing_happens(player: Player) -> None:
+    view = FakeView()
+    pump = Pump(player, [view])
+    wait_until(lambda: len(view.frames) == 1)
+    time.sleep(0.1)
+    assert len(view.frames) == 1
+    pump.close()
+    assert not pump._thread.is_alive()
+
+
+def test_a_view_that_fails_is_reported_and_the_others_go_on(player: Player) -> None:
+    class Broken(FakeView):
+        def draw(self, frame: Frame) -> None:
+            raise ValueError("cannot draw")
+
+    view = FakeView()
+    pump = Pump(player, [Broken(), view])
+    player.start()
+    wait_until(lambda: len(view.frames) > 3)
+    assert isinstance(pump.error, ValueError)
+    pump.close()
+
+
+def test_closing_leaves_no_threads() -> None:
+    before = set(threading.enumerate())
+    player = Player(Engine, SMALL)
+    pump = Pump(player, [FakeView()])
+    player.start()
+    pump.close()
+    player.close()
+    assert set(threading.enumerate()) <= before
+    assert torch.is_grad_enabled()
