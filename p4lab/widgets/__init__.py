@@ -1,0 +1,22 @@
+"""Controls, live pictures and dashboards: the only room that displays."""
+
+from p4lab.widgets.channel import BrowserError, Channel
+from p4lab.widgets.controls import ControlPanel, Group, Item
+from p4lab.widgets.dashboard import Dashboard, WidgetView
+from p4lab.widgets.digits_lab import digits_lab
+from p4lab.widgets.image_grid import ImageGrid, Panel
+from p4lab.widgets.live_plot import LivePlot
+
+__all__ = [
+    "BrowserError",
+    "Channel",
+    "ControlPanel",
+    "Dashboard",
+    "Group",
+    "ImageGrid",
+    "Item",
+    "LivePlot",
+    "Panel",
+    "WidgetView",
+    "digits_lab",
+]

@@ -1,0 +1,108 @@
+"""The kernel's end of the conversation that channel.js holds in the browser."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import numpy as np
+from numpy.typing import NDArray
+
+from p4lab.errors import P4Error
+
+FOLDER = Path(__file__).parent
+LOST = 10.0
+"""Seconds after which a frame without acknowledgement counts as lost (a closed page, a broken connection)."""
+
+DTYPES = {"float32": "f4", "float64": "f8", "uint8": "u1", "int32": "i4"}
+
+
+def script(name: str) -> str:
+    """Return the JavaScript of a widget: the shared channel and its own file, as one module."""
+    return (FOLDER / "channel.js").read_text(encoding="utf-8") + (FOLDER / name).read_text(encoding="utf-8")
+
+
+class BrowserError(P4Error, RuntimeError):
+    """A widget's JavaScript failed."""
+
+
+class Channel(anywidget.AnyWidget):
+    """A widget that is sent frames, each acknowledged by the browser.
+
+    Subclasses send with `_post` and answer `_greeting` with everything that a new page needs.
+
+    Args:
+        on_ready: called, from any thread, when a frame may be sent again; a pump's ``wake``.
+
+    Attributes:
+        error: the first failure in the browser, None if all is well.
+    """
+
+    def __init__(self, on_ready: Callable[[], None] = lambda: None, **options: Any) -> None:
+        self.error: BrowserError | None = None
+        self.on_ready = on_ready
+        self._lock = threading.RLock()  # a greeting is answered in the kernel's thread, frames come from the pump's
+        self._connected = False
+        self._sent = self._acked = 0
+        self._sent_at = 0.0
+        super().__init__(**options)
+        self.on_msg(self._receive)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a page is there and has shown, or lost, the last frame."""
+        return self._connected and (self._acked >= self._sent or time.monotonic() - self._sent_at > LOST)
+
+    def _greeting(self) -> tuple[dict[str, Any], list[memoryview]]:
+        """Return the message and buffers that bring a new page up to date."""
+        raise NotImplementedError
+
+    def _heard(self, message: dict[str, Any]) -> None:
+        """Handle a message that is not part of the channel's own protocol."""
+
+    def _post(self, message: dict[str, Any], buffers: Sequence[memoryview] = ()) -> None:
+        """Send a frame (nothing, if no page has asked for any yet)."""
+        with self._lock:
+            if not self._connected:
+                return
+            self._sent += 1
+            self._sent_at = time.monotonic()
+            self.send({**message, "frame": self._sent}, list(buffers))
+
+    def _receive(self, _: Any, message: dict[str, Any], buffers: Any) -> None:
+        if "ack" in message:
+            self._acked = max(self._acked, message["ack"])
+            self.on_ready()
+        elif "hello" in message:
+            with self._lock:
+                self._connected = True
+                self._post(*self._greeting())
+        elif "error" in message:
+            self.error = self.error or BrowserError(f"{type(self).__name__} in the browser: {message['error']}")
+        else:
+            self._heard(message)
+
+
+def packed(array: NDArray[Any]) -> tuple[str, NDArray[Any]]:
+    """Return the dtype code of an array, and the array in a dtype and layout that the browser can read.
+
+    64-bit integers become float64 (exact up to 2^53), other unknown kinds float64 as well.
+
+    Raises:
+        TypeError: the array holds no numbers.
+    """
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"array of dtype {array.dtype}: expected numbers; pass text as a list")
+    name = array.dtype.name
+    if name == "bool":
+        name = "uint8"
+    if name not in DTYPES:
+        name = "float64"
+    return DTYPES[name], np.ascontiguousarray(array, dtype=name)
+
+
+def as_bytes(array: NDArray[Any]) -> memoryview:
+    """Return the memory of a contiguous array; an empty one gives empty memory (`memoryview.cast` refuses it)."""
+    return memoryview(array.tobytes())

@@ -1,0 +1,93 @@
+"""Controls and readouts as plain data, and the panel that shows them."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from p4lab.errors import OptionError
+from p4lab.widgets.channel import FOLDER, Channel, script
+
+Kind = Literal["title", "button", "badge", "readout", "message", "slider", "choice", "segments", "toggle", "number"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A control or a readout.
+
+    Attributes:
+        kind: what it looks like.
+        name: what it is called in messages.
+        label: what people read.
+        unit: behind its value.
+        help: shown when the pointer rests on it.
+        choices: values to choose from (slider: ascending and above 0; choice; segments).
+        texts: how they read (empty: as they are).
+        live: whether it acts at once; if not, it is labelled so.
+        look: of a button: "plain", "primary" or "attention".
+    """
+
+    kind: Kind
+    name: str
+    label: str = ""
+    unit: str = ""
+    help: str = ""
+    choices: tuple[Any, ...] = ()
+    texts: tuple[str, ...] = ()
+    live: bool = True
+    look: str = "plain"
+
+    def __post_init__(self) -> None:
+        if not self.texts:
+            object.__setattr__(self, "texts", tuple(f"{c:g}" if isinstance(c, float) else str(c) for c in self.choices))
+        if len(self.texts) != len(self.choices):
+            raise OptionError(f"{self.name}: {len(self.texts)} texts for {len(self.choices)} choices")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Items under one heading."""
+
+    label: str
+    items: Sequence[Item] = field(default_factory=tuple)
+
+
+class ControlPanel(Channel):
+    """Show controls and readouts, and report what was touched.
+
+    Args:
+        groups: what to show.
+        touched: called with name and new value, in a thread of the kernel: put a command on a queue and return.
+        direction: "row" or "column".
+    """
+
+    _esm = script("panel.js")
+    _css = (FOLDER / "dashboard.css").read_text(encoding="utf-8")
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        touched: Callable[[str, Any], None],
+        direction: Literal["row", "column"] = "column",
+        **options: Any,
+    ) -> None:
+        self._spec = {"direction": direction, "groups": [dataclasses.asdict(group) for group in groups]}
+        self._touched = touched
+        self._state: dict[str, Any] = {}
+        super().__init__(**options)
+
+    def show(self, values: dict[str, Any], disabled: Sequence[str] = (), pending: Sequence[str] = ()) -> None:
+        """Show values by name, and which items are disabled or wait for a reset; sends nothing if all is as before."""
+        state = {"values": values, "disabled": list(disabled), "pending": list(pending)}
+        with self._lock:
+            if state != self._state:
+                self._state = state
+                self._post(state)
+
+    def _greeting(self) -> tuple[dict[str, Any], list[memoryview]]:
+        return {"spec": self._spec, **self._state}, []
+
+    def _heard(self, message: dict[str, Any]) -> None:
+        if "set" in message:
+            name, value = message["set"]
+            self._touched(name, value)

@@ -1,0 +1,138 @@
+"""The lab of the first notebook: handwritten digits, live."""
+
+from typing import Any
+
+from p4lab.plots import Figure, training_curves
+from p4lab.training import Engine, Frame, RunConfig
+from p4lab.widgets.controls import Group, Item
+from p4lab.widgets.dashboard import Dashboard
+from p4lab.widgets.image_grid import ImageGrid, Panel
+
+COLUMNS = 8
+RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
+INTERVALS = (1, 2, 5, 10, 20, 50, 100, 200)
+
+
+def digits_lab(config: RunConfig | None = None, name: str | None = None, **changes: Any) -> Dashboard:
+    """Return a lab that models handwritten digits by P4Inv layers and Bent identities.
+
+    Args:
+        config: the first settings (None: `RunConfig`'s defaults).
+        name: see `Dashboard`.
+        changes: settings over those of ``config``, such as ``learning_rate=1e-3``.
+
+    Raises:
+        ConfigError: unknown setting, or a value out of range.
+    """
+    config = (config or RunConfig()).replace(**changes)
+    grid = ImageGrid(
+        [
+            Panel("Samples", "live, from fixed latents", COLUMNS),
+            Panel("Real digits", "from the test set", COLUMNS),
+        ],
+        top=16,
+    )
+
+    def draw(frame: Frame) -> None:
+        for index, name in enumerate(("samples", "real")):
+            grid.show(index, frame.snapshot.pictures[name])
+
+    return Dashboard(
+        config,
+        Engine,
+        title="P4Inv flow on handwritten digits",
+        subtitle="Layers that carry their inverse and determinant",
+        settings=settings(config),
+        pictures=grid,
+        draw_pictures=draw,
+        curves=_curves,
+        name=name,
+    )
+
+
+def settings(config: RunConfig) -> list[Group]:
+    """Return the settings that the lab offers; the values of ``config`` are among the choices, whatever they are."""
+
+    def grid(name: str, *values: Any) -> tuple[Any, ...]:
+        return tuple(sorted({*values, getattr(config, name)}))
+
+    return [
+        Group(
+            "Preset",
+            [
+                Item(
+                    "segments",
+                    "preset",
+                    "Rank, directions, merges",
+                    choices=("recommended", "paper"),
+                    texts=("Recommended", "Paper"),
+                    live=True,
+                )
+            ],
+        ),
+        Group(
+            "Optimizer",
+            [
+                Item(
+                    "slider", "learning_rate", "Learning rate", choices=grid("learning_rate", *RATES), help="Step size"
+                ),
+                Item("choice", "optimizer", "Method", choices=("adam", "sgd"), texts=("Adam", "SGD"), live=False),
+            ],
+        ),
+        Group(
+            "Perturbations",
+            [
+                Item("slider", "merge_every", "Merge every", unit="steps", choices=grid("merge_every", *INTERVALS)),
+                Item(
+                    "choice",
+                    "rank",
+                    "Rank",
+                    choices=grid("rank", 1, 2, 4, 8, 16),
+                    live=False,
+                    help="Rank-one terms per layer",
+                ),
+                Item(
+                    "choice",
+                    "reset",
+                    "Directions",
+                    choices=("gradient", "gaussian"),
+                    texts=("gradient", "Gaussian"),
+                    help="How new directions are drawn after a merge",
+                ),
+                Item(
+                    "toggle", "skip", "Skip bad merges", help="Refuse merges that would make a matrix nearly singular"
+                ),
+                Item(
+                    "toggle",
+                    "penalty",
+                    "Penalty on det",
+                    help="Add a penalty on vanishing and exploding determinants to the loss",
+                ),
+            ],
+        ),
+        Group(
+            "Run",
+            [
+                Item(
+                    "choice",
+                    "blocks",
+                    "Blocks",
+                    choices=grid("blocks", 4, 8, 12, 16, 24),
+                    live=False,
+                    help="Nonlinearities",
+                ),
+                Item("number", "seed", "Seed", live=False),
+                Item(
+                    "choice",
+                    "speed",
+                    "Speed limit",
+                    choices=(1, 5, 20, None),
+                    texts=("1 step/s", "5 steps/s", "20 steps/s", "none"),
+                ),
+            ],
+        ),
+    ]
+
+
+def _curves(frame: Frame) -> Figure:
+    return training_curves(frame.snapshot.curves, frame.snapshot.events, run=frame.run)

@@ -1,0 +1,186 @@
+// A panel of labelled controls and readouts, described by the kernel; it reports what was touched and shows what it is told.
+
+function make(tag, className, text) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
+
+let serial = 0;
+
+/** Kinds of items: each makes its nodes and returns `show(value, text)`. `tell` reports a new value to the kernel. */
+const KINDS = {
+  title(item, box) {
+    box.append(make("h2", "p4-title", item.label), make("p", "p4-subtitle", item.help));
+    return () => {};
+  },
+  button(item, box, tell) {
+    const button = make("button", "p4-button", item.label);
+    button.type = "button";
+    button.title = item.help;
+    button.dataset.look = item.look;
+    button.addEventListener("click", () => tell(true));
+    box.append(button);
+    return (value) => {
+      if (value?.label) button.textContent = value.label;
+      if (value?.look) button.dataset.look = value.look;
+    };
+  },
+  badge(item, box) {
+    const badge = make("span", "p4-badge", "");
+    badge.setAttribute("role", "status");
+    box.append(badge);
+    return (value) => { badge.textContent = value; badge.dataset.state = value; };
+  },
+  readout(item, box) {
+    const value = make("b", "p4-value", "–"), unit = make("span", "p4-unit", item.unit);
+    box.title = item.help;
+    box.append(make("span", "p4-name", item.label), value, unit);
+    return (shown) => {
+      value.textContent = shown.value ?? shown;
+      if (shown.unit !== undefined) unit.textContent = shown.unit;
+    };
+  },
+  message(item, box) {
+    const text = make("span", "p4-message", "");
+    text.setAttribute("role", "alert");
+    box.append(text);
+    return (value) => {
+      text.textContent = value.text;
+      text.title = value.text;
+      text.dataset.level = value.level;
+    };
+  },
+  slider(item, box, tell) {
+    const { label, value: out } = heading(item, box);
+    const input = make("input", "p4-slider");
+    Object.assign(input, { type: "range", min: 0, max: item.choices.length - 1, step: 1, id: label.htmlFor });
+    const read = () => {
+      out.textContent = item.texts[input.value] + (item.unit ? ` ${item.unit}` : "");
+      input.setAttribute("aria-valuetext", out.textContent);
+      input.style.setProperty("--fill", `${(100 * input.value) / Math.max(1, input.max)}%`);
+    };
+    let timer = null, touched = -Infinity;
+    const send = () => { timer = null; tell(item.choices[input.value]); };
+    input.addEventListener("input", () => {
+      touched = performance.now();
+      read();
+      timer ??= setTimeout(send, 60); // a drag is followed live, but not with every pixel
+    });
+    box.append(input);
+    return (value) => {
+      if (timer !== null || performance.now() - touched < 1000) return; // not under the user's finger
+      const nearest = item.choices.reduce((best, c, i) => (distance(c, value) < distance(item.choices[best], value) ? i : best), 0);
+      input.value = nearest;
+      read();
+    };
+  },
+  choice(item, box, tell) {
+    const { label } = heading(item, box);
+    const select = make("select", "p4-select");
+    select.id = label.htmlFor;
+    item.choices.forEach((_, i) => select.append(new Option(item.texts[i], i)));
+    select.addEventListener("change", () => tell(item.choices[select.value]));
+    box.append(select);
+    return (value) => { select.value = item.choices.indexOf(value); };
+  },
+  segments(item, box, tell) {
+    const { label } = heading(item, box);
+    const row = make("div", "p4-segments");
+    row.setAttribute("role", "group");
+    row.setAttribute("aria-label", label.textContent);
+    const buttons = item.choices.map((choice, i) => {
+      const button = make("button", "", item.texts[i]);
+      button.type = "button";
+      button.addEventListener("click", () => tell(choice));
+      return button;
+    });
+    row.append(...buttons);
+    box.append(row);
+    return (value) => buttons.forEach((button, i) => button.setAttribute("aria-pressed", item.choices[i] === value));
+  },
+  toggle(item, box, tell) {
+    const { label } = heading(item, box);
+    const input = make("input", "p4-toggle");
+    Object.assign(input, { type: "checkbox", id: label.htmlFor });
+    input.setAttribute("role", "switch");
+    input.addEventListener("change", () => tell(input.checked));
+    box.append(input);
+    return (value) => { input.checked = value; };
+  },
+  number(item, box, tell) {
+    const { label } = heading(item, box);
+    const input = make("input", "p4-number");
+    Object.assign(input, { type: "number", min: 0, step: 1, id: label.htmlFor });
+    input.addEventListener("change", () => tell(input.valueAsNumber));
+    box.append(input);
+    return (value) => { if (document.activeElement !== input) input.value = value; };
+  },
+};
+
+const distance = (a, b) => Math.abs(Math.log(a) - Math.log(b));
+
+function heading(item, box) {
+  const label = make("label", "p4-label", item.label), value = make("output", "p4-setting", "");
+  label.htmlFor = `p4-control-${serial++}`;
+  box.title = item.help;
+  box.append(label, make("span", "p4-flag", item.live ? "" : "at reset"), value);
+  return { label, value };
+}
+
+export default () => {
+  const views = new Map();
+  let spec = null, values = {}, disabled = [], pending = [], line = null, send = () => {};
+
+  function receive(message) {
+    spec = message.spec ?? spec;
+    values = message.values ?? values;
+    disabled = message.disabled ?? disabled;
+    pending = message.pending ?? pending;
+  }
+
+  function build(el) {
+    const shows = new Map();
+    el.dataset.direction = spec.direction;
+    el.replaceChildren(...spec.groups.map((group) => {
+      const section = make("section", "p4-group");
+      if (group.label) section.append(make("h3", "", group.label));
+      for (const item of group.items) {
+        const box = make("div", `p4-item p4-item-${item.kind}`);
+        box.dataset.name = item.name;
+        shows.set(item.name, { box, show: KINDS[item.kind](item, box, (value) => send(item.name, value)) });
+        section.append(box);
+      }
+      return section;
+    }), make("div", "p4-hint", "The kernel is gone. Run this cell again to get a living lab."));
+    return shows;
+  }
+
+  function paint() {
+    if (!spec) return;
+    for (const [el, view] of views) {
+      view.shows ??= build(el);
+      for (const [name, { box, show }] of view.shows) {
+        if (name in values) show(values[name]);
+        box.dataset.pending = pending.includes(name);
+        const off = disabled.includes(name);
+        for (const node of box.querySelectorAll("button, input, select")) node.disabled = off;
+      }
+    }
+  }
+
+  function initialize({ model }) {
+    send = (name, value) => model.send({ set: [name, value] });
+    line = connect(model, { receive, paint });
+  }
+
+  function render({ el }) {
+    el.classList.add("p4-panel");
+    views.set(el, { shows: null });
+    line.repaint();
+    return () => views.delete(el);
+  }
+
+  return { initialize, render };
+};
