@@ -40,7 +40,7 @@ def p4inv_bent(
     if blocks < 0:
         raise OptionError(f"blocks={blocks}: expected at least 0")
     generator = torch.Generator().manual_seed(seed)
-    settings = {"rank": preset.rank, "reset": preset.reset, "train_v": preset.train_v, **options}
+    settings = {"rank": preset.rank_for(dim), "reset": preset.reset, "train_v": preset.train_v, **options}
 
     def linear() -> P4Inv:
         return P4Inv(dim, init=init, seed=generator, **settings)

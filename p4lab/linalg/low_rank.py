@@ -7,7 +7,7 @@ The k vectors of a perturbation are stored as rows: ``u`` and ``v`` have shape (
 import torch
 from torch import Tensor
 
-SMALLEST_BLOCK = 32
+SMALLEST_BLOCK = 128
 """Rows that `wide_residual` converts at a time."""
 
 

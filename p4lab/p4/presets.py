@@ -16,7 +16,7 @@ class Preset:
 
     Attributes:
         name: what the lab calls it.
-        rank: number of rank-one terms.
+        rank: number of rank-one terms, in layers wide enough for it (see `rank_for`).
         reset: how directions are redrawn.
         train_v: whether the directions train, too.
         every: optimizer steps between merges.
@@ -30,9 +30,18 @@ class Preset:
     every: int
     refine_every: int
 
+    def rank_for(self, dim: int) -> int:
+        """Return the rank for layers of width ``dim``: at most two thirds of it, but at least 1.
+
+        Example:
+            >>> RECOMMENDED.rank_for(512), RECOMMENDED.rank_for(64), PAPER.rank_for(2)
+            (64, 42, 1)
+        """
+        return min(self.rank, max(1, 2 * dim // 3))
+
     def layer(self, dim: int, **options: Any) -> P4Inv:
-        """Return a P4Inv layer with these settings (rank at most ``dim``) and further ``options`` of `P4Inv`."""
-        return P4Inv(dim, rank=min(self.rank, dim), reset=self.reset, train_v=self.train_v, **options)
+        """Return a P4Inv layer with these settings and further ``options`` of `P4Inv`."""
+        return P4Inv(dim, rank=self.rank_for(dim), reset=self.reset, train_v=self.train_v, **options)
 
     def schedule(self, model: nn.Module, optimizer: Optimizer) -> MergeSchedule:
         """Return a merge schedule with these settings."""
@@ -42,7 +51,7 @@ class Preset:
 PAPER = Preset("paper", rank=1, reset="gaussian", train_v=True, every=10, refine_every=50)
 """arXiv:2010.07033: one random direction, trained along, merged every 10 steps."""
 
-RECOMMENDED = Preset("recommended", rank=24, reset="gradient", train_v=False, every=2, refine_every=50)
-"""What the lab starts with: eight directions taken from the gradient (see ``make bench``)."""
+RECOMMENDED = Preset("recommended", rank=64, reset="gradient", train_v=False, every=4, refine_every=50)
+"""What the lab starts with: many directions, taken from the gradient, merged often (see ``make bench``)."""
 
 PRESETS = {preset.name: preset for preset in (RECOMMENDED, PAPER)}

@@ -12,6 +12,7 @@ import torch
 from p4lab.errors import ConfigError
 from p4lab.p4 import PRESETS, RECOMMENDED
 from p4lab.p4.invertible import Reset
+from p4lab.problems import Digits
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,13 @@ def _one_of(*choices: str) -> Rule:
     return Rule(str, lambda value: value in choices, "one of " + ", ".join(choices))
 
 
+DIMS = {"digits": Digits.dim}
+"""The problems, and how wide their layers are."""
+
 _SWITCH = Rule(bool, lambda _: True, "true or false")
 
 RULES = {
-    "problem": _one_of("digits"),
+    "problem": _one_of(*DIMS),
     "seed": _whole(0, 2**32 - 1),
     "dtype": _one_of("float32", "float64"),
     "device": Rule(str, lambda value: _is_device(value), "a torch device that this machine has, such as cpu or cuda"),
@@ -91,7 +95,7 @@ class RunConfig:
     dtype: str = "float32"
     device: str = "cpu"
     blocks: int = 12
-    rank: int = RECOMMENDED.rank
+    rank: int = RECOMMENDED.rank_for(DIMS["digits"])
     reset: Reset = RECOMMENDED.reset
     train_v: bool = RECOMMENDED.train_v
     optimizer: str = "adam"
@@ -128,7 +132,7 @@ class RunConfig:
         """
         if name not in PRESETS:
             raise ConfigError(f"preset={name!r}: expected one of {', '.join(PRESETS)}")
-        return self.replace(**preset_values(name))
+        return self.replace(**preset_values(name, self.problem))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as plain Python objects."""
@@ -168,11 +172,11 @@ class RunConfig:
         return cls.from_dict(values)
 
 
-def preset_values(name: str) -> dict[str, Any]:
-    """Return the settings that a preset of `p4lab.p4.PRESETS` stands for."""
+def preset_values(name: str, problem: str) -> dict[str, Any]:
+    """Return the settings that a preset of `p4lab.p4.PRESETS` stands for on a problem."""
     preset = PRESETS[name]
     return {
-        "rank": preset.rank,
+        "rank": preset.rank_for(DIMS[problem]),
         "reset": preset.reset,
         "train_v": preset.train_v,
         "merge_every": preset.every,

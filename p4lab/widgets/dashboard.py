@@ -91,6 +91,7 @@ class Dashboard:
             self._open[self._key].close()
         self._title = title
         self._names = {item.name for group in settings for item in group.items}
+        self._problem = config.problem
         self.player = Player(factory, config)
         self._head = ControlPanel(_header(title, subtitle), self._touched, direction="row")
         self._side = ControlPanel(settings, self._touched)
@@ -153,7 +154,7 @@ class Dashboard:
         elif name == "speed":
             player.limit(value)
         elif name == "preset":
-            player.set(**preset_values(value))
+            player.set(**preset_values(value, self._problem))
         else:
             player.set(**{name: value})
 
@@ -181,7 +182,9 @@ class Dashboard:
 
     def _show_side(self, frame: Frame) -> None:
         planned = frame.planned.to_dict()
-        preset = next((name for name in PRESETS if preset_values(name).items() <= planned.items()), None)
+        preset = next(
+            (name for name in PRESETS if preset_values(name, frame.planned.problem).items() <= planned.items()), None
+        )
         values = {**planned, "preset": preset, "speed": frame.speed}
         self._side.show({name: values[name] for name in values if name in self._names}, pending=frame.pending)
 

@@ -41,7 +41,7 @@ LAB_FLAGS = [
     "--LabApp.extension_manager=readonly",
 ]
 # JupyterLab's widget manager logs these while it restores what a reloaded page showed before; then it shows it again.
-HARMLESS = ("widget model not found", "Could not process update msg")
+HARMLESS = ("widget model not found",)
 QUIET = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
 START_SECONDS = 60
 

@@ -118,11 +118,11 @@ def test_a_setting_that_waits_says_so_and_applies_at_reset(notebook: Notebook) -
     notebook.item("preset").locator("button", has_text="Paper").click()
     notebook.page.wait_for_selector('.p4-item[data-name="rank"][data-pending="true"]')
     assert "Press Reset" in notebook.item("message").inner_text()
-    assert notebook.ask("lab.player.engine.config.rank") == str(RECOMMENDED.rank)
+    assert notebook.ask("lab.player.engine.config.rank") == str(RECOMMENDED.rank_for(64))
     notebook.button("Reset").click()
     notebook.wait_for_state("idle")
     notebook.page.wait_for_selector('.p4-item[data-name="rank"][data-pending="false"]')
-    assert notebook.ask("lab.player.engine.config.rank") == str(PAPER.rank)
+    assert notebook.ask("lab.player.engine.config.rank") == str(PAPER.rank_for(64))
     check_clean(notebook)
 
 

@@ -31,8 +31,8 @@ def test_a_whole_number_is_a_learning_rate() -> None:
 def test_presets(name: str) -> None:
     config = RunConfig(seed=3).with_preset(name)
     assert config.seed == 3
-    assert config.rank == PRESETS[name].rank
-    assert preset_values(name).items() <= config.to_dict().items()
+    assert config.rank == PRESETS[name].rank_for(64)
+    assert preset_values(name, "digits").items() <= config.to_dict().items()
 
 
 @pytest.mark.parametrize(
