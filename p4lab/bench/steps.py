@@ -43,7 +43,7 @@ def steps(sizes: Sequence[int] = SIZES, batch: int = 512, rounds: int = 9, input
         reference = times[REFERENCE]
         for name, values in times.items():
             seconds.setdefault(name, []).append(statistics.median(values))
-        microseconds = statistics.median(reference) * 1e6
+        microseconds = statistics.median(reference) / EVERY * 1e6
         ratios.append(
             [dim, f"{microseconds:.0f}", *(median_ratio(times[n], reference) for n in contenders if n != REFERENCE)]
         )
