@@ -65,7 +65,8 @@ def wide_residual(a: Tensor, p: Tensor, b: Tensor) -> Tensor:
         b: right-hand sides, shape (d, k).
 
     Returns:
-        Shape (d, k), in the dtype of ``p``. Cost O(d^2 k); A is converted by blocks of rows: no d x d temporary.
+        Shape (d, k), in the dtype of ``p``. Cost O(d^2 k); A is converted by blocks of
+        128 rows or more: no d x d temporary for larger d.
     """
     if a.dtype == p.dtype:
         return torch.addmm(b, a, p, alpha=-1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from p4lab.errors import DeviceError, DtypeError, OptionError, ShapeError
+from p4lab.errors import OptionError
 from p4lab.linalg import (
     capacitance,
     initial_matrix,
@@ -21,12 +21,12 @@ from p4lab.linalg import (
     wide_residual,
     woodbury_update_,
 )
+from p4lab.p4._validate import check_cast, check_input, check_options, seed_from
 from p4lab.p4.contract import Check, MergeReport, MergeStatus, P4Module, full_precision
 
 Reset = Literal["gaussian", "gradient"]
 
 RESETS = ("gaussian", "gradient")
-DTYPES = (torch.float32, torch.float64)
 MIN_FACTOR = math.exp(-6.0)
 LARGEST_ROUNDING = 1.0
 LARGEST_DEFECT = 1e-2
@@ -122,10 +122,10 @@ class P4Inv(P4Module):
     ) -> None:
         super().__init__()
         dtype = dtype or torch.get_default_dtype()
-        _check_options(dim, rank, dtype)
+        check_options(dim, rank, dtype)
         self.dim, self.rank, self.train_v = dim, rank, train_v
         self.reset_kind = reset
-        self._generator = torch.Generator().manual_seed(_seed(seed))
+        self._generator = torch.Generator().manual_seed(seed_from(seed))
         self._batch: tuple[Tensor, Tensor, bool] | None = None
         self._overlap: Tensor | None = None
 
@@ -163,7 +163,7 @@ class P4Inv(P4Module):
         Raises:
             ShapeError, DtypeError, DeviceError: x does not fit the layer.
         """
-        self._check(x)
+        check_input("P4Inv", self.dim, self.u, x)
         y = F.linear(x, self.frozen_weight, self.bias)
         y = _add_low_rank(y, F.linear(x, self.v), self.u)
         if self._reset_kind == "gradient":
@@ -176,7 +176,7 @@ class P4Inv(P4Module):
         Raises:
             ShapeError, DtypeError, DeviceError: y does not fit the layer.
         """
-        self._check(y)
+        check_input("P4Inv", self.dim, self.u, y)
         q, c_inv = self._q_and_c_inv()
         r = y if self.bias is None else y - self.bias
         x = F.linear(_add_low_rank(r, F.linear(F.linear(r, q), c_inv), self.u, alpha=-1), self.frozen_inverse)
@@ -449,26 +449,9 @@ class P4Inv(P4Module):
 
         y.register_hook(keep)
 
-    def _check(self, x: Tensor) -> None:
-        if x.shape[-1:] != (self.dim,):
-            raise ShapeError(
-                f"P4Inv(dim={self.dim}) got shape {tuple(x.shape)}: "
-                f"expected (..., {self.dim}); reshape the input or change dim"
-            )
-        if x.dtype != self.u.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise DtypeError(
-                f"P4Inv is {self.u.dtype} but got {x.dtype}: convert the input, or the layer with .to(dtype)"
-            )
-        if x.device != self.u.device:
-            raise DeviceError(f"P4Inv is on {self.u.device} but got an input on {x.device}: move one with .to(device)")
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         probe = fn(self.u.detach().new_empty(0))
-        if probe.dtype not in DTYPES:
-            raise DtypeError(
-                f"P4Inv cannot be cast to {probe.dtype}: its inverse needs float32 or float64; "
-                "use autocast for cheaper products"
-            )
+        check_cast("P4Inv", probe.dtype)
         logabsdet = self._buffers["frozen_logabsdet"]
         self._buffers["frozen_logabsdet"] = None  # neither .float() may round it nor mps see float64
         try:
@@ -508,22 +491,3 @@ def _add_low_rank(y: Tensor, s: Tensor, u: Tensor, alpha: int = 1) -> Tensor:
 
 def _widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _seed(seed: int | torch.Generator | None) -> int:
-    if isinstance(seed, int):
-        return seed
-    if seed is not None and seed.device.type != "cpu":
-        raise DeviceError(
-            f"the generator is on {seed.device}: pass a CPU generator, so that every device draws the same numbers"
-        )
-    return int(torch.randint(2**62, (), generator=seed))
-
-
-def _check_options(dim: int, rank: int, dtype: torch.dtype) -> None:
-    if not isinstance(dim, int) or dim < 1:
-        raise OptionError(f"dim={dim!r}: expected a whole number of at least 1")
-    if not isinstance(rank, int) or rank < 1:
-        raise OptionError(f"rank={rank!r}: expected a whole number of at least 1")
-    if dtype not in DTYPES:
-        raise DtypeError(f"dtype={dtype}: an inverse needs float32 or float64")

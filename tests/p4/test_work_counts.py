@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from p4lab.p4 import P4Inv
 
-D, BATCH = 64, 16
+D, BATCH = 192, 16  # wider than the blocks in which a merge converts A to float64
 FACTORIZATIONS = ("lu", "inv", "solve", "det", "qr", "svd", "eig", "cholesky")
 PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm")
 

@@ -1,0 +1,52 @@
+"""What P4 layers refuse, with errors that say what arrived, what was expected and what to do."""
+
+import torch
+from torch import Tensor
+
+from p4lab.errors import DeviceError, DtypeError, OptionError, ShapeError
+
+DTYPES = (torch.float32, torch.float64)
+
+
+def check_input(layer: str, dim: int, parameter: Tensor, x: Tensor) -> None:
+    """Raise unless ``x`` has shape (..., dim), and dtype (autocast apart) and device of ``parameter``."""
+    if x.shape[-1:] != (dim,):
+        raise ShapeError(
+            f"{layer}(dim={dim}) got shape {tuple(x.shape)}: expected (..., {dim}); reshape the input or change dim"
+        )
+    if x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise DtypeError(
+            f"{layer} is {parameter.dtype} but got {x.dtype}: convert the input, or the layer with .to(dtype)"
+        )
+    if x.device != parameter.device:
+        raise DeviceError(f"{layer} is on {parameter.device} but got an input on {x.device}: move one with .to(device)")
+
+
+def check_cast(layer: str, dtype: torch.dtype) -> None:
+    """Raise if a layer cannot be cast to ``dtype``."""
+    if dtype not in DTYPES:
+        raise DtypeError(
+            f"{layer} cannot be cast to {dtype}: its inverse needs float32 or float64; "
+            "use autocast for cheaper products"
+        )
+
+
+def check_options(dim: int, rank: int, dtype: torch.dtype) -> None:
+    """Raise if a constructor argument is out of range."""
+    if not isinstance(dim, int) or dim < 1:
+        raise OptionError(f"dim={dim!r}: expected a whole number of at least 1")
+    if not isinstance(rank, int) or rank < 1:
+        raise OptionError(f"rank={rank!r}: expected a whole number of at least 1")
+    if dtype not in DTYPES:
+        raise DtypeError(f"dtype={dtype}: an inverse needs float32 or float64")
+
+
+def seed_from(seed: int | torch.Generator | None) -> int:
+    """Return a seed: the given one, or one drawn from a CPU generator (None: torch's default)."""
+    if isinstance(seed, int):
+        return seed
+    if seed is not None and seed.device.type != "cpu":
+        raise DeviceError(
+            f"the generator is on {seed.device}: pass a CPU generator, so that every device draws the same numbers"
+        )
+    return int(torch.randint(2**62, (), generator=seed))
