@@ -42,6 +42,7 @@ RULES = {
     "seed": _whole(0, 2**32 - 1),
     "dtype": _one_of("float32", "float64"),
     "device": Rule(str, lambda value: _is_device(value), "a torch device that this machine has, such as cpu or cuda"),
+    "threads": _whole(1, 1024),
     "blocks": _whole(0, 100),
     "rank": _whole(1, 64),
     "reset": _one_of("gaussian", "gradient"),
@@ -69,6 +70,8 @@ class RunConfig:
         seed: seed of data split, initial weights, batches and pictures.
         dtype: "float32" or "float64".
         device: a torch device.
+        threads: torch threads on the CPU, part of the config because they change rounding. For layers as narrow as the
+            digits' one is fastest, and leaves the other cores to the browser.
         blocks: number of nonlinearities in the flow; it has one P4Inv layer more.
         rank: rank-one terms per P4Inv layer.
         reset: how P4Inv directions are redrawn after a merge, "gradient" or "gaussian".
@@ -94,6 +97,7 @@ class RunConfig:
     seed: int = 0
     dtype: str = "float32"
     device: str = "cpu"
+    threads: int = 1
     blocks: int = 12
     rank: int = RECOMMENDED.rank_for(DIMS["digits"])
     reset: Reset = RECOMMENDED.reset

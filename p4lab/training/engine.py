@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -109,8 +111,9 @@ class Engine:
             TrainingError: loss or gradient is not finite. The step is not taken: model, optimizer and records are as
                 before it, and `run` may be called again.
         """
-        for _ in range(n):
-            self._step()
+        with _threads(self.config.threads):
+            for _ in range(n):
+                self._step()
 
     @property
     def merge_due(self) -> bool:
@@ -243,6 +246,16 @@ class Engine:
     def frame(self) -> "pandas.DataFrame":
         """Return the records as a table, one row per step."""
         return self.records.frame()
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _optimizer(config: RunConfig, model: nn.Module) -> Optimizer:

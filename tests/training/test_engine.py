@@ -34,6 +34,15 @@ def test_another_seed_gives_other_numbers() -> None:
     assert losses(one) != losses(two)
 
 
+def test_threads_are_the_configs_while_it_runs_and_the_users_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    engine, seen = Engine(SMALL.replace(threads=before + 1)), []
+    batch = engine.problem.batch
+    monkeypatch.setattr(engine.problem, "batch", lambda *args: seen.append(torch.get_num_threads()) or batch(*args))
+    engine.run()
+    assert (seen, torch.get_num_threads()) == ([before + 1], before)
+
+
 def test_looking_changes_nothing() -> None:
     watched, alone = Engine(SMALL), Engine(SMALL)
     alone.run(10)
