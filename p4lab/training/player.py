@@ -162,9 +162,8 @@ class Player:
                     command()
                 else:
                     self._one_step()
-            except (
-                Exception
-            ) as error:  # shown by the views; the thread must live on, or the lab would be dead without a word
+            except Exception as error:
+                # Shown by the views. The thread must live on, or the lab would be dead without a word.
                 self._fail(error)
 
     def _next_command(self) -> Callable[[], None] | None:
