@@ -1,8 +1,9 @@
 """Run whole training steps on a fake GPU and print, for each case, what went wrong (JSON; null is nothing).
 
-A program of its own, because a build of torch without CUDA cannot even fake a CUDA device: there, a Python backend is
-registered in its place, which would change the process for all other tests. Under FakeTensorMode, whatever needs a
-value on the host raises; copies from device to host, which a fake mode does not mind, are found by `NoCopies`.
+A program of its own, because torch cannot even fake a CUDA device where there is neither GPU nor driver: there, a
+Python backend is registered in its place, which would change the process for all other tests. Under FakeTensorMode,
+whatever needs a value on the host raises; copies from device to host, which a fake mode does not mind, are found by
+`NoCopies`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class NoCopies(TorchDispatchMode):
 
 
 def fake_gpu() -> str:
-    if torch.cuda._is_compiled():
+    if torch.cuda.is_available():
         return "cuda"
     from torch.utils import backend_registration
 
