@@ -1,7 +1,14 @@
 """Tensors in, tensors out: low-rank updates, inverse refinement, gradient sketches, initial matrices."""
 
 from p4lab.linalg.initial import initial_matrix, inverse_and_logabsdet
-from p4lab.linalg.low_rank import capacitance, inverse_and_det, wide_residual, woodbury_update_
+from p4lab.linalg.low_rank import (
+    capacitance,
+    inverse_and_det,
+    small_inverse,
+    small_slogdet,
+    wide_residual,
+    woodbury_update_,
+)
 from p4lab.linalg.refine import refine_inverse_, residual
 from p4lab.linalg.sketch import orthonormal_rows, row_space_sketch
 
@@ -14,6 +21,8 @@ __all__ = [
     "refine_inverse_",
     "residual",
     "row_space_sketch",
+    "small_inverse",
+    "small_slogdet",
     "wide_residual",
     "woodbury_update_",
 ]

@@ -34,24 +34,37 @@ def capacitance(q: Tensor, u: Tensor) -> Tensor:
     return torch.addmm(torch.eye(u.shape[0], dtype=u.dtype, device=u.device), q, u.t())
 
 
-def inverse_and_det(c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Return inverse, sign and log|det| of a small matrix without asking the host whether it is singular.
-
-    A singular ``c`` gives an inverse that is not finite and log|det| = -inf; nothing is raised, so that a GPU is not
-    stalled.
+def small_inverse(c: Tensor) -> Tensor:
+    """Return the inverse of a small matrix, not finite if it is singular; nothing is raised, so no GPU is stalled.
 
     Args:
         c: shape (k, k).
 
     Returns:
-        ``(c^-1, sign, log|det c|)`` of shapes (k, k), () and (). Cost O(k^3).
+        Shape (k, k), differentiable. Cost O(k^3).
+    """
+    return c.reciprocal() if c.shape[0] == 1 else torch.linalg.inv_ex(c).inverse
+
+
+def small_slogdet(c: Tensor) -> tuple[Tensor, Tensor]:
+    """Return sign and log|det| of a small matrix, 0 and -inf if it is singular.
+
+    Args:
+        c: shape (k, k).
+
+    Returns:
+        ``(sign, log|det c|)``, scalars, the second one differentiable. Cost O(k^3).
     """
     if c.shape[0] == 1:
         f = c.view(())
-        return c.reciprocal(), f.sign(), f.abs().log()
+        return f.sign(), f.abs().log()
     sign, logabsdet = torch.linalg.slogdet(c)
-    inverse = torch.linalg.inv_ex(c).inverse
-    return inverse, sign, logabsdet
+    return sign, logabsdet
+
+
+def inverse_and_det(c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``(c^-1, sign, log|det c|)`` of a small matrix: `small_inverse` and `small_slogdet` together."""
+    return small_inverse(c), *small_slogdet(c)
 
 
 def wide_residual(a: Tensor, p: Tensor, b: Tensor) -> Tensor:

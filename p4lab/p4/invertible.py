@@ -18,6 +18,8 @@ from p4lab.linalg import (
     refine_inverse_,
     residual,
     row_space_sketch,
+    small_inverse,
+    small_slogdet,
     wide_residual,
     woodbury_update_,
 )
@@ -190,13 +192,13 @@ class P4Inv(P4Module):
 
         Cost O(d k^2), or O(d^2 k) with ``train_v=True``. On devices without float64 (mps) it is float32.
         """
-        return self.frozen_logabsdet + inverse_and_det(capacitance(self._q(), self.u))[2]
+        return self.frozen_logabsdet + small_slogdet(capacitance(self._q(), self.u))[1]
 
     @full_precision
     def sign(self) -> Tensor:
         """Return the sign of det W, a scalar (0 where W is exactly singular)."""
         with torch.no_grad():
-            return self.frozen_sign * inverse_and_det(capacitance(self._q(), self.u))[1]
+            return self.frozen_sign * small_slogdet(capacitance(self._q(), self.u))[0]
 
     @property
     @full_precision
@@ -413,7 +415,7 @@ class P4Inv(P4Module):
     @full_precision
     def _q_and_c_inv(self) -> tuple[Tensor, Tensor]:
         q = self._q()
-        return q, inverse_and_det(capacitance(q, self.u))[0]
+        return q, small_inverse(capacitance(q, self.u))
 
     def _refresh_q(self) -> None:
         if self.q is not None:

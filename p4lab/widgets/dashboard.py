@@ -70,9 +70,8 @@ class Dashboard:
         root: the outermost ipywidget.
     """
 
-    _open: ClassVar[
-        dict[str, "Dashboard"]
-    ] = {}  # shared state, so that re-running a cell can close what it started before
+    # Shared state, so that re-running a cell can close what it started before.
+    _open: ClassVar[dict[str, "Dashboard"]] = {}
 
     def __init__(
         self,
