@@ -156,6 +156,7 @@ def _layout(curves: Curves, events: Sequence[Mark], run: int) -> dict[str, Any]:
     third = (1 - 2 * GAP) / 3
     rows = [[i * (third + GAP), i * (third + GAP) + third] for i in range(3)]
     steps = {"range": [0, max(_last_step(curves), 50)], "zeroline": False, "tickformat": "~s", "nticks": 6}
+    changed = _settings(events)
     quiet = {"showticklabels": False, "showgrid": False, "zeroline": False, "ticks": ""}
     return {
         "uirevision": run,
@@ -186,9 +187,9 @@ def _layout(curves: Curves, events: Sequence[Mark], run: int) -> dict[str, Any]:
             _heading("log|det| (nats)", rows[2][1]),
             _heading("inverse residual |A A⁻¹ − I|", rows[1][1]),
             _heading("condition number", rows[0][1]),
-            *_setting_labels(events),
+            *_setting_labels(changed[-12:]),
         ],
-        "shapes": [_setting_line(event, axis) for event in _settings(events) for axis in ("x", "x2")],
+        "shapes": [_setting_line(event, axis) for event in changed for axis in ("x", "x2")],
     }
 
 
@@ -237,7 +238,7 @@ def _setting_line(event: Mark, axis: str) -> dict[str, Any]:
     return {"type": "line", **ends, "line": {"color": ORANGE, "width": 1, "dash": "dot"}, "layer": "below"}
 
 
-def _setting_labels(events: Sequence[Mark]) -> list[dict[str, Any]]:
+def _setting_labels(changed: Sequence[Mark]) -> list[dict[str, Any]]:
     return [
         {
             "xref": "x",
@@ -251,5 +252,5 @@ def _setting_labels(events: Sequence[Mark]) -> list[dict[str, Any]]:
             "showarrow": False,
             "font": {"size": 10, "color": ORANGE},
         }
-        for event in _settings(events)[-12:]
+        for event in changed
     ]

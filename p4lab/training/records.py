@@ -41,6 +41,11 @@ class Event:
     text: str = ""
 
 
+def _stride(count: int, limit: int) -> int:
+    """Return the smallest power of two by which ``count`` things can be thinned to at most ``limit``."""
+    return 1 << max(0, math.ceil(math.log2(max(count, 1) / limit)))
+
+
 class Table:
     """Columns of floats over steps that grow by one row at a time (amortized O(1))."""
 
@@ -61,8 +66,7 @@ class Table:
         Rows are left out by a power of two, so that the points of a growing curve stay where they are.
         """
         n = len(self)
-        stride = 1 << max(0, math.ceil(math.log2(max(n, 1) / (limit - 1))))
-        rows = np.arange(0, n, stride)
+        rows = np.arange(0, n, _stride(n, limit - 1))  # one place is kept for the last row
         if n and rows[-1] != n - 1:
             rows = np.append(rows, n - 1)
         return np.asarray(self.columns["step"])[rows], np.asarray(self.columns[name])[rows]
@@ -100,7 +104,7 @@ class Records:
         """Return at most `MAX_EVENTS` events of each kind, evenly spread, in the order of their steps."""
         kept: list[Event] = []
         for events in self.events.values():
-            kept += events[:: 1 << max(0, math.ceil(math.log2(max(len(events), 1) / MAX_EVENTS)))]
+            kept += events[:: _stride(len(events), MAX_EVENTS)]
         return tuple(sorted(kept, key=lambda event: event.step))
 
     def frame(self) -> "pandas.DataFrame":
