@@ -31,3 +31,7 @@ class TrainingError(P4Error, RuntimeError):
 
 class ConfigError(P4Error, ValueError):
     """A run configuration has an unknown key or a value outside of its range."""
+
+
+class RunFileError(P4Error, ValueError):
+    """A file is not a saved run, is damaged, or belongs to another kind of run."""

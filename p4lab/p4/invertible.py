@@ -79,6 +79,9 @@ class P4Inv(P4Module):
         device: device of all tensors.
         dtype: float32 or float64.
 
+    Attributes:
+        refine_order: order of the refinement that a merge schedule asks for, 2, 3 or 7 (may be set at any time).
+
     Raises:
         OptionError: dim, rank, reset, init, min_factor out of range.
         ShapeError, SingularMatrixError: ``init`` is a tensor that is not square, not finite or not invertible in
@@ -127,6 +130,7 @@ class P4Inv(P4Module):
         check_options(dim, rank, dtype)
         self.dim, self.rank, self.train_v = dim, rank, train_v
         self.reset_kind = reset
+        self.refine_order = 3
         self._generator = torch.Generator().manual_seed(seed_from(seed))
         self._batch: tuple[Tensor, Tensor, bool] | None = None
         self._overlap: Tensor | None = None
@@ -365,8 +369,8 @@ class P4Inv(P4Module):
         return residual(self.frozen_weight, self.frozen_inverse)
 
     def correct(self) -> Tensor:
-        """Return ``refine()``: the correction step of the P4 contract."""
-        return self.refine()
+        """Return ``refine(refine_order)``: the correction step of the P4 contract."""
+        return self.refine(self.refine_order)
 
     @torch.no_grad()
     @full_precision

@@ -1,5 +1,5 @@
-"""Records in, plotly figures out; nothing here knows of models, threads or widgets."""
+"""Records in, plotly figures out."""
 
-from p4lab.plots.curves import Figure, training_curves
+from p4lab.plots.curves import RUN_COLORS, VIEWS, Figure, Loss, Shown, training_curves
 
-__all__ = ["Figure", "training_curves"]
+__all__ = ["RUN_COLORS", "VIEWS", "Figure", "Loss", "Shown", "training_curves"]

@@ -1,7 +1,8 @@
 """The training curves: records in, a plotly figure out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,9 +16,12 @@ Curves = Mapping[str, Curve]
 
 # Colours that read on white and on near-black; by role, the same in every picture.
 BLUE, ORANGE, GREEN, PURPLE, RED, GREY = "#3b82d6", "#e0791b", "#2f9e62", "#9b6ddb", "#e0443e", "#8a8f98"
+RUN_COLORS = (BLUE, "#c2479b", "#0d9aa8", "#a37b1c", "#6d6fd8", "#5f8f2f", "#b5533c", "#6b7a8f")
+"""Colours of runs and lanes; none of them is used for anything else than the first."""
 GAP = 0.075
 DRAG = 20
 NATS_PER_BIT = math.log(2)
+LEFT, RIGHT = [0.0, 0.56], [0.655, 1.0]
 
 
 class Mark(Protocol):
@@ -40,35 +44,171 @@ class Mark(Protocol):
         """Why, or what was set."""
 
 
-def training_curves(curves: Curves, events: Sequence[Mark] = (), run: int = 0) -> Figure:
-    """Draw loss, log|det|, inverse residual, condition number, and what happened when.
+@dataclass(frozen=True)
+class Shown:
+    """A run, or a lane, to be drawn.
+
+    Attributes:
+        name: in the legend.
+        color: its colour where several are drawn.
+        curves: name to ``(step, value)``.
+        events: what happened when; drawn for the first run only.
+    """
+
+    name: str
+    color: str
+    curves: Curves
+    events: Sequence[Mark] = ()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How losses read.
+
+    Attributes:
+        label: title of the axis.
+        log: whether the axis is logarithmic.
+        bits: whether the hover text adds bits/dim (for losses in nats/dim).
+        test: whether there is a test loss apart from the training loss.
+    """
+
+    label: str = "loss (nats/dim)"
+    log: bool = False
+    bits: bool = True
+    test: bool = True
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One of the small pictures on the right.
+
+    Attributes:
+        key: which curve.
+        title: heading, with the unit.
+        color: of its line where one run is drawn.
+        span: for a logarithmic axis, what it shows at least; None is a linear axis.
+        scale: factor on the values.
+    """
+
+    key: str
+    title: str
+    color: str
+    span: tuple[float, float] | None
+    scale: float = 1.0
+
+
+VIEWS: dict[str, tuple[Diagnostic, Diagnostic, Diagnostic]] = {
+    "inverse": (
+        Diagnostic("logabsdet", "log|det| (nats)", GREEN, None),
+        Diagnostic("residual", "inverse residual |A A⁻¹ − I|", PURPLE, (1e-7, 1e-5)),
+        Diagnostic("condition", "condition number", PURPLE, (1.0, 10.0)),
+    ),
+    "training": (
+        Diagnostic("grad_norm", "norm of the gradient", BLUE, (0.1, 1.0)),
+        Diagnostic("perturbation_norm", "norm of the perturbation |u|", ORANGE, (0.1, 1.0)),
+        Diagnostic("step_seconds", "step time (ms)", GREY, (1.0, 10.0), scale=1e3),
+    ),
+    "accuracy": (
+        Diagnostic("logabsdet", "log|det| (nats)", GREEN, None),
+        Diagnostic("residual", "inverse residual |A A⁻¹ − I|", PURPLE, (1e-7, 1e-5)),
+        Diagnostic("logabsdet_error", "error of log|det| (nats)", RED, (1e-7, 1e-5)),
+    ),
+}
+"""The groups of diagnostics to choose from."""
+
+
+def training_curves(
+    runs: Sequence[Shown], view: str = "inverse", loss: Loss | None = None, cursor: int | None = None, run: int = 0
+) -> Figure:
+    """Draw loss, three diagnostics, and what happened when.
 
     Args:
-        curves: name to ``(step, value)`` for loss, smooth_loss and test_loss (nats/dim), logabsdet (nats), residual and
-            condition.
-        events: merges, skips and refinements (a rug below the loss), changed settings (vertical lines).
-        run: number of the run; zoom and hidden curves are kept while it stays the same.
+        runs: what to draw; the first one in full, with its events (merges, skips and refinements in a rug below the
+            loss, changed settings as vertical lines), the others as thin lines in their colours.
+        view: which diagnostics, one of `VIEWS`.
+        loss: how losses read (None: nats/dim).
+        cursor: step that the rest of the lab shows, None for the present.
+        run: while it stays the same, zoom and hidden curves are kept.
 
     Returns:
-        A figure with the loss on the left, the three diagnostics on the right, and one axis of steps for all of them.
+        A figure with the loss on the left, the diagnostics on the right, and one axis of steps for all of them.
     """
+    loss = loss or Loss()
+    main, others = runs[0], runs[1:]
+    color = main.color if others else BLUE
     traces = [
-        _line(curves["loss"], "train", BLUE, "x", "y", width=1, opacity=0.35, legend=True, extra=_bits),
-        _line(curves["smooth_loss"], "train, running mean", BLUE, "x", "y", width=2.2, legend=True, extra=_bits),
-        _line(curves["test_loss"], "test", ORANGE, "x", "y", width=2.2, legend=True, extra=_bits),
+        *(trace for other in others for trace in _other(other, view)),
+        *_losses(main, color, loss, bool(others)),
         _ANCHOR,
-        *(_rug(events, kind, *style) for kind, style in _RUG_STYLES.items()),
-        _line(curves["logabsdet"], "log|det|", GREEN, "x2", "y3", unit=" nats"),
-        _line(_positive(curves["residual"]), "largest |A A⁻¹ − I|", PURPLE, "x2", "y4"),
-        _line(_positive(curves["condition"]), "largest condition number", PURPLE, "x2", "y5"),
+        *(_rug(main.events, kind, *style) for kind, style in _RUG_STYLES.items()),
+        *_diagnostics(main, view, color if others else None),
+        _sign_changes(main.curves, view),
     ]
-    return {"data": traces, "layout": _layout(curves, events, run)}
+    return {"data": traces, "layout": _layout(runs, view, loss, cursor, run)}
 
 
-def _positive(curve: Curve) -> Curve:
-    """Leave out what a logarithmic axis cannot show: an exact 0, such as the residual of the identity."""
+def _losses(main: Shown, color: str, loss: Loss, named: bool) -> list[dict[str, Any]]:
+    extra = _bits if loss.bits else None
+    prefix = f"{main.name}: " if named else ""
+    kind: dict[str, Any] = {"legend": True, "extra": extra}
+    lines = [
+        _line(main.curves["loss"], f"{prefix}train", color, "x", "y", width=1, opacity=0.35, **kind),
+        _line(main.curves["smooth_loss"], f"{prefix}train, running mean", color, "x", "y", width=2.2, **kind),
+    ]
+    if loss.test:
+        test = _line(main.curves["test_loss"], f"{prefix}test", ORANGE, "x", "y", width=2.2, **kind)
+        lines.append(test)
+    return lines
+
+
+def _other(shown: Shown, view: str) -> list[dict[str, Any]]:
+    """Draw a run that is there for comparison: one legend entry for all its lines."""
+    lines = [_line(shown.curves["smooth_loss"], shown.name, shown.color, "x", "y", width=1.4, legend=True)]
+    for index, diagnostic in enumerate(VIEWS[view]):
+        curve = _scaled(shown.curves[diagnostic.key], diagnostic)
+        lines.append(_line(curve, shown.name, shown.color, "x2", f"y{index + 3}", width=1.2, opacity=0.8))
+    return [{**line, "legendgroup": shown.name} for line in lines]
+
+
+def _diagnostics(main: Shown, view: str, color: str | None) -> list[dict[str, Any]]:
+    return [
+        _line(
+            _scaled(main.curves[diagnostic.key], diagnostic),
+            diagnostic.title,
+            color or diagnostic.color,
+            "x2",
+            f"y{index + 3}",
+        )
+        for index, diagnostic in enumerate(VIEWS[view])
+    ]
+
+
+def _scaled(curve: Curve, diagnostic: Diagnostic) -> Curve:
+    """Scale a curve, and leave out what a logarithmic axis cannot show: an exact 0, as the identity's residual."""
     x, y = curve
-    return x, np.where(y > 0, y, np.nan)
+    y = y * diagnostic.scale
+    return (x, y) if diagnostic.span is None else (x, np.where(y > 0, y, np.nan))
+
+
+def _sign_changes(curves: Curves, view: str) -> dict[str, Any]:
+    """Mark where the determinant changed its sign, on the curve of log|det|."""
+    keys = [diagnostic.key for diagnostic in VIEWS[view]]
+    steps, signs = curves["sign"]
+    at = np.flatnonzero(signs[1:] * signs[:-1] < 0) + 1 if "logabsdet" in keys else np.zeros(0, int)
+    now = ["positive" if signs[i] > 0 else "negative" for i in at]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": steps[at],
+        "y": curves["logabsdet"][1][at],
+        "text": [f"det is {sign} from step {int(steps[i])}" for i, sign in zip(at, now, strict=True)],
+        "name": "det changes its sign",
+        "xaxis": "x2",
+        "yaxis": f"y{keys.index('logabsdet') + 3}" if "logabsdet" in keys else "y3",
+        "showlegend": False,
+        "marker": {"color": RED, "symbol": "diamond-open", "size": 9, "line": {"color": RED, "width": 2}},
+        "hovertemplate": "%{text}<extra></extra>",
+    }
 
 
 def _bits(nats: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -83,12 +223,10 @@ def _line(
     yaxis: str,
     width: float = 2.0,
     opacity: float = 1.0,
-    unit: str = "",
     legend: bool = False,
-    extra: Any = None,
+    extra: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
 ) -> dict[str, Any]:
     x, y = curve
-    hover = f"%{{y:.4g}}{unit}" if extra is None else "%{y:.4f} nats/dim = %{customdata:.3f} bits/dim"
     trace = {
         "type": "scatter",
         "mode": "lines",
@@ -100,7 +238,7 @@ def _line(
         "opacity": opacity,
         "showlegend": legend,
         "line": {"color": color, "width": width},
-        "hovertemplate": hover,
+        "hovertemplate": "%{y:.4g}" if extra is None else "%{y:.4f} nats/dim = %{customdata:.3f} bits/dim",
     }
     return trace if extra is None else {**trace, "customdata": extra(y)}
 
@@ -151,24 +289,25 @@ def _what(event: Mark) -> str:
     return f"step {event.step}: {which} {verb}" + (f"<br>{event.text}" if event.text else "")
 
 
-def _layout(curves: Curves, events: Sequence[Mark], run: int) -> dict[str, Any]:
-    left, right = [0.0, 0.56], [0.655, 1.0]
+def _layout(runs: Sequence[Shown], view: str, loss: Loss, cursor: int | None, run: int) -> dict[str, Any]:
     third = (1 - 2 * GAP) / 3
-    rows = [[i * (third + GAP), i * (third + GAP) + third] for i in range(3)]
-    steps = {"range": [0, max(_last_step(curves), 50)], "zeroline": False, "tickformat": "~s", "nticks": 6}
-    changed = _settings(events)
+    rows = [[i * (third + GAP), i * (third + GAP) + third] for i in (2, 1, 0)]
+    steps = {"range": [0, max(*map(_last_step, runs), 50)], "zeroline": False, "tickformat": "~s", "nticks": 6}
+    changed = _settings(runs[0].events)
     quiet = {"showticklabels": False, "showgrid": False, "zeroline": False, "ticks": ""}
+    diagnostics = VIEWS[view]
+    vertical = [_cursor(cursor, axis) for axis in ("x", "x2") if cursor is not None]
     return {
-        "uirevision": run,
+        "uirevision": f"{run} {view}",
         "height": 430,
         "margin": {"l": 58, "r": 10, "t": 30, "b": 42},
         "hovermode": "x unified",
         "hoverlabel": {"font": {"size": 11}},
         "font": {"size": 12},
         "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "xanchor": "left", "itemwidth": 30},
-        "xaxis": {**steps, "domain": left, "anchor": "y2", "title": _title("step")},
-        "xaxis2": {**steps, "domain": right, "anchor": "y5", "title": _title("step"), "matches": "x"},
-        "yaxis": {"domain": [0.16, 1], "anchor": "x", "title": _title("loss (nats/dim)"), "zeroline": False},
+        "xaxis": {**steps, "domain": LEFT, "anchor": "y2", "title": _title("step")},
+        "xaxis2": {**steps, "domain": RIGHT, "anchor": "y5", "title": _title("step"), "matches": "x"},
+        "yaxis": {"domain": [0.16, 1], "anchor": "x", "title": _title(loss.label), **_loss_axis(loss)},
         "yaxis2": {
             "domain": [0, 0.12],
             "anchor": "x",
@@ -180,26 +319,34 @@ def _layout(curves: Curves, events: Sequence[Mark], run: int) -> dict[str, Any]:
             "ticktext": ["merge", "refine", "skip"],
             "tickfont": {"size": 10},
         },
-        "yaxis3": {"domain": rows[2], "anchor": "x2", "zeroline": False, "nticks": 4},
-        "yaxis4": {"domain": rows[1], "anchor": "x2", **_decades(curves["residual"], 1e-7, 1e-5)},
-        "yaxis5": {"domain": rows[0], "anchor": "x2", **_decades(curves["condition"], 1.0, 10.0)},
+        **{
+            f"yaxis{index + 3}": {"domain": rows[index], "anchor": "x2", **_axis(diagnostic, runs)}
+            for index, diagnostic in enumerate(diagnostics)
+        },
         "annotations": [
-            _heading("log|det| (nats)", rows[2][1]),
-            _heading("inverse residual |A A⁻¹ − I|", rows[1][1]),
-            _heading("condition number", rows[0][1]),
+            *(_heading(diagnostic.title, rows[index][1]) for index, diagnostic in enumerate(diagnostics)),
             *_setting_labels(changed[-12:]),
         ],
-        "shapes": [_setting_line(event, axis) for event in changed for axis in ("x", "x2")],
+        "shapes": [*(_setting_line(event, axis) for event in changed for axis in ("x", "x2")), *vertical],
     }
 
 
-def _last_step(curves: Curves) -> float:
-    return max((float(x[-1]) for x, _ in curves.values() if len(x)), default=0.0)
+def _loss_axis(loss: Loss) -> dict[str, Any]:
+    log = {"type": "log", "exponentformat": "power", "nticks": 8}
+    return {"zeroline": False, **(log if loss.log else {})}
 
 
-def _decades(curve: Curve, low: float, high: float) -> dict[str, Any]:
-    """Return a logarithmic axis that shows at least ``low`` to ``high`` and labels at most five decades."""
-    y = curve[1][curve[1] > 0]
+def _last_step(shown: Shown) -> float:
+    return max((float(x[-1]) for x, _ in shown.curves.values() if len(x)), default=0.0)
+
+
+def _axis(diagnostic: Diagnostic, runs: Sequence[Shown]) -> dict[str, Any]:
+    """Return a linear axis, or a logarithmic one that shows at least its span and labels at most five decades."""
+    if diagnostic.span is None:
+        return {"zeroline": False, "nticks": 4}
+    values = np.concatenate([shown.curves[diagnostic.key][1] for shown in runs]) * diagnostic.scale
+    y = values[(values > 0) & np.isfinite(values)]
+    low, high = diagnostic.span
     bottom, top = math.log10(min(low, y.min(initial=low))), math.log10(max(high, y.max(initial=high)))
     room = 0.06 * (top - bottom)
     ticks = {"exponentformat": "power", "dtick": math.ceil((top - bottom) / 4), "zeroline": False}
@@ -211,7 +358,7 @@ def _title(text: str) -> dict[str, Any]:
 
 
 def _heading(text: str, y: float) -> dict[str, Any]:
-    place = {"xref": "paper", "yref": "paper", "x": 0.655, "y": y, "xanchor": "left", "yanchor": "bottom"}
+    place = {"xref": "paper", "yref": "paper", "x": RIGHT[0], "y": y, "xanchor": "left", "yanchor": "bottom"}
     return {**place, "text": text, "showarrow": False, "font": {"size": 12}}
 
 
@@ -234,8 +381,16 @@ def _name(event: Mark) -> str:
 
 
 def _setting_line(event: Mark, axis: str) -> dict[str, Any]:
-    ends = {"xref": axis, "yref": "paper", "x0": event.step, "x1": event.step, "y0": 0, "y1": 1}
-    return {"type": "line", **ends, "line": {"color": ORANGE, "width": 1, "dash": "dot"}, "layer": "below"}
+    return _vertical(event.step, axis, {"color": ORANGE, "width": 1, "dash": "dot"})
+
+
+def _cursor(step: int, axis: str) -> dict[str, Any]:
+    return _vertical(step, axis, {"color": RED, "width": 1.5})
+
+
+def _vertical(step: int, axis: str, line: dict[str, Any]) -> dict[str, Any]:
+    ends = {"xref": axis, "yref": "paper", "x0": step, "x1": step, "y0": 0, "y1": 1}
+    return {"type": "line", **ends, "line": line, "layer": "below"}
 
 
 def _setting_labels(changed: Sequence[Mark]) -> list[dict[str, Any]]:

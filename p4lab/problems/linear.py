@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from p4lab.errors import OptionError
+from p4lab.problems.matrix import haar_rotation, spread_spd
 
 TARGETS = ("spd", "so", "minus_identity")
 
@@ -28,19 +29,14 @@ def linear_target(kind: str, dim: int, seed: int = 1) -> Tensor:
 
     Source: arXiv:2010.07033, section 4.1.
     """
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
+    noise = torch.randn(dim, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     if kind == "spd":
-        target = noise @ noise.t() / dim + 0.5 * torch.eye(dim, dtype=torch.float64)
-    elif kind == "so":
-        q, r = torch.linalg.qr(noise)
-        target = q * r.diagonal().sign()
-        target[:, 0] *= torch.linalg.det(target).sign()
-    elif kind == "minus_identity":
-        target = -torch.eye(dim, dtype=torch.float64)
-    else:
-        raise OptionError(f"linear target {kind!r} is not known: choose one of {TARGETS}")
-    return target.float()
+        return spread_spd(noise).float()
+    if kind == "so":
+        return haar_rotation(noise).float()
+    if kind == "minus_identity":
+        return -torch.eye(dim)
+    raise OptionError(f"linear target {kind!r} is not known: choose one of {TARGETS}")
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,41 @@
 """Run configs, the engine that trains, the player that controls it, the pump that shows it."""
 
-from p4lab.training.config import LIVE, RunConfig, preset_values
-from p4lab.training.engine import Engine, Problem
+from p4lab.training.config import RunConfig, devices
+from p4lab.training.engine import Engine, Problem, run
+from p4lab.training.files import load_run, save_run, table_bytes
+from p4lab.training.lanes import Lanes
 from p4lab.training.player import Frame, Player, State, describe
 from p4lab.training.pump import Pump, View
-from p4lab.training.records import Event, Records, Snapshot
+from p4lab.training.records import Event, Moment, Records, Snapshot, Trail
+from p4lab.training.runs import History, Run, Runs, RunView
+from p4lab.training.setups import CustomConfig, DigitsConfig, MatrixConfig
 
 __all__ = [
-    "LIVE",
+    "CustomConfig",
+    "DigitsConfig",
     "Engine",
     "Event",
     "Frame",
+    "History",
+    "Lanes",
+    "MatrixConfig",
+    "Moment",
     "Player",
     "Problem",
     "Pump",
     "Records",
+    "Run",
     "RunConfig",
+    "RunView",
+    "Runs",
     "Snapshot",
     "State",
+    "Trail",
     "View",
     "describe",
-    "preset_values",
+    "devices",
+    "load_run",
+    "run",
+    "save_run",
+    "table_bytes",
 ]

@@ -7,23 +7,25 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from p4lab.errors import ConfigError, TrainingError
-from p4lab.flows import Flow, p4inv_bent
-from p4lab.p4 import MergeReport, MergeSchedule, MergeStatus, penalty
+from p4lab.p4 import MergeReport, MergeSchedule, MergeStatus, P4Inv, P4Module, p4_modules, penalty
 from p4lab.p4.invertible import MIN_FACTOR
-from p4lab.problems import Digits
-from p4lab.training.config import LIVE, RunConfig
-from p4lab.training.records import Event, Kind, Records, Snapshot
+from p4lab.training.config import RunConfig
+from p4lab.training.measure import figures
+from p4lab.training.records import Event, Kind, Moment, Records, Snapshot, copied
 
 if TYPE_CHECKING:
     import pandas
 
 SMOOTHING = 50
 PICTURES = 64
+SMALL_BYTES = 512
+"""A watched matrix up to this size (8 x 8) is recorded after every step, a larger one at measurements."""
 EVENT_OF: dict[MergeStatus, Kind] = {
     MergeStatus.MERGED: "merge",
     MergeStatus.SKIPPED_SINGULAR: "skip",
@@ -33,15 +35,19 @@ EVENT_OF: dict[MergeStatus, Kind] = {
 
 
 class Problem(Protocol):
-    """What the engine asks of a problem."""
+    """What the engine asks of a problem; ``dim``, `test_loss`, `pictures` and ``watched`` may be missing.
+
+    ``watched(model)`` returns the (d, d) matrix whose path and eigenvalues are recorded (missing: the weights of the
+    first P4Inv layer); ``set_target(text)`` changes what is trained for.
+    """
 
     dim: int
 
-    def batch(self, size: int, generator: torch.Generator) -> Tensor:
+    def batch(self, size: int, generator: torch.Generator) -> Any:
         """Draw training data."""
 
-    def loss(self, model: Any, x: Tensor) -> Tensor:
-        """Return the loss of a batch in nats/dim, differentiable."""
+    def loss(self, model: Any, x: Any) -> Tensor:
+        """Return the loss of a batch, a differentiable scalar."""
 
     def test_loss(self, model: Any) -> Tensor:
         """Return the loss on data that is not trained on."""
@@ -51,15 +57,17 @@ class Problem(Protocol):
 
 
 class Engine:
-    """A run of a flow of P4Inv layers.
+    """A run: problem, model, optimizer and merge schedule, recorded.
 
     Everything random comes from generators that the engine owns, one for the batches and one for the pictures, so that
     looking at a run (`snapshot`) does not change it. The first measurement is taken before the first step.
 
     Args:
         config: the settings.
-        problem: what is trained on (None: the one that the config names).
-        model: what is trained (None: the one that the config describes).
+        problem: what is trained on (None: the one that the config describes).
+        model: what is trained (None: the config's).
+        optimizer: what trains it (None: the config's).
+        schedule: when P4 modules merge (None: the config's; a model without P4 modules has none).
 
     Attributes:
         config: the settings in force; `set` replaces it.
@@ -68,39 +76,46 @@ class Engine:
         problem, model, optimizer, schedule: the parts.
 
     Example:
-        >>> engine = Engine(RunConfig(blocks=0))
+        >>> from p4lab.training import DigitsConfig
+        >>> engine = Engine(DigitsConfig(blocks=0))
         >>> engine.run(2)
         >>> engine.step, len(engine.records.steps)
         (2, 2)
     """
 
-    def __init__(self, config: RunConfig, problem: Problem | None = None, model: Flow | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        problem: Any = None,
+        model: nn.Module | None = None,
+        optimizer: Optimizer | None = None,
+        schedule: MergeSchedule | None = None,
+    ) -> None:
         self.config = config
-        dtype, device = getattr(torch, config.dtype), torch.device(config.device)
-        self.problem: Problem = problem or Digits(config.seed, device, dtype)
-        self.model = model or p4inv_bent(
-            self.problem.dim,
-            config.blocks,
-            init="identity",
-            seed=config.seed,
-            rank=config.rank,
-            reset=config.reset,
-            train_v=config.train_v,
-            dtype=dtype,
-            device=device,
-        )
-        self.optimizer = _optimizer(config, self.model)
-        self.schedule = MergeSchedule(
-            self.model, self.optimizer, every=config.merge_every, refine_every=config.refine_every
-        )
-        self.records = Records()
+        if problem is None or model is None:
+            problem, model = config.parts()
+        self.problem, self.model = problem, model
+        self.layers = p4_modules(model)
+        self.optimizer = optimizer or _optimizer(config, model)
+        self.schedule = schedule or (MergeSchedule(model, self.optimizer) if self.layers else None)
         self.step = 0
-        self._everyone = tuple(range(len(self.schedule.layers)))
+        self._everyone = tuple(range(len(self.layers)))
+        self._perturbations = _amounts(self.layers)
+        self._factors = {layer: layer.min_factor or MIN_FACTOR for layer in self.layers if isinstance(layer, P4Inv)}
         self._batches = torch.Generator().manual_seed(config.seed)
         latent = torch.Generator().manual_seed(config.seed + 1)
-        self._z = torch.randn(PICTURES, self.problem.dim, generator=latent, dtype=dtype).to(device)
+        z = torch.randn(PICTURES, getattr(problem, "dim", 1), generator=latent, dtype=getattr(torch, config.dtype))
+        self._z = z.to(config.device)
+        watched = self._watched()
+        self._watched_bytes = 0 if watched is None else watched.numel() * watched.element_size()
+        self._small = 0 < self._watched_bytes <= SMALL_BYTES
+        self.records = self._new_records()
         self._apply(config)
         self._measure()
+        self._follow(set(), True)
+
+    def _new_records(self) -> Records:
+        return Records.watching(self._watched_bytes)
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -118,7 +133,7 @@ class Engine:
     @property
     def merge_due(self) -> bool:
         """Whether the next step ends with a merge attempt."""
-        return self.schedule.due
+        return self.schedule is not None and self.schedule.due
 
     def _step(self) -> None:
         start = time.perf_counter()
@@ -128,7 +143,8 @@ class Engine:
         (loss + penalty(self.model) if self.config.penalty else loss).backward()
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
         # The only wait for the device in a step: a loss that is not finite must be known before the optimizer acts.
-        value, norm = torch.stack([loss.detach(), torch.nn.utils.get_total_norm(grads).to(loss.dtype)]).tolist()
+        sizes = [torch.nn.utils.get_total_norm(of).to(loss) for of in (grads, self._perturbations)]
+        value, norm, moved = torch.stack([loss.detach(), *sizes]).tolist()
         if not (math.isfinite(value) and math.isfinite(norm)):
             self.optimizer.zero_grad()
             raise TrainingError(
@@ -136,15 +152,23 @@ class Engine:
                 "lower the learning rate, switch skip or penalty on, or reset"
             )
         self.optimizer.step()
-        reports = self.schedule.step()
+        reports = self.schedule.step() if self.schedule else []
         self.step += 1
-        self._note(reports)
+        kinds = self._note(reports)
         seconds = time.perf_counter() - start
         self.records.steps.append(
-            step=self.step, loss=value, smooth_loss=self._smooth(value), grad_norm=norm, step_seconds=seconds
+            step=self.step,
+            loss=value,
+            smooth_loss=self._smooth(value),
+            grad_norm=norm,
+            perturbation_norm=moved,
+            step_seconds=seconds,
         )
-        if self.step % self.config.measure_every == 0:
+        due = self.step % self.config.measure_every == 0
+        if due:
             self._measure()
+        if due or self._small:
+            self._follow(kinds, due)
 
     def _smooth(self, value: float) -> float:
         column = self.records.steps.columns["smooth_loss"]
@@ -154,9 +178,10 @@ class Engine:
         weight = max(1 / SMOOTHING, min(1.0, 5 / len(column)))
         return column[-1] + weight * (value - column[-1])
 
-    def _note(self, reports: list[MergeReport]) -> None:
-        if not reports:
-            return
+    def _note(self, reports: list[MergeReport]) -> set[Kind]:
+        """Record what became of merge attempts and return the kinds of events."""
+        if not reports or self.schedule is None:
+            return set()
         layers: dict[tuple[Kind, str], list[int]] = {}
         accepted = torch.stack([report.accepted for report in reports]).tolist()
         for layer, (report, merged) in enumerate(zip(reports, accepted, strict=True)):
@@ -168,22 +193,33 @@ class Engine:
             self.records.add(Event(self.step, kind, which, text))
         if self.config.refine_every and self.schedule.attempts % self.config.refine_every == 0:
             worst = torch.stack(self.schedule.violations).max().item()
-            self.records.add(Event(self.step, "refine", self._everyone, f"largest |A A^-1 - I| is now {worst:.2g}"))
+            self.records.add(Event(self.step, "refine", self._everyone, f"largest violation is now {worst:.2g}"))
+        return {kind for kind, _ in layers}
 
     @torch.no_grad()
     def _measure(self) -> None:
-        layers = self.model.linear_layers()
-        values = torch.linalg.svdvals(torch.stack([layer.weight for layer in layers]))
-        figures = [
-            self.problem.test_loss(self.model),
-            self.model.logabsdet(),
-            torch.stack([layer.violation() for layer in layers]).max(),
-            (values[:, 0] / values[:, -1]).max(),
-        ]
-        test, logabsdet, residual, condition = (float(figure) for figure in figures)
-        self.records.measures.append(
-            step=self.step, test_loss=test, logabsdet=logabsdet, residual=residual, condition=condition
-        )
+        test = self.problem.test_loss(self.model) if hasattr(self.problem, "test_loss") else math.nan
+        self.records.measures.append(step=self.step, test_loss=float(test), **figures(self.model, self._watched()))
+
+    @torch.no_grad()
+    def _follow(self, kinds: set[Kind], measured: bool) -> None:
+        """Record the watched matrix."""
+        watched = self._watched()
+        if watched is None:
+            return
+        matrix = watched.detach().cpu().numpy().copy()
+        self.records.trail.add(self.step, matrix)
+        if "merge" in kinds:
+            self.records.merge_points.add(self.step, matrix)
+        if "skip" in kinds:
+            self.records.skip_points.add(self.step, matrix)
+        if measured:
+            self.records.spectrum.add(self.step, np.linalg.eigvals(matrix))
+
+    def _watched(self) -> Tensor | None:
+        if hasattr(self.problem, "watched"):
+            return self.problem.watched(self.model)
+        return next((layer.weight for layer in self.layers if isinstance(layer, P4Inv)), None)
 
     # --- settings ----------------------------------------------------------------------------------------------------
 
@@ -191,61 +227,114 @@ class Engine:
         """Change a hyperparameter of the running run; the change is recorded as an event.
 
         Args:
-            name: one of `LIVE`.
+            name: one of ``config.live``.
             value: its new value.
 
         Raises:
             ConfigError: unknown name, value out of range, or a setting that applies only when a run is built.
         """
         config = self.config.replace(**{name: value})
-        if name not in LIVE:
-            raise ConfigError(f"{name}={value!r}: applies at reset; while a run goes on, {', '.join(LIVE)} can change")
+        if name not in config.live:
+            raise ConfigError(
+                f"{name}={value!r}: applies at reset; while a run goes on, {', '.join(config.live)} can change"
+            )
         if config == self.config:
             return
         self._apply(config)
         self.config = config
-        self.records.add(
-            Event(
-                self.step,
-                "set",
-                (),
-                f"{name} = {getattr(config, name):g}" if name == "learning_rate" else f"{name} = {value}",
-            )
-        )
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        self.records.add(Event(self.step, "set", (), f"{name} = {text}"))
 
     def _apply(self, config: RunConfig) -> None:
+        config.update(self.problem)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate
-        self.schedule.every, self.schedule.refine_every = config.merge_every, config.refine_every
-        for layer in self.model.linear_layers():
-            layer.reset_kind = config.reset
-            layer.min_factor = MIN_FACTOR if config.skip else 0.0
+        if self.schedule:
+            self.schedule.every, self.schedule.refine_every = config.merge_every, config.refine_every
+        for layer, factor in self._factors.items():
+            layer.reset_kind, layer.refine_order = config.reset, config.refine_order
+            layer.min_factor = factor if config.skip else 0.0
 
-    # --- looking -----------------------------------------------------------------------------------------------------
+    # --- looking, and coming back ------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def snapshot(self) -> Snapshot:
         """Return the present state; it shares no memory with the run, and taking it does not change the run."""
-        pictures = self.problem.pictures(self.model, self._z)
         return Snapshot(
             config=self.config,
             step=self.step,
             curves=MappingProxyType(self.records.curves()),
-            events=self.records.thinned(),
+            events=self.records.all_events(),
             counts=MappingProxyType(dict(self.records.counts)),
-            pictures=MappingProxyType({name: picture.numpy() for name, picture in pictures.items()}),
+            pictures=self._pictures(),
+            **self.records.trails(),
         )
 
+    def _pictures(self) -> MappingProxyType[str, Any]:
+        if not hasattr(self.problem, "pictures"):
+            return MappingProxyType({})
+        pictures = self.problem.pictures(self.model, self._z)
+        return MappingProxyType({name: picture.numpy() for name, picture in pictures.items()})
+
     @torch.no_grad()
-    def logabsdet_error(self) -> float:
-        """Return how far the carried log|det| of any layer is from a factorization in float64 (nats). Cost O(d^3)."""
-        layers = self.model.linear_layers()
-        exact = torch.stack([torch.linalg.slogdet(layer.weight.double())[1] for layer in layers])
-        return float((torch.stack([layer.logabsdet() for layer in layers]) - exact).abs().max())
+    def moment(self) -> Moment:
+        """Return the present as a moment that `load_state` can come back to. Cost: a copy of weights and optimizer."""
+        return Moment(self.step, self.state(), self._pictures(), dict(self.records.counts))
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy of everything that the next step depends on: plain numbers, text and tensors."""
+        return copied(
+            {
+                "config": self.config.to_dict(),
+                "step": self.step,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict() if self.schedule else {},
+                "batches": self._batches.get_state(),
+            }
+        )
+
+    def load_state(self, state: dict[str, Any], records: Records | None = None) -> None:
+        """Go to a state: the next steps are those that followed it, unless settings change.
+
+        Args:
+            state: from `state` of an engine with the same problem and the same kind of model.
+            records: what led to it (None: the records begin anew).
+
+        Raises:
+            ConfigError: the state does not fit.
+        """
+        state = copied(state)
+        try:
+            config = self.config.replace(**state["config"])
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.schedule:
+                self.schedule.load_state_dict(state["schedule"])
+            self._batches.set_state(state["batches"])
+            step = int(state["step"])
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise ConfigError(f"state of a run: it does not fit this problem and model ({error})") from error
+        self.step, self.records = step, records or self._new_records()
+        self._apply(config)
+        self.config = config
+        if records is None:
+            self._measure()
 
     def frame(self) -> "pandas.DataFrame":
         """Return the records as a table, one row per step."""
         return self.records.frame()
+
+
+def run(config: RunConfig, steps: int) -> Engine:
+    """Train without thread or widget and return the engine; the same config gives the same numbers as the lab.
+
+    Raises:
+        TrainingError: as `Engine.run`.
+    """
+    engine = Engine(config)
+    engine.run(steps)
+    return engine
 
 
 @contextmanager
@@ -261,3 +350,13 @@ def _threads(number: int) -> Iterator[None]:
 def _optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
     kind = {"adam": Adam, "sgd": SGD}[config.optimizer]
     return kind(model.parameters(), lr=config.learning_rate)
+
+
+def _amounts(layers: list[P4Module]) -> list[nn.Parameter]:
+    """Return the parameters that are 0 right after a merge: how much is perturbed, not along what."""
+    return [
+        parameter
+        for layer in layers
+        for parameter in layer.perturbation()
+        if not any(parameter is direction for direction in layer.directions())
+    ]

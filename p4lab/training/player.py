@@ -8,14 +8,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
-from p4lab.errors import ConfigError, P4Error
-from p4lab.training.config import LIVE, RunConfig
-from p4lab.training.engine import Engine
+from p4lab.errors import ConfigError, OptionError, P4Error, RunFileError, SingularMatrixError
+from p4lab.training.config import RunConfig
 from p4lab.training.records import Snapshot
+from p4lab.training.runs import Factory, Run, Runs, RunView
 
-Factory = Callable[[RunConfig], Engine]
+T = TypeVar("T")
 
 
 class State(StrEnum):
@@ -39,8 +39,11 @@ class Frame:
         planned: the settings of the next run; they differ from the run's own where a setting waits for a reset.
         speed: limit in steps per second, None for full speed.
         steps_per_second: over the last steps of this stretch of running, 0 if it is not running.
-        run: counts the resets.
-        snapshot: the run.
+        run: grows when other curves are to be seen: a reset, a branch, another run.
+        snapshot: the active run, at present or at the moment that is looked at.
+        shown: step of that moment, None for the present.
+        moments: steps that can be looked at.
+        runs: all runs, the active one among them.
     """
 
     version: int
@@ -51,19 +54,22 @@ class Frame:
     steps_per_second: float
     run: int
     snapshot: Snapshot
+    shown: int | None = None
+    moments: tuple[int, ...] = ()
+    runs: tuple[RunView, ...] = ()
 
     @property
     def pending(self) -> tuple[str, ...]:
-        """Names of the settings that wait for a reset."""
-        now, then = self.snapshot.config.to_dict(), self.planned.to_dict()
-        return tuple(name for name in now if now[name] != then[name])
+        """Names of the settings that wait for a reset, or, while the past is shown, for a branch."""
+        return tuple(self.snapshot.config.differences(self.planned))
 
 
 class Player:
-    """Run an engine in a thread of its own; every method returns at once and may be called from any thread.
+    """Train in a thread of its own; every method but `ask` returns at once and may be called from any thread.
 
     idle -> running <-> paused; a run that cannot go on is failed, with a message, and may be started again (say, with a
-    lower learning rate) or reset. A setting outside of its range is refused with a message and changes nothing.
+    lower learning rate) or reset. A setting outside of its range is refused with a message and changes nothing. While
+    the past is shown, settings are kept for a branch; going on applies them to the run itself.
 
     Args:
         factory: makes the engine of a config; called at once and at each reset.
@@ -82,8 +88,8 @@ class Player:
         self.error: Exception | None = None
         self.version = 0
         self.changed: Callable[[], None] = lambda: None
-        self._factory, self._planned = factory, config
-        self._engine = factory(config)
+        self._planned = config
+        self._runs = Runs(factory, config)
         self._state = State.IDLE
         self._speed: float | None = None
         self._run = 0
@@ -124,17 +130,57 @@ class Player:
         """Limit the speed (None: full speed)."""
         self._commands.put(lambda: self._limit(steps_per_second))
 
-    def frame(self, timeout: float | None = None) -> Frame:
-        """Return the present state, taken between two steps.
+    def scrub(self, step: int | None) -> None:
+        """Pause and show the moment nearest to a step; None shows the present."""
+        self._commands.put(lambda: self._look(step))
+
+    def branch(self, name: str = "") -> None:
+        """Start a second run, paused, from the moment that is shown, with the planned live settings."""
+        self._commands.put(lambda: self._change(lambda runs: runs.branch(self._planned, name), State.PAUSED))
+
+    def keep(self) -> None:
+        """Keep the run for comparison and make a new one, idle, with the planned settings."""
+        self._commands.put(lambda: self._change(lambda runs: runs.keep(self._planned), State.IDLE))
+
+    def select(self, number: int) -> None:
+        """Go on, paused, with another run."""
+        self._commands.put(lambda: self._change(lambda runs: runs.select(number), State.PAUSED))
+
+    def add(self, run: Run) -> None:
+        """Take in a run that was loaded, and go on, paused, with it."""
+        self._commands.put(lambda: self._change(lambda runs: runs.add(run), State.PAUSED))
+
+    def rename(self, number: int, name: str) -> None:
+        """Give a run another name."""
+        self._commands.put(lambda: self._edit(lambda runs: runs.rename(number, name)))
+
+    def remove(self, number: int) -> None:
+        """Forget a run that is not active."""
+        self._commands.put(lambda: self._edit(lambda runs: runs.remove(number)))
+
+    def ask(self, question: Callable[[Runs], T], timeout: float | None = None) -> T:
+        """Return the answer to a question that is asked between two steps, in the player's thread.
 
         Raises:
             TimeoutError: it took longer than ``timeout`` seconds, or the player is closed.
         """
-        future: Future[Frame] = Future()
-        self._commands.put(lambda: self._answer(future))
+        future: Future[T] = Future()
+        self._commands.put(lambda: self._answer(future, question))
         if self._state is State.CLOSED and not self._thread.is_alive():
             raise TimeoutError("the player is closed")
         return future.result(timeout)
+
+    def frame(self, timeout: float | None = None) -> Frame:
+        """Return the present state, taken between two steps.
+
+        Raises:
+            TimeoutError: as `ask`.
+        """
+        return self.ask(self._frame, timeout)
+
+    def poke(self) -> None:
+        """Have the views drawn again: something else that they show has changed."""
+        self._commands.put(self._touch)
 
     def close(self, timeout: float = 10.0) -> None:
         """End the thread; the engine stays as it is."""
@@ -148,9 +194,9 @@ class Player:
         return self._state
 
     @property
-    def engine(self) -> Engine:
-        """The engine of the present run; touch it only while the player is not running."""
-        return self._engine
+    def engine(self) -> Any:
+        """The engine (or lanes) of the active run; touch it only while the player is not running."""
+        return self._runs.active.engine
 
     # --- the thread --------------------------------------------------------------------------------------------------
 
@@ -179,14 +225,15 @@ class Player:
     def _one_step(self) -> None:
         if self._speed:
             self._next_step = max(time.monotonic(), self._next_step + 1 / self._speed)
-        merging = self._engine.merge_due
-        self._engine.run(1)
+        merging = self.engine.merge_due
+        self._runs.advance()
         self._times.append(time.monotonic())
         if self._until_merge and merging:
             self._state, self._until_merge = State.PAUSED, False
         self._touch()
 
     def _start(self) -> None:
+        self._return()
         self._state, self.error, self._until_merge = State.RUNNING, None, False
         self._times.clear()
         self._touch()
@@ -197,17 +244,18 @@ class Player:
             self._touch()
 
     def _advance(self, until_merge: bool) -> None:
+        self._return()
         self.error = None
         if until_merge:
             self._state, self._until_merge = State.RUNNING, True
             self._times.clear()
         else:
             self._state = State.PAUSED
-            self._engine.run(1)
+            self._runs.advance()
         self._touch()
 
     def _reset(self) -> None:
-        self._engine = self._factory(self._planned)
+        self._runs.restart(self._planned)
         self._state, self.error, self._until_merge = State.IDLE, None, False
         self._run += 1
         self._touch()
@@ -216,14 +264,44 @@ class Player:
         planned = self._planned.replace(**changes)
         if self._state is State.IDLE:
             # Nothing has been trained yet, so a new engine costs nothing and no setting needs to wait.
-            self._engine, self._planned = self._factory(planned), planned
-        else:
-            for name in changes:
-                if name in LIVE:
-                    self._engine.set(name, changes[name])
-            self._planned = planned
+            self._runs.restart(planned)
+        elif self._runs.shown is None:
+            self._apply(planned)
+        self._planned = planned
         if self._state is not State.FAILED:
             self.error = None
+        self._touch()
+
+    def _apply(self, planned: RunConfig) -> None:
+        for name in planned.differences(self.engine.config):
+            if name in planned.live:
+                self.engine.set(name, getattr(planned, name))
+
+    def _return(self) -> None:
+        """Go back to the present, with the settings that were made meanwhile."""
+        if self._runs.shown is not None:
+            self._runs.scrub(None)
+            self._apply(self._planned)
+
+    def _look(self, step: int | None) -> None:
+        if step is None:
+            self._return()
+        else:
+            self._pause()
+            self._runs.scrub(step)
+        self._touch()
+
+    def _change(self, change: Callable[[Runs], None], state: State) -> None:
+        """Make another run the active one."""
+        change(self._runs)
+        self._planned = self.engine.config
+        self._state, self.error, self._until_merge = state, None, False
+        self._run += 1
+        self._touch()
+
+    def _edit(self, change: Callable[[Runs], None]) -> None:
+        change(self._runs)
+        self._run += 1
         self._touch()
 
     def _limit(self, steps_per_second: float | None) -> None:
@@ -234,21 +312,30 @@ class Player:
         self._speed, self._next_step = steps_per_second, time.monotonic()
         self._touch()
 
-    def _answer(self, future: "Future[Frame]") -> None:
+    def _answer(self, future: "Future[T]", question: Callable[[Runs], T]) -> None:
         if not future.set_running_or_notify_cancel():
             return
-        message = "" if self.error is None else describe(self.error)
-        future.set_result(
-            Frame(
-                self.version,
-                self._state,
-                message,
-                self._planned,
-                self._speed,
-                self._rate(),
-                self._run,
-                self._engine.snapshot(),
-            )
+        try:
+            future.set_result(question(self._runs))
+        except Exception as error:  # it belongs to whoever asked
+            future.set_exception(error)
+
+    def _frame(self, runs: Runs) -> Frame:
+        present = runs.active.engine.snapshot()
+        shown = runs.shown
+        snapshot = present if shown is None else present.at(shown)
+        return Frame(
+            version=self.version,
+            state=self._state,
+            message="" if self.error is None else describe(self.error),
+            planned=self._planned,
+            speed=self._speed,
+            steps_per_second=self._rate(),
+            run=self._run,
+            snapshot=snapshot,
+            shown=None if shown is None else shown.step,
+            moments=tuple(moment.step for moment in runs.active.history.moments),
+            runs=runs.views(snapshot),
         )
 
     def _rate(self) -> float:
@@ -262,7 +349,8 @@ class Player:
 
     def _fail(self, error: Exception) -> None:
         self.error = error
-        if not isinstance(error, ConfigError):  # a refused setting does not stop a run
+        # What is refused (a setting, a file) does not stop a run.
+        if not isinstance(error, ConfigError | OptionError | SingularMatrixError | RunFileError):
             self._state, self._until_merge = State.FAILED, False
         self._touch()
 

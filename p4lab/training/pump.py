@@ -1,11 +1,13 @@
 """The pump: one thread that shows what a player does, as fast as its views can take it."""
 
+import math
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from p4lab.training.player import Frame, Player
+from p4lab.training.player import Frame, Player, State
 
 PATIENCE = 0.25
 """Seconds until a view that is not ready is looked at again, should it not call `Pump.wake` itself."""
@@ -39,7 +41,9 @@ class Pump:
     """Draw a player's frames on views; the only thread that writes to them.
 
     A view gets a frame when something changed, its interval is over and it acknowledged the frame before: a slow
-    browser gets fewer frames, never old ones. The last frame after a pause is always drawn.
+    browser gets fewer frames, never old ones. Intervals end on the beats of the shortest one, so that the views share
+    frames: each costs the training thread some milliseconds. While the player is not running, intervals do not count:
+    what a key press changed, and the last frame after a pause, are drawn as soon as the views are ready.
 
     Args:
         player: whose frames.
@@ -49,13 +53,14 @@ class Pump:
         error: the first exception that a view raised (it gets no further frames), None if all is well.
     """
 
-    def __init__(self, player: Player, views: list[View]) -> None:
+    def __init__(self, player: Player, views: Sequence[View]) -> None:
         self.error: Exception | None = None
         self._player = player
         self._slots = [_Slot(view) for view in views]
         self._wake = threading.Event()
-        self._closed = False
-        player.changed = self._wake.set
+        self._beat = min((view.interval for view in views), default=0.0)
+        self._closed = self._waits_for_change = False
+        player.changed = self._changed
         self._thread = threading.Thread(target=self._loop, name="p4lab-pump", daemon=True)
         self._thread.start()
 
@@ -70,17 +75,28 @@ class Pump:
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 
+    def _changed(self) -> None:
+        # Called after every step: while the views rest, the training thread should not be disturbed by the pump.
+        if self._waits_for_change or not self._running:
+            self._wake.set()
+
+    @property
+    def _running(self) -> bool:
+        return self._player.state is State.RUNNING
+
     def _loop(self) -> None:
         while not self._closed:
+            self._wake.clear()
+            self._waits_for_change = True  # before the version is read: no change may be missed
             stale = [slot for slot in self._slots if slot.seen != self._player.version]
-            now = time.monotonic()
-            due = [slot for slot in stale if slot.next <= now and slot.view.ready]
+            self._waits_for_change = not stale
+            now, running = time.monotonic(), self._running
+            due = [slot for slot in stale if slot.view.ready and (slot.next <= now or not running)]
             if due:
                 self._draw(due)
                 continue
-            waits = [slot.next - now if slot.next > now else PATIENCE for slot in stale]
+            waits = [slot.next - now if slot.next > now and running else PATIENCE for slot in stale]
             self._wake.wait(min(waits, default=None))
-            self._wake.clear()
 
     def _draw(self, due: list[_Slot]) -> None:
         try:
@@ -90,9 +106,13 @@ class Pump:
             return
         now = time.monotonic()
         for slot in due:
-            slot.seen, slot.next = frame.version, now + slot.view.interval
+            slot.seen, slot.next = frame.version, self._next(now + slot.view.interval)
             try:
                 slot.view.draw(frame)
             except Exception as error:  # reported through `error`; the other views go on
                 self.error = self.error or error
                 self._slots.remove(slot)
+
+    def _next(self, end: float) -> float:
+        """Return the beat nearest to the end of an interval."""
+        return math.floor(end / self._beat + 0.5) * self._beat if self._beat else end

@@ -8,7 +8,22 @@ from typing import Any, Literal
 from p4lab.errors import OptionError
 from p4lab.widgets.channel import FOLDER, Channel, script
 
-Kind = Literal["title", "button", "badge", "readout", "message", "slider", "choice", "segments", "toggle", "number"]
+Kind = Literal[
+    "title",
+    "button",
+    "badge",
+    "readout",
+    "message",
+    "slider",
+    "choice",
+    "segments",
+    "toggle",
+    "number",
+    "text",
+    "scrubber",
+    "runs",
+    "upload",
+]
 
 
 @dataclass(frozen=True)
@@ -21,10 +36,10 @@ class Item:
         label: what people read.
         unit: behind its value.
         help: shown when the pointer rests on it.
-        choices: values to choose from (slider: ascending and above 0; choice; segments).
+        choices: values to choose from (slider: ascending; choice; segments); file endings (upload).
         texts: how they read (empty: as they are).
         live: whether it acts at once; if not, it is labelled so.
-        look: of a button: "plain", "primary" or "attention".
+        look: of a button: "plain", "primary" or "attention"; of a text: "copy" adds a button that copies it.
     """
 
     kind: Kind
@@ -57,7 +72,9 @@ class ControlPanel(Channel):
 
     Args:
         groups: what to show.
-        touched: called with name and new value, in a thread of the kernel: put a command on a queue and return.
+        touched: called with name and new value, in a thread of the kernel: put a command on a queue and return. The
+            value of an "upload" is the file's content, that of a "runs" table ``{"action": ..., "number": ...}`` with
+            the action "select", "remove" or "rename" (then with "name").
         direction: "row" or "column".
     """
 
@@ -84,8 +101,18 @@ class ControlPanel(Channel):
                 self._state = state
                 self._post(state)
 
+    def download(self, name: str, content: bytes) -> None:
+        """Let the browser save a file."""
+        self.send({"download": name}, [memoryview(content)])
+
     def _greeting(self) -> tuple[dict[str, Any], list[memoryview]]:
         return {"spec": self._spec, **self._state}, []
+
+    def _receive(self, widget: Any, message: dict[str, Any], buffers: Any) -> None:
+        if "upload" in message:
+            self._touched(message["upload"], bytes(buffers[0]))
+        else:
+            super()._receive(widget, message, buffers)
 
     def _heard(self, message: dict[str, Any]) -> None:
         if "set" in message:

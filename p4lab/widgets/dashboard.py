@@ -1,73 +1,94 @@
 """The live lab: a player, a pump, and the widgets that show and control them."""
 
 import atexit
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import ipywidgets
 from IPython import get_ipython
 
+from p4lab.errors import ConfigError
 from p4lab.p4 import PRESETS
-from p4lab.plots import Figure
-from p4lab.problems import bits
-from p4lab.training import Frame, Player, Pump, RunConfig, State, describe, preset_values
-from p4lab.training.player import Factory
+from p4lab.plots import RUN_COLORS, VIEWS, Figure, Loss, Shown, training_curves
+from p4lab.training import Frame, Player, Pump, RunConfig, Snapshot, State, describe, load_run, save_run
+from p4lab.training.runs import Factory
+from p4lab.widgets import files
 from p4lab.widgets.channel import Channel
-from p4lab.widgets.controls import ControlPanel, Group, Item
+from p4lab.widgets.controls import ControlPanel, Group
 from p4lab.widgets.live_plot import LivePlot
+from p4lab.widgets.panels import Readout, header, hint, readouts, run_rows, runs_panel, time_bar
+
+if TYPE_CHECKING:
+    import pandas
+    import plotly.graph_objects
 
 PICTURE_INTERVAL = 0.1
 PANEL_INTERVAL = 0.2
 CURVE_INTERVAL = 0.6
+WAIT = 10.0
 
 
 @dataclass
-class WidgetView:
-    """A widget as the pump sees it.
+class Picture:
+    """A widget that shows frames, as the pump sees it.
 
     Attributes:
         widget: asked whether it is ready.
+        draw: puts a frame on the widget.
         interval: least time between two frames in seconds.
-        show: puts a frame on the widget.
     """
 
     widget: Channel
-    interval: float
-    show: Callable[[Frame], None]
+    draw: Callable[[Frame], None]
+    interval: float = PICTURE_INTERVAL
 
     @property
     def ready(self) -> bool:
         """Whether the browser has shown the last frame."""
         return self.widget.ready
 
-    def draw(self, frame: Frame) -> None:
-        """Show a frame."""
-        self.show(frame)
+
+@dataclass(frozen=True)
+class Style:
+    """How a lab's curves and numbers read.
+
+    Attributes:
+        loss: how losses read.
+        view: which diagnostics are shown first.
+        lanes: what lanes are called, by value of the setting in which they differ.
+        readouts: numbers in the header (None: step, speed, losses, merges).
+    """
+
+    loss: Loss = field(default_factory=Loss)
+    view: str = "inverse"
+    lanes: dict[str, str] = field(default_factory=dict)
+    readouts: Sequence[Readout] | None = None
 
 
 class Dashboard:
-    """Train live in a notebook: header with transport and readouts, settings, fast pictures, curves.
+    """Train live in a notebook: transport, readouts, time travel, settings, fast pictures, curves, and runs to compare.
 
-    It joins things and computes nothing: the factory makes engines, ``draw_pictures`` and ``curves`` turn frames into
-    what is shown. Displaying the object shows the lab. A new lab of the same name closes the one before, threads and
-    all.
+    It joins things and computes nothing: the factory makes engines, each picture draws frames, `p4lab.plots` draws the
+    curves. Displaying the object shows the lab. A new lab of the same name closes the one before, threads and all.
 
     Args:
         config: settings of the first run.
-        factory: makes the engine of a config.
+        factory: makes the engine (or lanes) of a config.
         title: heading.
         subtitle: one line on what one sees.
         settings: groups of items named like the fields of the config; "preset" and "speed" are understood, too.
-        pictures: the widget for fast pictures.
-        draw_pictures: puts a frame on it.
-        curves: makes the figure of a frame.
+        pictures: fast pictures.
+        style: how curves and numbers read.
         name: what replaces what (None: the notebook cell that runs this, so that two cells give two labs).
 
     Attributes:
         player: the player.
         root: the outermost ipywidget.
+
+    Raises:
+        P4Error: whatever the factory raises on the first config.
     """
 
     # Shared state, so that re-running a cell can close what it started before.
@@ -80,45 +101,60 @@ class Dashboard:
         title: str,
         subtitle: str,
         settings: Sequence[Group],
-        pictures: Channel,
-        draw_pictures: Callable[[Frame], None],
-        curves: Callable[[Frame], Figure],
+        pictures: Sequence[Picture] = (),
+        style: Style | None = None,
         name: str | None = None,
     ) -> None:
         self._key = name or _cell_id()
         if self._key in self._open:
             self._open[self._key].close()
-        self._title = title
+        self._title, self._factory = title, factory
+        self._style = style or Style()
+        self._view = self._style.view
+        self._readouts = readouts(self._style.loss) if self._style.readouts is None else self._style.readouts
+        self._refused: Exception | None = None
         self._names = {item.name for group in settings for item in group.items}
-        self._problem = config.problem
         self.player = Player(factory, config)
-        self._head = ControlPanel(_header(title, subtitle), self._touched, direction="row")
+        self._head = ControlPanel(header(title, subtitle, self._readouts), self._touched, direction="row")
+        self._time = ControlPanel(time_bar(self._view), self._touched, direction="row")
         self._side = ControlPanel(settings, self._touched)
+        self._runs = ControlPanel(runs_panel(), self._touched, direction="row")
         self._plot = LivePlot()
-        self._pictures = pictures
-        self._widgets = {"p4-head": self._head, "p4-side": self._side, "p4-pictures": pictures, "p4-curves": self._plot}
-        for css_class, widget in self._widgets.items():
-            widget.add_class(css_class)
-        layout = ipywidgets.Box(list(self._widgets.values())).add_class("p4-layout")
-        self.root = ipywidgets.Box([layout]).add_class("p4-lab")
-        self._pump = Pump(
-            self.player,
-            [
-                WidgetView(self._head, PANEL_INTERVAL, self._show_head),
-                WidgetView(self._side, PANEL_INTERVAL, self._show_side),
-                WidgetView(pictures, PICTURE_INTERVAL, draw_pictures),
-                WidgetView(self._plot, CURVE_INTERVAL, lambda frame: self._plot.show(curves(frame))),
-            ],
-        )
-        for widget in self._widgets.values():
-            widget.on_ready = self._pump.wake
+        self._views = [
+            Picture(self._head, self._show_head, PANEL_INTERVAL),
+            Picture(self._time, self._show_time, PANEL_INTERVAL),
+            Picture(self._side, self._show_side, PANEL_INTERVAL),
+            Picture(self._runs, self._show_runs, 2 * PANEL_INTERVAL),
+            *pictures,
+            Picture(self._plot, lambda frame: self._plot.show(self._curves(frame)), CURVE_INTERVAL),
+        ]
+        self.root = self._layout([picture.widget for picture in pictures])
+        self._pump = Pump(self.player, self._views)
+        for view in self._views:
+            view.widget.on_ready = self._pump.wake
         self._open[self._key] = self
         atexit.register(self.close)
+
+    def _layout(self, pictures: list[Channel]) -> ipywidgets.Box:
+        areas = {
+            "p4-head": self._head,
+            "p4-time": self._time,
+            "p4-side": self._side,
+            "p4-pictures": ipywidgets.Box(pictures),
+            "p4-curves": self._plot,
+            "p4-runs": self._runs,
+        }
+        for css_class, widget in areas.items():
+            widget.add_class(css_class)
+        if not pictures:
+            del areas["p4-pictures"]
+        layout = ipywidgets.Box(list(areas.values())).add_class("p4-layout")
+        return ipywidgets.Box([layout]).add_class("p4-lab")
 
     @property
     def error(self) -> Exception | None:
         """What went wrong in training, drawing or the browser; None if all is well."""
-        drawn = (widget.error for widget in self._widgets.values())
+        drawn = (view.widget.error for view in self._views)
         return self.player.error or self._pump.error or next((error for error in drawn if error), None)
 
     def close(self) -> None:
@@ -128,8 +164,10 @@ class Dashboard:
         atexit.unregister(self.close)
         self._pump.close()
         self.player.close()
-        for widget in (self.root, *self.root.children, *self._widgets.values()):
-            widget.close()
+        for view in self._views:
+            view.widget.close()
+        for box in (*self.root.children[0].children, *self.root.children, self.root):
+            box.close()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         bundle = self.root._repr_mimebundle_(**options) or {}
@@ -138,102 +176,169 @@ class Dashboard:
         data = {**data, "text/plain": f"{self._title}: run this cell in JupyterLab to see it live."}
         return (data, *metadata) if metadata else data
 
+    # --- in Python ---------------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings of the active run."""
+        return self.player.ask(lambda runs: runs.active.engine.config, WAIT)
+
+    @property
+    def model(self) -> Any:
+        """The model of the active run; touch it only while the lab is paused."""
+        return self.player.engine.model
+
+    def frame(self) -> "pandas.DataFrame":
+        """Return the records of the active run, one row per step."""
+        return self.player.ask(lambda runs: runs.active.engine.frame(), WAIT)
+
+    def table(self) -> "pandas.DataFrame":
+        """Return one row per run: steps, losses, merges, and the settings in which the runs differ."""
+        return self.player.ask(lambda runs: runs.table(), WAIT)
+
+    def figure(self) -> "plotly.graph_objects.Figure":
+        """Return the curves as a plotly figure; it knows ``write_html`` and (with kaleido) ``write_image``."""
+        return files.figure(self._curves(self.player.frame(WAIT)), self._title)
+
+    def save(self, path: str | Path) -> None:
+        """Write the active run to a file: settings, records, weights; `load` reads it."""
+        self.player.ask(lambda runs: save_run(runs.active, path), WAIT)
+
+    def load(self, source: str | Path | bytes) -> None:
+        """Read a run from a file, or its content, and go on with it; the others are kept.
+
+        Raises:
+            RunFileError: not a saved run, damaged, or of another kind of lab.
+        """
+        self.player.add(load_run(source, self._factory))
+
+    def export(self, path: str | Path) -> None:
+        """Write the records (.csv, .parquet) or the figure (.html) of the active run.
+
+        Raises:
+            ConfigError: another ending.
+        """
+        kind = Path(path).suffix.removeprefix(".")
+        Path(path).write_bytes(self._file(kind))
+
+    def _file(self, kind: str) -> bytes:
+        if kind == "html":
+            return files.html(self.figure())
+        if kind == "p4run":
+            return self.player.ask(lambda runs: files.run_bytes(runs.active), WAIT)
+        return self.player.ask(lambda runs: files.table_bytes(runs.active.engine, kind), WAIT)
+
     # --- from the browser: only commands -----------------------------------------------------------------------------
 
     def _touched(self, name: str, value: Any) -> None:
         player = self.player
-        if name == "start":
-            player.pause() if player.state is State.RUNNING else player.start()
-        elif name == "step":
-            player.step()
-        elif name == "merge":
-            player.step_to_merge()
-        elif name == "reset":
-            player.reset()
-        elif name == "speed":
-            player.limit(value)
-        elif name == "preset":
-            player.set(**preset_values(value, self._problem))
+        commands: dict[str, Callable[[], None]] = {
+            "start": lambda: player.pause() if player.state is State.RUNNING else player.start(),
+            "step": player.step,
+            "merge": player.step_to_merge,
+            "reset": player.reset,
+            "speed": lambda: player.limit(value),
+            "preset": lambda: player.set(**player.engine.config.preset_values(value)),
+            "scrub": lambda: player.scrub(value),
+            "now": lambda: player.scrub(None),
+            "branch": player.branch,
+            "keep": player.keep,
+            "view": lambda: self._choose_view(value),
+            "runs": lambda: self._edit_runs(**value),
+            "config": lambda: player.set(**type(player.engine.config).from_text(value).to_dict()),
+            "upload": lambda: self.load(value),
+        }
+        if name.startswith("download:"):
+            commands[name] = lambda: self._download(name.removeprefix("download:"))
+        self._refused = None
+        try:
+            commands.get(name, lambda: player.set(**{name: value}))()
+        except Exception as error:  # shown to the user; a callback's exception would vanish
+            self._refused = error
+            player.poke()
+
+    def _choose_view(self, view: str) -> None:
+        if view not in VIEWS:
+            raise ConfigError(f"view={view!r}: expected one of {', '.join(VIEWS)}")
+        self._view = view
+        self.player.poke()
+
+    def _edit_runs(self, action: str, number: int, name: str = "") -> None:
+        {
+            "select": lambda: self.player.select(number),
+            "remove": lambda: self.player.remove(number),
+            "rename": lambda: self.player.rename(number, name),
+        }[action]()
+
+    def _download(self, kind: str) -> None:
+        name = files.safe_name(self._title)
+        if kind == "png":
+            self._plot.save_picture(name)
         else:
-            player.set(**{name: value})
+            self._runs.download(f"{name}.{kind}", self._file(kind))
 
     # --- to the browser: only by the pump ----------------------------------------------------------------------------
 
     def _show_head(self, frame: Frame) -> None:
-        snapshot, running = frame.snapshot, frame.state is State.RUNNING
-        counts = snapshot.counts
+        running = frame.state is State.RUNNING
         self._head.show(
             {
                 "state": str(frame.state),
                 "start": {"label": "❚❚ Pause" if running else "▶ Start", "look": "primary"},
-                "reset": {"look": "attention" if frame.pending else "plain"},
-                "count": f"{snapshot.step:,}",
-                "rate": f"{frame.steps_per_second:.0f}" if running else "–",
-                "train": _loss(snapshot.last("smooth_loss")),
-                "test": _loss(snapshot.last("test_loss")),
-                "merges": f"{counts['merge']:,}",
-                "skips": f"{counts['skip'] + counts['discard']:,}",
-                "refines": f"{counts['refine']:,}",
+                "reset": {"look": "attention" if frame.pending and frame.shown is None else "plain"},
                 "message": self._message(frame),
+                **{readout.item.name: readout.value(frame) for readout in self._readouts},
             },
             disabled=["step", "merge"] if running else ["reset"] if frame.state is State.IDLE else [],
         )
 
-    def _show_side(self, frame: Frame) -> None:
-        planned = frame.planned.to_dict()
-        preset = next(
-            (name for name in PRESETS if preset_values(name, frame.planned.problem).items() <= planned.items()), None
+    def _show_time(self, frame: Frame) -> None:
+        past = frame.shown is not None
+        self._time.show(
+            {
+                "scrub": {"moments": frame.moments, "shown": frame.shown},
+                "view": self._view,
+            },
+            disabled=[
+                *(["scrub", "branch", "keep"] if frame.state is State.IDLE else []),
+                *([] if past else ["now"]),
+            ],
         )
-        values = {**planned, "preset": preset, "speed": frame.speed}
+
+    def _show_side(self, frame: Frame) -> None:
+        planned = frame.planned
+        values = planned.to_dict()
+        preset = None
+        if "preset" in self._names:
+            preset = next((name for name in PRESETS if planned.preset_values(name).items() <= values.items()), None)
+        values |= {"preset": preset, "speed": frame.speed}
         self._side.show({name: values[name] for name in values if name in self._names}, pending=frame.pending)
 
+    def _show_runs(self, frame: Frame) -> None:
+        self._runs.show({"runs": run_rows(frame, self._style.loss), "config": frame.planned.to_text()})
+
+    def _curves(self, frame: Frame) -> Figure:
+        runs = sorted(frame.runs, key=lambda run: not run.active)
+        shown = [
+            Shown(run.name, _color(run.number), snapshot.curves, snapshot.events)
+            for run, snapshot in ((run, frame.snapshot if run.active else run.snapshot) for run in runs)
+        ]
+        if frame.snapshot.lanes:
+            lanes = frame.snapshot.lanes.items()
+            shown[:1] = [self._lane(name, number, lane) for number, (name, lane) in enumerate(lanes)]
+        return training_curves(shown, self._view, self._style.loss, frame.shown, frame.run)
+
+    def _lane(self, name: str, number: int, lane: Snapshot) -> Shown:
+        return Shown(self._style.lanes.get(name, name), RUN_COLORS[number], lane.curves, lane.events)
+
     def _message(self, frame: Frame) -> dict[str, str]:
-        if frame.message:
-            return {"level": "error", "text": frame.message}
-        if self.error:
-            return {"level": "error", "text": describe(self.error)}
-        if frame.pending:
-            names = ", ".join(name.replace("_", " ") for name in frame.pending)
-            return {"level": "notice", "text": f"Press Reset to apply: {names}."}
-        return {"level": "info", "text": _HINTS[frame.state]}
+        error = self._refused or self.error
+        text = frame.message or (describe(error) if error else "")
+        return {"level": "error", "text": text} if text else hint(frame)
 
 
-_HINTS = {
-    State.IDLE: "Press Start. Settings act at once; those marked “at reset” do so as long as no step has been taken.",
-    State.RUNNING: "Move a slider: it acts on the next step and leaves a dotted mark on the curves.",
-    State.PAUSED: "Step does one optimizer step, To merge goes on until the perturbations have been merged.",
-    State.FAILED: "",
-    State.CLOSED: "Closed. Run the cell again.",
-}
-
-
-def _header(title: str, subtitle: str) -> list[Group]:
-    transport = (
-        Item("title", "title", title, help=subtitle),
-        Item("badge", "state"),
-        Item("button", "start", "▶ Start", help="Train until paused", look="primary"),
-        Item("button", "step", "Step", help="One optimizer step"),
-        Item("button", "merge", "To merge", help="Train until the next merge has been tried"),
-        Item("button", "reset", "Reset", help="Start over with these settings"),
-    )
-    readouts = (
-        Item("readout", "count", "step", help="Optimizer steps"),
-        Item("readout", "rate", "speed", unit="steps/s"),
-        Item("readout", "train", "train loss per pixel", help="Negative log-likelihood, running mean"),
-        Item("readout", "test", "test loss per pixel", help="Negative log-likelihood"),
-        Item("readout", "merges", "merged layers", help="Perturbations merged into their frozen matrices"),
-        Item("readout", "skips", "skipped", help="Merges refused, because a matrix would become nearly singular"),
-        Item("readout", "refines", "refined", help="Corrections of the frozen inverses"),
-    )
-    return [Group("", transport), Group("", readouts), Group("", (Item("message", "message"),))]
-
-
-def _loss(nats: float) -> dict[str, str]:
-    return (
-        {"value": "–", "unit": ""}
-        if math.isnan(nats)
-        else {"value": f"{nats:.3f}", "unit": f"nats = {bits(nats):.2f} bits"}
-    )
+def _color(number: int) -> str:
+    return RUN_COLORS[(number - 1) % len(RUN_COLORS)]
 
 
 def _cell_id() -> str:

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from p4lab.plots import Figure, training_curves
-from p4lab.training import Engine, Frame, RunConfig
+from p4lab.training import DigitsConfig, Engine, Frame, devices
 from p4lab.widgets.controls import Group, Item
-from p4lab.widgets.dashboard import Dashboard
+from p4lab.widgets.dashboard import Dashboard, Picture
 from p4lab.widgets.image_grid import ImageGrid, Panel
 
 COLUMNS = 8
@@ -13,18 +12,18 @@ RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2,
 INTERVALS = (1, 2, 5, 10, 20, 50, 100, 200)
 
 
-def digits_lab(config: RunConfig | None = None, name: str | None = None, **changes: Any) -> Dashboard:
+def digits_lab(config: DigitsConfig | None = None, name: str | None = None, **changes: Any) -> Dashboard:
     """Return a lab that models handwritten digits by P4Inv layers and Bent identities.
 
     Args:
-        config: the first settings (None: `RunConfig`'s defaults).
+        config: the first settings (None: `DigitsConfig`'s defaults).
         name: see `Dashboard`.
         changes: settings over those of ``config``, such as ``learning_rate=1e-3``.
 
     Raises:
         ConfigError: unknown setting, or a value out of range.
     """
-    config = (config or RunConfig()).replace(**changes)
+    config = (config or DigitsConfig()).replace(**changes)
     grid = ImageGrid(
         [
             Panel("Samples", "live, from fixed latents", COLUMNS),
@@ -43,14 +42,12 @@ def digits_lab(config: RunConfig | None = None, name: str | None = None, **chang
         title="P4Inv flow on handwritten digits",
         subtitle="Layers that carry their inverse and determinant",
         settings=settings(config),
-        pictures=grid,
-        draw_pictures=draw,
-        curves=_curves,
+        pictures=[Picture(grid, draw)],
         name=name,
     )
 
 
-def settings(config: RunConfig) -> list[Group]:
+def settings(config: DigitsConfig) -> list[Group]:
     """Return the settings that the lab offers; the values of ``config`` are among the choices, whatever they are."""
 
     def grid(name: str, *values: Any) -> tuple[Any, ...]:
@@ -103,6 +100,14 @@ def settings(config: RunConfig) -> list[Group]:
                     "toggle", "skip", "Skip bad merges", help="Refuse merges that would make a matrix nearly singular"
                 ),
                 Item(
+                    "slider",
+                    "refine_every",
+                    "Refine every",
+                    unit="merges",
+                    choices=grid("refine_every", 1, 2, 5, 10, 20, 50, 100),
+                    help="Iterative refinement of the inverses after so many merges",
+                ),
+                Item(
                     "toggle",
                     "penalty",
                     "Penalty on det",
@@ -122,6 +127,8 @@ def settings(config: RunConfig) -> list[Group]:
                     help="Nonlinearities",
                 ),
                 Item("number", "seed", "Seed", live=False),
+                Item("choice", "device", "Device", choices=grid("device", *devices()), live=False),
+                Item("choice", "dtype", "Precision", choices=("float32", "float64"), live=False),
                 Item(
                     "choice",
                     "speed",
@@ -132,7 +139,3 @@ def settings(config: RunConfig) -> list[Group]:
             ],
         ),
     ]
-
-
-def _curves(frame: Frame) -> Figure:
-    return training_curves(frame.snapshot.curves, frame.snapshot.events, run=frame.run)

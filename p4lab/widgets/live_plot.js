@@ -73,6 +73,7 @@ export default () => {
       load(buffers[0]).catch(line.fail);
       return;
     }
+    if (message.save) savePicture(message.save);
     if (message.figure) figure = message.figure;
     if (!figure) return;
     message.values?.forEach(([trace, key, value]) => { figure.data[trace][key] = value; });
@@ -85,10 +86,15 @@ export default () => {
     if (message.figure || message.layout) version += 1;
   }
 
+  function savePicture(filename) {
+    const view = [...views].find(([el]) => isVisible(el))?.[1];
+    if (!view?.key) return;
+    library().loaded.downloadImage(view.plot, { format: "png", scale: 2, filename }).catch(line.fail);
+  }
+
   async function paint() {
-    if (!figure || !views.size) return;
     const Plotly = library().loaded;
-    if (!Plotly) return; // the views paint as soon as it is there
+    if (!figure || !Plotly) return false; // the views paint as soon as it is there
     for (const [el, view] of views) {
       if (!isVisible(el)) continue;
       const size = { width: el.clientWidth, height: el.clientHeight };

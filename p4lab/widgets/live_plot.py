@@ -64,6 +64,10 @@ class LivePlot(Channel):
                 message["layout"] = looks["layout"]
             self._post(message, buffers)
 
+    def save_picture(self, name: str) -> None:
+        """Let the browser save the plot as it is seen, as a PNG file of twice the resolution."""
+        self.send({"save": name})
+
     def _greeting(self) -> tuple[dict[str, Any], list[memoryview]]:
         if self._looks is None:
             return {}, []

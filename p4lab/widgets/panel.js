@@ -117,9 +117,107 @@ const KINDS = {
     box.append(input);
     return (value) => { if (document.activeElement !== input) input.value = value; };
   },
+  text(item, box, tell) {
+    const { label } = heading(item, box);
+    const input = make("input", "p4-text");
+    Object.assign(input, { type: "text", id: label.htmlFor, spellcheck: false, autocomplete: "off" });
+    input.addEventListener("change", () => tell(input.value));
+    box.append(input);
+    if (item.look === "copy") {
+      const button = make("button", "p4-button", "Copy");
+      button.type = "button";
+      button.addEventListener("click", () => {
+        input.select();
+        // Without https there is no clipboard; the text is selected then.
+        navigator.clipboard?.writeText(input.value).then(() => {
+          button.textContent = "Copied";
+          setTimeout(() => { button.textContent = "Copy"; }, 1200);
+        }, () => {});
+      });
+      box.append(button);
+    }
+    return (value) => { if (document.activeElement !== input) input.value = value; };
+  },
+  upload(item, box, tell, sendFile) {
+    const button = make("button", "p4-button", item.label), input = make("input", "p4-file");
+    button.type = "button";
+    button.title = item.help;
+    Object.assign(input, { type: "file", accept: item.choices.join(), hidden: true });
+    button.addEventListener("click", () => input.click());
+    input.addEventListener("change", async () => {
+      if (input.files.length) sendFile(await input.files[0].arrayBuffer());
+      input.value = "";
+    });
+    box.append(button, input);
+    return () => {};
+  },
+  scrubber(item, box, tell) {
+    const { label, value: out } = heading(item, box);
+    const input = make("input", "p4-slider p4-scrubber");
+    Object.assign(input, { type: "range", min: 0, max: 0, step: 1, value: 0, id: label.htmlFor });
+    box.append(input);
+    let moments = [], timer = null, touched = -Infinity;
+    const read = () => {
+      const at = moments[input.value];
+      out.textContent = at === undefined ? "now" : `step ${at.toLocaleString("en-US")}`;
+      input.setAttribute("aria-valuetext", out.textContent);
+      input.style.setProperty("--fill", `${(100 * input.value) / Math.max(1, input.max)}%`);
+    };
+    const send = () => { timer = null; tell(moments[input.value] ?? null); };
+    input.addEventListener("input", () => {
+      touched = performance.now();
+      read();
+      timer ??= setTimeout(send, 60);
+    });
+    return (value) => {
+      if (timer !== null || performance.now() - touched < 400) return;
+      moments = value.moments;
+      input.max = moments.length; // the place after the last moment is the present
+      input.value = value.shown === null ? moments.length : moments.indexOf(value.shown);
+      read();
+    };
+  },
+  runs(item, box, tell) {
+    const table = make("table", "p4-runs-table");
+    box.append(table);
+    let drawn = "";
+    const cell = (node) => { const td = make("td"); td.append(node); return td; };
+    function row(run) {
+      const tr = make("tr");
+      tr.dataset.active = run.active;
+      const chip = make("i", "p4-chip"), name = make("input", "p4-text"), origin = make("span", "p4-origin", run.origin);
+      chip.style.background = run.color;
+      name.value = run.name;
+      name.setAttribute("aria-label", `Name of ${run.name}`);
+      name.addEventListener("change", () => tell({ action: "rename", number: run.number, name: name.value }));
+      const first = make("td", "p4-run-name");
+      first.append(chip, name, origin);
+      const button = (text, action, help) => {
+        const node = make("button", "p4-button p4-small", text);
+        Object.assign(node, { type: "button", title: help, disabled: run.active });
+        node.setAttribute("aria-label", `${help}: ${run.name}`);
+        node.addEventListener("click", () => tell({ action, number: run.number }));
+        return node;
+      };
+      const last = make("td", "p4-run-actions");
+      if (run.active) last.append(make("span", "p4-flag", "active"));
+      else last.append(button("Go on", "select", "Make this the active run"), button("✕", "remove", "Remove this run"));
+      tr.append(first, ...run.cells.map((text) => cell(text)), last);
+      return tr;
+    }
+    return (value) => {
+      const text = JSON.stringify(value);
+      if (text === drawn || (table.contains(document.activeElement) && document.activeElement.matches("input"))) return;
+      drawn = text;
+      const head = make("tr");
+      head.append(...["run", ...value.columns, ""].map((name) => make("th", "", name)));
+      table.replaceChildren(head, ...value.rows.map(row));
+    };
+  },
 };
 
-const distance = (a, b) => Math.abs(Math.log(a) - Math.log(b));
+/** Distance on a scale that is logarithmic on both sides of 0. */
+const distance = (a, b) => Math.abs(Math.asinh(1e6 * a) - Math.asinh(1e6 * b));
 
 function heading(item, box) {
   const label = make("label", "p4-label", item.label), value = make("output", "p4-setting", "");
@@ -129,11 +227,20 @@ function heading(item, box) {
   return { label, value };
 }
 
+function saveFile(name, content) {
+  const link = make("a");
+  link.href = URL.createObjectURL(new Blob([content]));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
 export default () => {
   const views = new Map();
-  let spec = null, values = {}, disabled = [], pending = [], line = null, send = () => {};
+  let spec = null, values = {}, disabled = [], pending = [], line = null, send = () => {}, sendFile = () => {};
 
-  function receive(message) {
+  function receive(message, buffers) {
+    if (message.download) saveFile(message.download, buffers[0]);
     spec = message.spec ?? spec;
     values = message.values ?? values;
     disabled = message.disabled ?? disabled;
@@ -149,7 +256,7 @@ export default () => {
       for (const item of group.items) {
         const box = make("div", `p4-item p4-item-${item.kind}`);
         box.dataset.name = item.name;
-        shows.set(item.name, { box, show: KINDS[item.kind](item, box, (value) => send(item.name, value)) });
+        shows.set(item.name, { box, show: KINDS[item.kind](item, box, (value) => send(item.name, value), (file) => sendFile(item.name, file)) });
         section.append(box);
       }
       return section;
@@ -165,13 +272,14 @@ export default () => {
         if (name in values) show(values[name]);
         box.dataset.pending = pending.includes(name);
         const off = disabled.includes(name);
-        for (const node of box.querySelectorAll("button, input, select")) node.disabled = off;
+        for (const node of box.querySelectorAll("button, input, select")) if (!node.closest("table")) node.disabled = off;
       }
     }
   }
 
   function initialize({ model }) {
     send = (name, value) => model.send({ set: [name, value] });
+    sendFile = (name, file) => model.send({ upload: name }, undefined, [file]);
     line = connect(model, { receive, paint });
   }
 

@@ -1,14 +1,19 @@
 """Training curves: data in, a valid plotly figure out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from p4lab.plots import training_curves
+from p4lab.plots import RUN_COLORS, VIEWS, Figure, Loss, Shown, training_curves
 
-NAMES = ("loss", "smooth_loss", "test_loss", "logabsdet", "residual", "condition")
+NAMES = (
+    *("loss", "smooth_loss", "test_loss", "grad_norm", "perturbation_norm", "step_seconds"),
+    *("logabsdet", "sign", "residual", "condition", "logabsdet_error"),
+)
 
 
 @dataclass
@@ -22,6 +27,10 @@ class Mark:
 def curves(n: int) -> dict:
     steps = np.arange(n, dtype=float)
     return {name: (steps, np.linspace(2.0, 1.0, n)) for name in NAMES}
+
+
+def drawn(curves: dict, events: Sequence[Mark] = (), **options: Any) -> Figure:
+    return training_curves([Shown("run 1", "#123456", curves, events)], **options)
 
 
 EVENTS = [
@@ -38,13 +47,13 @@ def traces(figure: dict) -> dict[str, dict]:
 
 @pytest.mark.parametrize("n", [0, 1, 100])
 def test_plotly_accepts_it(n: int) -> None:
-    figure = go.Figure(**training_curves(curves(n), EVENTS))
+    figure = go.Figure(**drawn(curves(n), EVENTS))
     for axis in ("xaxis", "yaxis", "yaxis2", "yaxis3", "yaxis4", "yaxis5"):
         assert figure.layout[axis].domain is not None
 
 
 def test_loss_is_in_nats_and_its_hover_in_bits_too() -> None:
-    trace = traces(training_curves(curves(5)))["train"]
+    trace = traces(drawn(curves(5)))["train"]
     np.testing.assert_allclose(trace["customdata"], trace["y"] / np.log(2))
     assert "bits/dim" in trace["hovertemplate"]
 
@@ -52,22 +61,22 @@ def test_loss_is_in_nats_and_its_hover_in_bits_too() -> None:
 def test_a_residual_of_zero_is_left_out_of_its_logarithmic_axis() -> None:
     given = curves(3)
     given["residual"] = (np.arange(3.0), np.array([0.0, 1e-9, 1e3]))
-    figure = training_curves(given)
-    assert np.isnan(traces(figure)["largest |A A⁻¹ − I|"]["y"][0])
+    figure = drawn(given)
+    assert np.isnan(traces(figure)["inverse residual |A A⁻¹ − I|"]["y"][0])
     low, high = figure["layout"]["yaxis4"]["range"]
     assert low < -9
     assert high > 3
 
 
 def test_marks_say_what_happened() -> None:
-    found = traces(training_curves(curves(50), EVENTS))
+    found = traces(drawn(curves(50), EVENTS))
     assert found["merged"]["text"] == ["step 10: 3 layers merged"]
     assert found["skipped"]["text"] == ["step 20: layer 2 skipped<br>singular"]
     assert found["inverse refined"]["x"].tolist() == [30]
 
 
 def test_a_moved_control_leaves_a_line_on_both_sides_and_a_label() -> None:
-    layout = training_curves(curves(50), EVENTS)["layout"]
+    layout = drawn(curves(50), EVENTS)["layout"]
     assert [(shape["xref"], shape["x0"]) for shape in layout["shapes"]] == [("x", 40), ("x2", 40)]
     assert layout["annotations"][-1]["text"] == "learning rate 0.01"
 
@@ -75,10 +84,42 @@ def test_a_moved_control_leaves_a_line_on_both_sides_and_a_label() -> None:
 def test_a_drag_is_one_change() -> None:
     drag = [Mark(step, "set", (), f"learning_rate = {step}") for step in range(100, 115)]
     later = [Mark(105, "set", (), "skip = False"), Mark(300, "set", (), "learning_rate = 1")]
-    layout = training_curves(curves(400), [*drag, *later])["layout"]
+    layout = drawn(curves(400), [*drag, *later])["layout"]
     assert [shape["x0"] for shape in layout["shapes"][::2]] == [114, 105, 300]
 
 
 def test_zoom_is_kept_within_a_run_only() -> None:
-    revisions = [training_curves(curves(n), run=run)["layout"]["uirevision"] for n, run in ((1, 0), (9, 0), (1, 1))]
+    revisions = [drawn(curves(n), run=run)["layout"]["uirevision"] for n, run in ((1, 0), (9, 0), (1, 1))]
     assert revisions[0] == revisions[1] != revisions[2]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("loss", [Loss(), Loss("error", log=True, bits=False, test=False)], ids=["nats", "error"])
+def test_several_runs_are_told_apart(view: str, loss: Loss) -> None:
+    runs = [Shown(f"run {i}", RUN_COLORS[i], curves(n), EVENTS if i == 1 else ()) for i, n in enumerate((40, 80, 0))]
+    figure = training_curves(runs, view, loss)
+    go.Figure(**figure)
+    for run in runs[1:]:
+        lines = [trace for trace in figure["data"] if trace.get("legendgroup") == run.name]
+        assert [line["showlegend"] for line in lines] == [True, False, False, False]
+        assert {line["line"]["color"] for line in lines} == {run.color}
+    main = [trace for trace in figure["data"] if trace.get("name", "").startswith("run 0: ")]
+    assert len(main) == (3 if loss.test else 2)
+    assert main[0]["line"]["color"] == runs[0].color
+    assert figure["layout"]["xaxis"]["range"][1] == 79
+    assert figure["layout"]["shapes"] == []
+    assert (figure["layout"]["yaxis"].get("type") == "log") == loss.log
+
+
+def test_a_change_of_sign_is_marked_where_it_happened() -> None:
+    given = curves(5)
+    given["sign"] = (given["sign"][0], np.array([1.0, 1.0, -1.0, -1.0, 1.0]))
+    mark = traces(drawn(given))["det changes its sign"]
+    assert mark["x"].tolist() == [2, 4]
+    assert mark["text"] == ["det is negative from step 2", "det is positive from step 4"]
+    assert traces(drawn(given, view="training"))["det changes its sign"]["x"].tolist() == []
+
+
+def test_the_moment_that_is_shown_has_a_line() -> None:
+    shapes = drawn(curves(50), cursor=7)["layout"]["shapes"]
+    assert [(shape["xref"], shape["x0"]) for shape in shapes] == [("x", 7), ("x2", 7)]

@@ -7,32 +7,60 @@ import pytest
 
 from p4lab.errors import ConfigError
 from p4lab.p4 import PRESETS
-from p4lab.training import LIVE, RunConfig, preset_values
-from p4lab.training.config import RULES
+from p4lab.training import CustomConfig, DigitsConfig, MatrixConfig, RunConfig, devices
+
+CONFIGS = {
+    "digits": DigitsConfig(seed=7, learning_rate=3e-4, skip=False, optimizer="sgd", reset="gaussian"),
+    "digits, defaults": DigitsConfig(),
+    "matrix": MatrixConfig(dim=3, target="1 0 0; 0.5 1e-3 -2; 0 0 1", route="through_inverse", sampled=True),
+    "custom": CustomConfig(optimizer="AdamW", learning_rate=1 / 3),
+}
 
 
-def test_json_round_trip() -> None:
-    config = RunConfig(seed=7, learning_rate=3e-4, skip=False, optimizer="sgd", reset="gaussian")
-    assert RunConfig.from_json(config.to_json()) == config
-    assert RunConfig.from_json("{}") == RunConfig()
-    assert hash(config) == hash(RunConfig.from_dict(config.to_dict()))
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_round_trips(config: RunConfig) -> None:
+    for again in (
+        RunConfig.from_json(config.to_json()),
+        RunConfig.from_text(config.to_text()),
+        type(config).from_text(f" {config.to_text()}\n"),
+        RunConfig.from_dict(config.to_dict()),
+    ):
+        assert again == config
+        assert type(again) is type(config)
+        assert hash(again) == hash(config)
 
 
-def test_every_field_has_a_rule() -> None:
-    assert set(RULES) == {field.name for field in dataclasses.fields(RunConfig)}
-    assert set(LIVE) < set(RULES)
+def test_a_text_is_short() -> None:
+    assert DigitsConfig().to_text() == "digits"
+    assert DigitsConfig(rank=8, skip=False).to_text() == "digits?rank=8&skip=false"
+
+
+@pytest.mark.parametrize("kind", [DigitsConfig, MatrixConfig, CustomConfig])
+def test_every_field_has_a_rule(kind: type[RunConfig]) -> None:
+    assert set(kind.rules) == {field.name for field in dataclasses.fields(kind)}
+    assert set(kind.live) < set(kind.rules)
 
 
 def test_a_whole_number_is_a_learning_rate() -> None:
-    assert type(RunConfig(learning_rate=1).learning_rate) is float
+    assert type(DigitsConfig(learning_rate=1).learning_rate) is float
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets(name: str) -> None:
-    config = RunConfig(seed=3).with_preset(name)
-    assert config.seed == 3
-    assert config.rank == PRESETS[name].rank_for(64)
-    assert preset_values(name, "digits").items() <= config.to_dict().items()
+    config = DigitsConfig(seed=3)
+    values = config.preset_values(name)
+    assert values["rank"] == PRESETS[name].rank_for(64)
+    assert config.replace(**values).seed == 3
+
+
+def test_differences() -> None:
+    assert DigitsConfig(rank=2, seed=1).differences(DigitsConfig(rank=3, seed=1)) == {"rank": (2, 3)}
+
+
+def test_the_cpu_is_always_there() -> None:
+    assert devices()[0] == "cpu"
+    for device in devices():
+        assert DigitsConfig(device=device).device == device
 
 
 @pytest.mark.parametrize(
@@ -48,6 +76,7 @@ def test_presets(name: str) -> None:
         ("optimizer", "lion"),
         ("dtype", "float16"),
         ("device", "abacus"),
+        ("refine_order", 4),
         ("skip", 1),
         ("merge_every", 0),
         ("problem", "moons"),
@@ -55,15 +84,22 @@ def test_presets(name: str) -> None:
 )
 def test_a_value_out_of_range_is_named(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"{key}={value!r}: expected"):
-        RunConfig.from_json(json.dumps({key: value}))
+        RunConfig.from_json(json.dumps({"problem": "digits", key: value}))
+
+
+@pytest.mark.parametrize("target", ["rotatoin", "1 0; 0", "1 nan; 0 1", ""])
+def test_a_matrix_that_is_none_is_refused(target: str) -> None:
+    with pytest.raises(ConfigError, match="target="):
+        MatrixConfig(target=target)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param('{"rnk": 3}', "rnk=3: there is no such setting; expected one of problem", id="unknown key"),
+        pytest.param('{"problem": "digits", "rnk": 3}', "rnk=3: there is no such setting; expected", id="unknown key"),
         pytest.param("{", "expected JSON", id="not json"),
         pytest.param("[1]", "expected a JSON object", id="not an object"),
+        pytest.param("{}", "problem='': expected one of digits, matrix", id="no problem"),
     ],
 )
 def test_broken_json(text: str, message: str) -> None:
@@ -71,6 +107,23 @@ def test_broken_json(text: str, message: str) -> None:
         RunConfig.from_json(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("", "problem='': expected", id="empty"),
+        pytest.param("moons?rank=2", "problem='moons': expected", id="unknown problem"),
+        pytest.param("matrix?rank=2", "problem='matrix': expected digits", id="another problem"),
+        pytest.param("digits?rank", "expected something like 'digits", id="no value"),
+        pytest.param("digits?rank=two", "rank='two': expected a whole number", id="not a number"),
+        pytest.param("digits?skip=no", "skip='no': expected true or false", id="not a switch"),
+        pytest.param("digits?rnk=2", "rnk='2': there is no such setting", id="unknown key"),
+    ],
+)
+def test_broken_text(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        DigitsConfig.from_text(text)
+
+
 def test_unknown_preset() -> None:
     with pytest.raises(ConfigError, match="preset='best': expected one of recommended, paper"):
-        RunConfig().with_preset("best")
+        DigitsConfig().preset_values("best")

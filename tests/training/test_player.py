@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from p4lab.errors import ConfigError, TrainingError
-from p4lab.training import Engine, Frame, Player, Pump, RunConfig, State
+from p4lab.training import DigitsConfig, Engine, Frame, Player, Pump, State
 
-SMALL = RunConfig(blocks=1, rank=2, batch_size=16, merge_every=5)
+SMALL = DigitsConfig(blocks=1, rank=2, batch_size=16, merge_every=5)
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -104,6 +104,52 @@ def test_slow_motion(player: Player) -> None:
     time.sleep(0.5)
     player.pause()
     assert 5 <= now(player).snapshot.step <= 15
+
+
+def test_looking_back_pauses_and_going_on_applies_what_was_set_meanwhile(player: Player) -> None:
+    player.limit(200.0)
+    player.start()
+    wait_until(lambda: now(player).snapshot.step >= 12)
+    player.scrub(7)
+    frame = now(player)
+    assert (frame.state, frame.shown, frame.snapshot.step) == (State.PAUSED, 5, 5)
+    assert {0, 5, 10} <= set(frame.moments)
+    player.set(learning_rate=1e-4)
+    frame = now(player)
+    assert (frame.snapshot.config.learning_rate, frame.pending) == (2e-3, ("learning_rate",))
+    player.scrub(None)
+    frame = now(player)
+    assert (frame.shown, frame.snapshot.config.learning_rate, frame.pending) == (None, 1e-4, ())
+
+
+def test_branch_keep_select_and_remove(player: Player) -> None:
+    for _ in range(7):
+        player.step()
+    player.scrub(5)
+    player.set(learning_rate=1e-4)
+    player.branch("slow")
+    frame = now(player)
+    assert [(run.name, run.active, run.snapshot.step) for run in frame.runs] == [("run 1", False, 7), ("slow", True, 5)]
+    assert (frame.state, frame.snapshot.config.learning_rate, frame.run) == (State.PAUSED, 1e-4, 1)
+    player.keep()
+    frame = now(player)
+    assert (frame.state, frame.snapshot.step, len(frame.runs)) == (State.IDLE, 0, 3)
+    player.select(1)
+    player.rename(1, "first")
+    player.remove(2)
+    frame = now(player)
+    assert [(run.name, run.active) for run in frame.runs] == [("first", True), ("run 3", False)]
+    assert frame.planned.learning_rate == 2e-3
+    player.remove(1)
+    assert "this one is active" in now(player).message
+    assert now(player).state is State.PAUSED
+
+
+def test_a_question_that_fails_is_the_askers_trouble(player: Player) -> None:
+    with pytest.raises(ZeroDivisionError):
+        player.ask(lambda runs: 1 / 0, 5)
+    assert player.error is None
+    assert player.ask(lambda runs: len(runs.runs), 5) == 1
 
 
 class Explodes(Engine):

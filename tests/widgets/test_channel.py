@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from p4lab.errors import OptionError, ShapeError
-from p4lab.plots import training_curves
+from p4lab.plots import Shown, training_curves
 from p4lab.widgets import BrowserError, ControlPanel, Group, ImageGrid, Item, LivePlot, Panel, channel
 from p4lab.widgets.channel import Channel, packed
 from p4lab.widgets.live_plot import library
@@ -135,11 +135,11 @@ def test_the_library_is_sent_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_training_curves_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("loss", "smooth_loss", "test_loss", "logabsdet", "residual", "condition")
+    names = ("loss", "smooth_loss", "test_loss", "logabsdet", "sign", "residual", "condition")
     plot = LivePlot()
     wire = Wire(plot, monkeypatch)
     for n in (1, 5):
-        plot.show(training_curves({name: (np.arange(n), np.ones(n)) for name in names}))
+        plot.show(training_curves([Shown("run", "red", {name: (np.arange(n), np.ones(n)) for name in names})]))
         if n == 1:
             wire.says(hello=1)
     assert "figure" in wire.sent[0][0]

@@ -3,14 +3,16 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from p4lab.errors import ConfigError
-from p4lab.training import Frame, RunConfig, State
-from p4lab.widgets import Dashboard, digits_lab
+from p4lab.training import DigitsConfig, Frame, State
+from p4lab.widgets import ControlPanel, Dashboard, digits_lab
 
-SMALL = RunConfig(blocks=1, rank=2, batch_size=16, merge_every=5)
+SMALL = DigitsConfig(blocks=1, rank=2, batch_size=16, merge_every=5)
 
 
 def threads() -> list[str]:
@@ -20,7 +22,7 @@ def threads() -> list[str]:
 @pytest.fixture
 def lab() -> Iterator[Dashboard]:
     lab = digits_lab(SMALL, name="test")
-    for widget in lab._widgets.values():  # a page that shows everything at once
+    for widget in (view.widget for view in lab._views):  # a page that shows everything at once
         widget.send = lambda message, buffers=(), widget=widget: (
             widget._receive(widget, {"ack": message["frame"]}, []) if "frame" in message else None
         )
@@ -34,8 +36,16 @@ def now(lab: Dashboard) -> Frame:
     return lab.player.frame(timeout=20)
 
 
-def header(lab: Dashboard, name: str) -> object:
-    return lab._head._state.get("values", {}).get(name)
+def shown(panel: ControlPanel, name: str) -> Any:
+    return panel._state.get("values", {}).get(name)
+
+
+def header(lab: Dashboard, name: str) -> Any:
+    return shown(lab._head, name)
+
+
+def message(lab: Dashboard) -> str:
+    return (header(lab, "message") or {"text": ""})["text"]
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -91,7 +101,7 @@ def test_errors_are_shown_and_kept(lab: Dashboard) -> None:
 def test_pictures_and_curves_follow(lab: Dashboard) -> None:
     lab._touched("step", True)
     wait_until(lambda: (0, "x") in lab._plot._arrays and len(lab._plot._arrays[0, "x"]) == 1)
-    assert lab._pictures._panels[0].images.shape == (64, 8, 8)
+    assert lab._views[4].widget._panels[0].images.shape == (64, 8, 8)
 
 
 def test_a_second_lab_replaces_the_first_of_its_name(lab: Dashboard) -> None:
@@ -102,6 +112,91 @@ def test_a_second_lab_replaces_the_first_of_its_name(lab: Dashboard) -> None:
     assert threads() == ["p4lab-pump", "p4lab-pump", "p4lab-trainer", "p4lab-trainer"]
     again.close()
     other.close()
+
+
+def test_time_travel(lab: Dashboard) -> None:
+    for _ in range(6):
+        lab._touched("step", True)
+    lab._touched("scrub", 5)
+    wait_until(lambda: (shown(lab._time, "scrub") or {}).get("shown") == 5)
+    assert header(lab, "count") == "5"
+    assert "This is step 5" in message(lab)
+    assert lab._time._state["disabled"] == []
+    lab._touched("learning_rate", 1e-4)
+    lab._touched("branch", True)
+    wait_until(lambda: len((shown(lab._runs, "runs") or {"rows": ()})["rows"]) == 2)
+    first, second = shown(lab._runs, "runs")["rows"]
+    assert (first["cells"][0], first["cells"][-1]) == ("6", "learning rate 0.002")
+    assert (second["active"], second["origin"], second["cells"][0]) == (True, "run 1, step 5", "5")
+    names = [trace.get("name") for trace in lab._curves(now(lab))["data"]]
+    assert "run 1" in names
+    assert "run 2: test" in names
+    lab._touched("runs", {"action": "rename", "number": 1, "name": "before"})
+    lab._touched("runs", {"action": "select", "number": 1})
+    assert [run.name for run in now(lab).runs if run.active] == ["before"]
+    lab._touched("runs", {"action": "remove", "number": 2})
+    assert len(now(lab).runs) == 1
+
+
+def test_the_past_has_its_line_in_the_curves(lab: Dashboard) -> None:
+    for _ in range(6):
+        lab._touched("step", True)
+    shapes = len(lab._curves(now(lab))["layout"]["shapes"])
+    lab._touched("scrub", 5)
+    lines = lab._curves(now(lab))["layout"]["shapes"]
+    assert len(lines) == shapes + 2
+    assert lines[-1]["x0"] == 5
+    lab._touched("now", True)
+    assert len(lab._curves(now(lab))["layout"]["shapes"]) == shapes
+
+
+def test_diagnostics_can_be_chosen(lab: Dashboard) -> None:
+    lab._touched("view", "training")
+    wait_until(lambda: shown(lab._time, "view") == "training")
+    headings = [note["text"] for note in lab._curves(now(lab))["layout"]["annotations"]]
+    assert "norm of the gradient" in headings
+    lab._touched("view", "nonsense")
+    assert "view='nonsense': expected one of inverse" in str(lab._refused)
+
+
+def test_save_load_and_export(lab: Dashboard, tmp_path: Path) -> None:
+    for _ in range(3):
+        lab._touched("step", True)
+    sent: dict[str, bytes] = {}
+    lab._runs.download = lambda name, content: sent.update({name: content})
+    for kind in ("p4run", "csv", "parquet", "html"):
+        lab._touched(f"download:{kind}", True)
+    name = "p4inv-flow-on-handwritten-digits"
+    assert list(sent) == [f"{name}.{kind}" for kind in ("p4run", "csv", "parquet", "html")]
+    assert sent[f"{name}.csv"].count(b"\n") == 5
+    assert b"<html>" in sent[f"{name}.html"][:100]
+    lab._runs._receive(lab._runs, {"upload": "upload"}, [memoryview(sent[f"{name}.p4run"])])
+    assert [(run.name, run.active) for run in now(lab).runs] == [("run 1", False), ("run 1 (2)", True)]
+    lab.export(tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_bytes() == sent[f"{name}.csv"]
+    lab.save(tmp_path / "a.p4run")
+    lab.load(tmp_path / "a.p4run")
+    assert list(lab.table()["step"]) == [3, 3, 3]
+    assert len(lab.frame()) == 4
+    assert lab.figure().layout.title.text == "P4Inv flow on handwritten digits"
+    assert lab.error is None
+
+
+def test_a_broken_file_is_said_and_changes_nothing(lab: Dashboard) -> None:
+    lab._runs._receive(lab._runs, {"upload": "upload"}, [memoryview(b"nonsense")])
+    wait_until(lambda: "damaged or something else" in message(lab))
+    assert (now(lab).state, len(now(lab).runs)) == (State.IDLE, 1)
+    lab._touched("step", True)
+    wait_until(lambda: header(lab, "count") == "1")
+    assert header(lab, "message")["level"] == "info"
+
+
+def test_a_config_can_be_pasted(lab: Dashboard) -> None:
+    lab._touched("config", "digits?blocks=2&rank=3&batch_size=16")
+    assert now(lab).snapshot.config == DigitsConfig(blocks=2, rank=3, batch_size=16)
+    lab._touched("config", "matrix?dim=3")
+    wait_until(lambda: "expected digits" in message(lab))
+    assert now(lab).planned.rank == 3
 
 
 def test_display_text_is_plain(lab: Dashboard) -> None:

@@ -1,0 +1,133 @@
+"""Several engines that train side by side, step by step."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from p4lab.errors import ConfigError, TrainingError
+from p4lab.training.config import RunConfig
+from p4lab.training.engine import Engine
+from p4lab.training.records import Moment, Records, Snapshot
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Lanes:
+    """Engines that differ in one setting and train in step; the interface is an engine's.
+
+    A lane whose loss is no longer finite stops and says why; the others go on.
+
+    Args:
+        config: the settings that they share.
+        vary: name of the setting in which they differ.
+        over: its values, one for each lane; the first lane's records and pictures stand for the whole.
+
+    Attributes:
+        engines: the lanes by value of the setting.
+        failed: why lanes stopped, by value.
+
+    Raises:
+        ConfigError: a value is out of range.
+
+    Example:
+        >>> from p4lab.training import MatrixConfig
+        >>> lanes = Lanes(MatrixConfig(), "route", ("p4inv", "plain"))
+        >>> lanes.run(3)
+        >>> [engine.step for engine in lanes.engines.values()]
+        [3, 3]
+    """
+
+    def __init__(self, config: RunConfig, vary: str, over: Sequence[Any]) -> None:
+        self.config, self.vary, self.step = config, vary, 0
+        self.engines = {str(value): Engine(config.replace(**{vary: value})) for value in over}
+        self.failed: dict[str, str] = {}
+        self._first = next(iter(self.engines.values()))
+
+    @property
+    def merge_due(self) -> bool:
+        """Whether the next step ends with a merge attempt of a lane."""
+        return any(self.engines[name].merge_due for name in self._alive())
+
+    @property
+    def records(self) -> Records:
+        """The first lane's records."""
+        return self._first.records
+
+    def run(self, n: int = 1) -> None:
+        """Do ``n`` steps in every lane that can go on.
+
+        Raises:
+            TrainingError: no lane can.
+        """
+        for _ in range(n):
+            for name in self._alive():
+                try:
+                    self.engines[name].run()
+                except TrainingError as error:
+                    self.failed[name] = str(error)
+            if not self._alive():
+                failed, self.failed = self.failed, {}  # after a change of settings all of them may try again
+                raise TrainingError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+            self.step += 1
+
+    def set(self, name: str, value: Any) -> None:
+        """Change a live setting in every lane.
+
+        Raises:
+            ConfigError: as `Engine.set`, or the setting in which the lanes differ.
+        """
+        if name == self.vary:
+            raise ConfigError(f"{name}={value!r}: the lanes differ in this setting; choose the lanes at reset")
+        for engine in self.engines.values():
+            engine.set(name, value)
+        self.config = self.config.replace(**{name: value})
+
+    def snapshot(self) -> Snapshot:
+        """Return the state of all lanes; the top level shows the first one."""
+        lanes = {
+            name: dataclasses.replace(engine.snapshot(), message=self.failed.get(name, ""))
+            for name, engine in self.engines.items()
+        }
+        first = next(iter(lanes.values()))
+        return dataclasses.replace(first, config=self.config, step=self.step, lanes=MappingProxyType(lanes))
+
+    def moment(self) -> Moment:
+        """Return the present as a moment to come back to."""
+        lanes = {name: engine.moment() for name, engine in self.engines.items()}
+        first = next(iter(lanes.values()))
+        state = {
+            "config": self.config.to_dict(),
+            "step": self.step,
+            "failed": dict(self.failed),
+            "lanes": {name: moment.state for name, moment in lanes.items()},
+        }
+        return Moment(self.step, state, first.pictures, first.counts, lanes)
+
+    def state(self) -> dict[str, Any]:
+        """Return a copy of everything that the next step depends on."""
+        return self.moment().state
+
+    def load_state(self, state: dict[str, Any], records: Mapping[str, Records] | None = None) -> None:
+        """Go to a state, as `Engine.load_state`.
+
+        Raises:
+            ConfigError: the state is not one of the same lanes.
+        """
+        if set(state.get("lanes", {})) != set(self.engines):
+            there = ", ".join(state.get("lanes", {})) or "none"
+            raise ConfigError(f"state of a run with lanes {there}: expected {', '.join(self.engines)}")
+        for name, engine in self.engines.items():
+            engine.load_state(state["lanes"][name], records[name] if records else None)
+        self.config = self.config.replace(**state["config"])
+        self.step, self.failed = int(state["step"]), dict(state["failed"])
+
+    def frame(self) -> "pandas.DataFrame":
+        """Return the records as one table with a column for the lane."""
+        import pandas as pd  # here: it takes half a second to import
+
+        return pd.concat({name: engine.frame() for name, engine in self.engines.items()}, names=["lane"])
+
+    def _alive(self) -> list[str]:
+        return [name for name in self.engines if name not in self.failed]

@@ -1,0 +1,130 @@
+"""The configs of the lab's problems."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from p4lab.errors import OptionError
+from p4lab.flows import p4inv_bent
+from p4lab.p4 import RECOMMENDED
+from p4lab.problems import Digits
+from p4lab.problems.matrix import MatrixProblem, matrix, matrix_model
+from p4lab.training.config import SWITCH, Rule, RunConfig, one_of, whole
+
+
+@dataclass(frozen=True)
+class DigitsConfig(RunConfig):
+    """A flow of P4Inv layers and Bent identities on handwritten digits.
+
+    Attributes:
+        blocks: number of nonlinearities in the flow; it has one P4Inv layer more.
+    """
+
+    problem: ClassVar[str] = "digits"
+    rules: ClassVar[dict[str, Rule]] = {"blocks": whole(0, 100)}
+
+    rank: int = RECOMMENDED.rank_for(Digits.dim)
+    blocks: int = 12
+
+    @property
+    def width(self) -> int:
+        """64 pixels."""
+        return Digits.dim
+
+    def parts(self) -> tuple[Digits, torch.nn.Module]:
+        """Return the digits, and the flow with identity weights."""
+        dtype, device = getattr(torch, self.dtype), torch.device(self.device)
+        model = p4inv_bent(
+            Digits.dim,
+            self.blocks,
+            init="identity",
+            seed=self.seed,
+            rank=self.rank,
+            reset=self.reset,
+            train_v=self.train_v,
+            dtype=dtype,
+            device=device,
+        )
+        return Digits(self.seed, device, dtype), model
+
+
+def _is_matrix(text: str) -> bool:
+    try:
+        # Named matrices exist at every width; typed ones are checked against theirs when the run is built.
+        matrix(text, text.count(";") + 1 if any(c.isdigit() for c in text) else 2, seed=0)
+    except OptionError:
+        return False
+    return True
+
+
+_MATRIX = Rule(str, _is_matrix, 'the name of a matrix such as "rotation", or its rows such as "1 0; 0.5 1"')
+
+
+@dataclass(frozen=True)
+class MatrixConfig(RunConfig):
+    """Learn a d x d matrix T from y = T x.
+
+    Attributes:
+        dim: d.
+        start: initial matrix, a name of `p4lab.problems.matrix.NAMES` or rows as in "1 0; 0.5 1".
+        target: T, in the same way.
+        route: "plain" (an ordinary weight), "p4inv", or "through_inverse" (the inverse of a P4Inv layer learns T).
+        sampled: whether batches are drawn from N(0, I); if not, the loss is exact: |W - T|_F^2 / d.
+    """
+
+    problem: ClassVar[str] = "matrix"
+    rules: ClassVar[dict[str, Rule]] = {
+        "dim": whole(2, 256),
+        "start": _MATRIX,
+        "target": _MATRIX,
+        "route": one_of("p4inv", "plain", "through_inverse"),
+        "sampled": SWITCH,
+    }
+    live: ClassVar[tuple[str, ...]] = (*RunConfig.live, "target")
+
+    rank: int = 1
+    reset: Any = "gaussian"
+    optimizer: str = "sgd"
+    learning_rate: float = 0.05
+    batch_size: int = 64
+    merge_every: int = 10
+    measure_every: int = 5
+    dim: int = 2
+    start: str = "identity"
+    target: str = "rotation"
+    route: str = "p4inv"
+    sampled: bool = False
+
+    @property
+    def width(self) -> int:
+        """The width d."""
+        return self.dim
+
+    def matrix(self, name: str) -> torch.Tensor:
+        """Return the matrix that ``start`` or ``target`` stands for, float64.
+
+        Raises:
+            OptionError: it does not fit ``dim``.
+        """
+        return matrix(getattr(self, name), self.dim, self.seed)
+
+    def parts(self) -> tuple[MatrixProblem, torch.nn.Module]:
+        """Return the problem, and the model of the route."""
+        dtype, device = getattr(torch, self.dtype), torch.device(self.device)
+        start = self.matrix("start")
+        problem = MatrixProblem(start, self.matrix("target"), self.sampled, dtype, device)
+        rank = min(self.rank, self.dim)
+        return problem, matrix_model(self.route, start, rank, self.reset, self.train_v, self.seed, dtype, device)
+
+    def update(self, problem: MatrixProblem) -> None:
+        """Set the target."""
+        problem.set_target(self.matrix("target"))
+
+
+@dataclass(frozen=True)
+class CustomConfig(RunConfig):
+    """Settings of a user's own problem, model, optimizer and merge schedule; those are given to the engine."""
+
+    problem: ClassVar[str] = "custom"
+    rules: ClassVar[dict[str, Rule]] = {"optimizer": Rule(str, lambda _: True, "the name of an optimizer's class")}

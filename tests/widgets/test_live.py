@@ -1,0 +1,85 @@
+"""A user's own problem, model, optimizer and schedule in a lab."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from p4lab.errors import OptionError
+from p4lab.p4 import MergeSchedule, P4Inv
+from p4lab.widgets import Dashboard, train_live
+
+
+class Mirror:
+    """Learn to turn vectors around; the least that a problem must have."""
+
+    def batch(self, size: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(size, 4, generator=generator)
+
+    def loss(self, model: nn.Module, x: Tensor) -> Tensor:
+        return (model(x) - x.flip(-1)).square().mean()
+
+
+def parts(merges: bool = True) -> tuple[nn.Module, torch.optim.Optimizer, MergeSchedule | None]:
+    model = nn.Sequential(P4Inv(4, seed=0) if merges else nn.Linear(4, 4), nn.Linear(4, 4))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    return model, optimizer, MergeSchedule(model, optimizer, every=3) if merges else None
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest) -> Iterator[Dashboard]:
+    torch.manual_seed(0)
+    model, optimizer, schedule = parts(getattr(request, "param", True))
+    lab = train_live(Mirror(), model, optimizer, schedule, name="own")
+    lab.given = (model, optimizer)
+    yield lab
+    lab.close()
+
+
+def train(lab: Dashboard, steps: int) -> Any:
+    for _ in range(steps):
+        lab.player.step()
+    return lab.player.frame(20)
+
+
+@pytest.mark.parametrize("lab", [True, False], ids=["p4", "plain"], indirect=True)
+def test_it_trains_a_copy_and_reset_comes_back(lab: Dashboard) -> None:
+    model, optimizer = lab.given
+    before = [parameter.clone() for parameter in model.parameters()]
+    first = train(lab, 40)
+    assert first.snapshot.last("loss") < 0.8 * first.snapshot.curves["loss"][1][0]
+    assert (first.snapshot.counts["merge"] > 0) == isinstance(model[0], P4Inv)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert not optimizer.state
+    assert lab.model is not model
+    lab.player.reset()
+    again = train(lab, 40)
+    assert again.snapshot.last("loss") == pytest.approx(first.snapshot.last("loss"), rel=1e-4)
+    assert lab.error is None
+
+
+def test_settings_are_those_of_what_was_given(lab: Dashboard) -> None:
+    config = lab.config
+    assert (config.learning_rate, config.merge_every, config.reset, config.optimizer) == (0.01, 3, "gaussian", "AdamW")
+    lab.player.set(learning_rate=0.5, merge_every=7)
+    train(lab, 1)
+    engine = lab.player.engine
+    assert (engine.optimizer.param_groups[0]["lr"], engine.schedule.every) == (0.5, 7)
+
+
+def test_runs_can_be_branched_saved_and_loaded(lab: Dashboard, tmp_path: Any) -> None:
+    train(lab, 10)
+    lab.player.branch()
+    lab.save(tmp_path / "own.p4run")
+    lab.load(tmp_path / "own.p4run")
+    assert list(lab.table()["step"]) == [10, 10, 10]
+
+
+def test_what_is_missing_is_named() -> None:
+    model, optimizer, _ = parts()
+    with pytest.raises(OptionError, match="expected a method 'batch'"):
+        train_live(object(), model, optimizer)
+    with pytest.raises(OptionError, match="give a MergeSchedule"):
+        train_live(Mirror(), model, optimizer)
