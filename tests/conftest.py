@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
+
+from p4lab.bench.browser import HOW_TO_INSTALL, NO_CHROMIUM, find_chromium
 
 # Without it, jupyter_core warns at import (and warnings are errors here). Kernels and servers inherit it.
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
@@ -44,36 +43,6 @@ def seeds() -> None:
 
 
 # --- Chromium for the browser tests ---
-
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-CHROMIUM_APPS = (
-    "/Applications/Chromium.app/Contents/MacOS/Chromium",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-)
-NO_CHROMIUM = "no working Chromium was found"
-HOW_TO_INSTALL = (
-    "Install one (Debian: apt-get install chromium; macOS: brew install --cask chromium),",
-    "or name the program of any Chrome or Chromium in P4LAB_CHROMIUM.",
-)
-
-
-def runs(program: str) -> bool:
-    """Whether the program starts: Ubuntu's `chromium-browser` may be a mere hint to install a snap."""
-    try:
-        return subprocess.run([program, "--version"], capture_output=True, timeout=60).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-
-
-def find_chromium() -> str | None:
-    """Path of a Chromium that starts: P4LAB_CHROMIUM if set, else the first on PATH, else a macOS app."""
-    named = os.environ.get("P4LAB_CHROMIUM")
-    if named:
-        found = [shutil.which(named)]
-    else:
-        apps = [str(root) + app for app in CHROMIUM_APPS for root in ("", Path.home())]
-        found = [shutil.which(name) for name in (*CHROMIUM_NAMES, *apps)]
-    return next((path for path in found if path and runs(path)), None)
 
 
 def browser_required() -> bool:

@@ -64,8 +64,19 @@ class Pump:
         self._thread = threading.Thread(target=self._loop, name="p4lab-pump", daemon=True)
         self._thread.start()
 
+    @property
+    def views(self) -> list[View]:
+        """The views that are drawn."""
+        return [slot.view for slot in self._slots]
+
     def wake(self) -> None:
         """Look at the views now, for one became ready; may be called from any thread."""
+        self._wake.set()
+
+    def hurry(self) -> None:
+        """Draw all views as soon as they are ready, whatever their intervals: somebody touched a control."""
+        for slot in self._slots:
+            slot.next = 0.0
         self._wake.set()
 
     def close(self, timeout: float = 10.0) -> None:

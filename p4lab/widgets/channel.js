@@ -1,7 +1,8 @@
 // Shared by all widgets, put in front of their own file: one conversation with the kernel per model and page.
 //
-// browser -> kernel   {hello: 1, ...}  again and again until answered; {ack: id} for every frame; {error: text}
-// kernel -> browser   {frame: id, ...} and buffers
+// browser -> kernel   {hello: 1, ...}  again and again until answered; {error: text};
+//                     {ack: id, others: {name: id}}  the newest frame that was shown, here and by other channels
+// kernel -> browser   {frame: id, ...} and buffers; {channel: [kernel, name]} in the first
 
 const RETRY_MS = 3000;
 
@@ -13,12 +14,39 @@ function nextFrame() {
   });
 }
 
+/** Wait until the page has nothing more urgent to do, or a fifth of a second (Safari cannot tell). */
+function idle() {
+  return new Promise((done) => (window.requestIdleCallback ?? setTimeout)(done, { timeout: 200 }));
+}
+
 /**
- * Connect a model. `receive(message, buffers)` takes a frame into the state, `paint()` shows the newest state on all views.
- * Frames that arrive while one is painted are painted together; each is acknowledged once it is seen (or cannot be seen).
+ * Acknowledge a frame, in one message with the other channels that are drawn in the same moment: for every message the
+ * kernel reports busy and idle, and JupyterLab shows both.
+ */
+function acknowledge(model, [kernel, name], id) {
+  const waiting = (window.__p4labAcks ??= new Map());
+  if (waiting.has(kernel)) {
+    waiting.get(kernel)[name] = id;
+    return;
+  }
+  const others = {};
+  waiting.set(kernel, others);
+  setTimeout(() => {
+    waiting.delete(kernel);
+    model.send({ ack: id, others });
+  });
+}
+
+/** The elements that each `repaint` draws on, as `watch` was told. */
+const drawnOn = new WeakMap();
+
+/**
+ * Connect a model. `receive(message, buffers)` takes a frame into the state, `paint()` shows the newest state on all views
+ * and returns false if it could not yet. Frames that arrive while one is painted are painted together; each is
+ * acknowledged once it is seen (or cannot be seen), and `data-frames` of the elements it was drawn on tells its number.
  */
 function connect(model, { receive, paint, hello = () => ({}) }) {
-  let answered = false, newest = 0, acked = 0, painting = false, dirty = false;
+  let answered = false, newest = 0, acked = 0, painting = false, dirty = false, channel = null;
 
   const fail = (error) => {
     console.error(error);
@@ -34,8 +62,11 @@ function connect(model, { receive, paint, hello = () => ({}) }) {
         dirty = false;
         const id = newest;
         await nextFrame();
-        await paint();
-        if (id > acked) model.send({ ack: (acked = id) });
+        const drawn = (await paint()) !== false;
+        for (const el of drawnOn.get(repaint) ?? []) {
+          if (drawn && id > (el.dataset.frames ?? 0) && isVisible(el)) el.dataset.frames = id;
+        }
+        if (id > acked) acknowledge(model, channel, (acked = id));
       }
     } catch (error) {
       fail(error);
@@ -46,6 +77,7 @@ function connect(model, { receive, paint, hello = () => ({}) }) {
 
   model.on("msg:custom", (message, buffers) => {
     answered = true;
+    channel = message.channel ?? channel;
     try {
       receive(message, buffers);
     } catch (error) {
@@ -73,6 +105,8 @@ const cssVariable = (name, fallback) => getComputedStyle(document.body).getPrope
 /** Call `changed` when the element gets another size, becomes visible, or the page another theme; returns the undo. */
 function watch(el, changed) {
   let width = 0, height = 0;
+  if (!drawnOn.has(changed)) drawnOn.set(changed, new Set());
+  drawnOn.get(changed).add(el);
   const sizes = new ResizeObserver(() => {
     if (el.clientWidth === width && el.clientHeight === height) return;
     [width, height] = [el.clientWidth, el.clientHeight];
@@ -83,6 +117,7 @@ function watch(el, changed) {
   themes.observe(document.body, { attributeFilter: ["data-jp-theme-light", "data-jp-theme-name"] });
   document.addEventListener("visibilitychange", changed);
   return () => {
+    drawnOn.get(changed).delete(el);
     sizes.disconnect();
     themes.disconnect();
     document.removeEventListener("visibilitychange", changed);

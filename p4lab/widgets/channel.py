@@ -1,10 +1,12 @@
 """The kernel's end of the conversation that channel.js holds in the browser."""
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import anywidget
 import numpy as np
@@ -15,6 +17,9 @@ from p4lab.errors import P4Error
 FOLDER = Path(__file__).parent
 LOST = 10.0
 """Seconds after which a frame without acknowledgement counts as lost (a closed page, a broken connection)."""
+
+KERNEL = secrets.token_hex(8)
+"""Tells this process from others that the same page may talk to."""
 
 DTYPES = {"float32": "f4", "float64": "f8", "uint8": "u1", "int32": "i4"}
 
@@ -40,6 +45,9 @@ class Channel(anywidget.AnyWidget):
         error: the first failure in the browser, None if all is well.
     """
 
+    # By model id: the browser acknowledges frames of several channels in one message.
+    _channels: ClassVar[WeakValueDictionary[str, "Channel"]] = WeakValueDictionary()
+
     def __init__(self, on_ready: Callable[[], None] = lambda: None, **options: Any) -> None:
         self.error: BrowserError | None = None
         self.on_ready = on_ready
@@ -48,12 +56,18 @@ class Channel(anywidget.AnyWidget):
         self._sent = self._acked = 0
         self._sent_at = 0.0
         super().__init__(**options)
+        self._channels[self.model_id] = self
         self.on_msg(self._receive)
 
     @property
     def ready(self) -> bool:
         """Whether a page is there and has shown, or lost, the last frame."""
         return self._connected and (self._acked >= self._sent or time.monotonic() - self._sent_at > LOST)
+
+    @property
+    def sent(self) -> int:
+        """Number of frames sent so far; the page shows it as ``data-frames`` of the widget once the frame is drawn."""
+        return self._sent
 
     def _greeting(self) -> tuple[dict[str, Any], list[memoryview]]:
         """Return the message and buffers that bring a new page up to date."""
@@ -71,14 +85,21 @@ class Channel(anywidget.AnyWidget):
             self._sent_at = time.monotonic()
             self.send({**message, "frame": self._sent}, list(buffers))
 
+    def _acknowledged(self, frame: int) -> None:
+        self._acked = max(self._acked, frame)
+        self.on_ready()
+
     def _receive(self, _: Any, message: dict[str, Any], buffers: Any) -> None:
         if "ack" in message:
-            self._acked = max(self._acked, message["ack"])
-            self.on_ready()
+            self._acknowledged(message["ack"])
+            for name, frame in message.get("others", {}).items():
+                if name in self._channels:
+                    self._channels[name]._acknowledged(frame)
         elif "hello" in message:
             with self._lock:
                 self._connected = True
-                self._post(*self._greeting())
+                greeting, memory = self._greeting()
+                self._post({**greeting, "channel": [KERNEL, self.model_id]}, memory)
         elif "error" in message:
             self.error = self.error or BrowserError(f"{type(self).__name__} in the browser: {message['error']}")
         else:

@@ -95,6 +95,7 @@ export default () => {
   async function paint() {
     const Plotly = library().loaded;
     if (!figure || !Plotly) return false; // the views paint as soon as it is there
+    await idle(); // what moves fast goes first
     for (const [el, view] of views) {
       if (!isVisible(el)) continue;
       const size = { width: el.clientWidth, height: el.clientHeight };

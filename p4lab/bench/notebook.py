@@ -1,0 +1,254 @@
+"""A notebook in a browser page, with what a user does to it and sees of it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from p4lab.bench.browser import Server
+
+WAIT = 60_000
+"""Milliseconds until the page is given up."""
+
+PICTURE = ".p4-lab [data-frames]:not(.p4-plot)"
+"""The fast pictures: their ``data-frames`` is the number of the newest frame from the kernel that was drawn."""
+
+HAS_KERNEL = """() => {
+    const panel = window.jupyterapp?.shell?.currentWidget;
+    return panel?.context?.isReady && panel.sessionContext?.session?.kernel && true;
+}"""
+EXECUTE = """async (code) => {
+    const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+    const future = kernel.requestExecute({ code, store_history: false, silent: false });
+    let text = "";
+    future.onIOPub = ({ header, content }) => {
+        if (header.msg_type === "stream") text += content.text;
+        if (header.msg_type === "error") text += content.evalue;
+    };
+    await future.done;
+    return text.trim();
+}"""
+COUNT = "+document.querySelector('[data-name=count] .p4-value').innerText.replaceAll(',', '')"
+USED_WIDTH = """() => Math.min(...[...document.querySelectorAll('.p4-lab')]
+    .map((lab) => lab.clientWidth / lab.closest('.jp-OutputArea-output').clientWidth))"""
+OVERFLOWING = """() => [...document.querySelectorAll('.p4-lab :is(.p4-item, .p4-group, .p4-grid, .p4-plot)')]
+    .filter((node) => node.scrollWidth > node.clientWidth + 1)
+    .map((node) => node.dataset.name || node.className)"""
+THREADS = "sorted(t.name for t in __import__('threading').enumerate() if t.name.startswith('p4lab'))"
+# JupyterLab's widget manager logs these while it restores what a reloaded page showed before; then it shows it again.
+HARMLESS = ("widget model not found",)
+
+
+@dataclass
+class Notebook:
+    """A notebook in a page.
+
+    Attributes:
+        page: Playwright's `Page`.
+        server: the JupyterLab behind it.
+        pictures: where `screenshot` puts its files.
+        errors: what the page's JavaScript raised or logged as an error.
+    """
+
+    page: Any
+    server: Server
+    pictures: Path = Path()
+    errors: list[str] = field(default_factory=list)
+
+    # --- the notebook ---
+
+    def open(self, name: str) -> None:
+        """Open a notebook and wait for its kernel."""
+        address = f"{self.server.url}/lab/tree/{name}?token={self.server.token}&reset"
+        self.page.goto(address, wait_until="domcontentloaded")
+        self.wait_until_live()
+
+    def wait_until_live(self) -> None:
+        """Wait until notebook and kernel are there."""
+        self.page.wait_for_function(HAS_KERNEL, timeout=WAIT)
+        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.ready")
+
+    def command(self, name: str, **arguments: Any) -> None:
+        """Execute a command of JupyterLab and wait for its end."""
+        execute = "([name, args]) => window.jupyterapp.commands.execute(name, args).then(() => null)"
+        self.page.evaluate(execute, [name, arguments])
+
+    def run_all(self) -> None:
+        """Run every cell."""
+        self.command("notebook:run-all-cells")
+
+    def execute(self, code: str) -> str:
+        """Return what the kernel prints for some code, which is not put into the notebook."""
+        return str(self.page.evaluate(EXECUTE, code))
+
+    def ask(self, expression: str) -> str:
+        """Return what the kernel prints for an expression."""
+        return self.execute(f"print({expression})")
+
+    def set_theme(self, theme: Literal["light", "dark"]) -> None:
+        """Switch JupyterLab's theme and wait until the page wears it."""
+        self.command("apputils:change-theme", theme=f"JupyterLab {theme.title()}")
+        self.wait_for("light => document.body.dataset.jpThemeLight === light", str(theme == "light").lower())
+
+    # --- the lab's parts ---
+
+    def button(self, text: str) -> Any:
+        """Find a button of the lab."""
+        return self.page.locator("button.p4-button", has_text=text)
+
+    def item(self, name: str) -> Any:
+        """Find a control or readout of the lab."""
+        return self.page.locator(f'.p4-item[data-name="{name}"]')
+
+    def count(self) -> int:
+        """Return the number of steps that the header shows."""
+        return int(self.item("count").locator(".p4-value").inner_text().replace(",", ""))
+
+    def state(self) -> str:
+        """Return the run state that the header shows."""
+        return str(self.item("state").inner_text()).strip()
+
+    def points(self) -> int:
+        """Return the number of points of the raw loss curve, as plotly has them."""
+        return int(self.page.evaluate("() => document.querySelector('.p4-plot .js-plotly-plot').data[0].x.length"))
+
+    def picture(self) -> str:
+        """Return the first canvas of the lab as a data URL."""
+        return str(self.page.evaluate("() => document.querySelector('.p4-lab canvas').toDataURL()"))
+
+    # --- what a user does ---
+
+    def train(self, steps: int = 1) -> None:
+        """Press Start and wait until the header shows this many steps."""
+        self.button("Start").click()
+        self.wait_for_state("running")
+        self.wait_for_count(">=", steps)
+
+    def pause(self) -> int:
+        """Press Pause, wait until the last frames are there, and return the number of steps."""
+        self.button("Pause").click()
+        self.wait_for_state("paused")
+        self.page.wait_for_timeout(700)
+        return self.count()
+
+    def press(self, name: str, key: str) -> None:
+        """Press a key on a control, as in ``press("learning_rate", "ArrowRight")``."""
+        control = self.item(name).locator("input, select, button").first
+        control.focus()
+        control.press(key)
+
+    def drag_to(self, name: str, to: Literal["min", "max"]) -> str:
+        """Drag a slider to one of its ends with the mouse, and return the value that it then shows."""
+        slider = self.item(name).locator("input")
+        return self._drag(slider, 0.0 if to == "min" else 1.0)
+
+    def drag_by(self, name: str, notches: int) -> str:
+        """Drag a slider by some notches with the mouse, and return the value that it then shows."""
+        slider = self.item(name).locator("input")
+        return self._drag(slider, _share(slider) + notches / float(slider.get_attribute("max")))
+
+    def _drag(self, slider: Any, share: float) -> str:
+        slider.scroll_into_view_if_needed()
+        box = slider.bounding_box()
+        thumb = 16
+        y, width = box["y"] + box["height"] / 2, box["width"] - thumb
+        mouse, left = self.page.mouse, box["x"] + thumb / 2
+        mouse.move(left + width * _share(slider), y)
+        mouse.down()
+        mouse.move(left + width * min(1.0, max(0.0, share)), y, steps=8)
+        mouse.up()
+        return str(slider.locator("xpath=..").locator("output").inner_text())
+
+    # --- waiting ---
+
+    def wait_for(self, condition: str, argument: Any = None) -> Any:
+        """Wait until a JavaScript function returns something true."""
+        return self.page.wait_for_function(condition, arg=argument, timeout=WAIT)
+
+    def wait_for_state(self, state: str) -> None:
+        """Wait until the header shows a run state."""
+        self.page.wait_for_selector(f'.p4-badge[data-state="{state}"]', timeout=WAIT)
+
+    def wait_for_count(self, comparison: str, steps: int) -> None:
+        """Wait until the step that the header shows compares so with ``steps``, as in ``">", 10``."""
+        self.wait_for(f"steps => {COUNT} {comparison} steps", steps)
+
+    def wait_for_picture(self) -> None:
+        """Wait until a frame from the kernel has been drawn."""
+        self.page.wait_for_selector(PICTURE, timeout=WAIT)
+
+    # --- looking ---
+
+    def screenshot(self, name: str) -> Path:
+        """Save what the page shows as a PNG, and return where."""
+        path = self.pictures / f"{name}.png"
+        self.page.screenshot(path=path)
+        return path
+
+    def overflowing(self) -> list[str]:
+        """Return the names of the lab's parts whose content is wider than they are."""
+        return list(self.page.evaluate(OVERFLOWING))
+
+    def used_width(self) -> float:
+        """Return the share of the notebook's width that the lab uses (the least of several labs)."""
+        return float(self.page.evaluate(USED_WIDTH))
+
+    def problems(self, *labs: str) -> list[str]:
+        """Return what went wrong: page, kernel, and the labs of these names in the notebook ("lab" if none is given).
+
+        That is JavaScript errors, output on stderr, a lab's error, or other threads than one trainer and one pump for
+        each lab.
+        """
+        names = labs or ("lab",)
+        found = [f"page: {error}" for error in self.errors]
+        stderr = self.page.locator('[data-mime-type="application/vnd.jupyter.stderr"]')
+        found += [f"stderr: {text}" for text in stderr.all_inner_texts()]
+        for name in names:
+            error = self.ask(f"{name}.error")
+            found += [] if error == "None" else [f"{name}: {error}"]
+        threads, expected = self.ask(THREADS), str(["p4lab-pump"] * len(names) + ["p4lab-trainer"] * len(names))
+        return found + ([] if threads == expected else [f"threads: {threads}, expected {expected}"])
+
+    def check_clean(self, *labs: str) -> None:
+        """Fail if `problems` finds any.
+
+        Raises:
+            AssertionError: with all of them.
+        """
+        found = self.problems(*labs)
+        if found:
+            raise AssertionError("\n".join(found))
+
+
+@contextmanager
+def opened(browser: Any, server: Server, width: int = 1440, height: int = 1000) -> Iterator[Notebook]:
+    """Open a fresh page that notes its errors; close it and end the kernels afterwards.
+
+    Args:
+        browser: Playwright's `Browser`.
+        server: the JupyterLab to look at.
+        width: of the window in CSS pixels.
+        height: of the window in CSS pixels.
+    """
+    context = browser.new_context(viewport={"width": width, "height": height})
+    page = context.new_page()
+    page.set_default_timeout(WAIT)
+    notebook = Notebook(page, server)
+    page.on("pageerror", lambda error: notebook.errors.append(str(error)))
+    page.on("console", lambda message: notebook.errors.extend(_complaints(message)))
+    try:
+        yield notebook
+    finally:
+        context.close()
+        server.end_kernels()
+
+
+def _complaints(message: Any) -> list[str]:
+    # Failed requests of JupyterLab itself are not ours.
+    serious = message.type == "error" and "Error" in message.text
+    return [message.text] if serious and not any(text in message.text for text in HARMLESS) else []
+
+
+def _share(slider: Any) -> float:
+    return float(slider.input_value()) / float(slider.get_attribute("max"))
