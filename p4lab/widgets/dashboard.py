@@ -18,7 +18,7 @@ from p4lab.widgets import files
 from p4lab.widgets.channel import Channel
 from p4lab.widgets.controls import ControlPanel, Group
 from p4lab.widgets.live_plot import LivePlot
-from p4lab.widgets.panels import Readout, header, hint, readouts, run_rows, runs_panel, time_bar
+from p4lab.widgets.panels import Readout, header, hint, readouts, run_rows, runs_panel, time_bar, view_group
 
 if TYPE_CHECKING:
     import pandas
@@ -116,8 +116,8 @@ class Dashboard:
         self._names = {item.name for group in settings for item in group.items}
         self.player = Player(factory, config)
         self._head = ControlPanel(header(title, subtitle, self._readouts), self._touched, direction="row")
-        self._time = ControlPanel(time_bar(self._view), self._touched, direction="row")
-        self._side = ControlPanel(settings, self._touched)
+        self._time = ControlPanel(time_bar(), self._touched, direction="row")
+        self._side = ControlPanel([*settings, view_group(self._view)], self._touched)
         self._runs = ControlPanel(runs_panel(), self._touched, direction="row")
         self._plot = LivePlot()
         self._views = [
@@ -295,10 +295,7 @@ class Dashboard:
     def _show_time(self, frame: Frame) -> None:
         past = frame.shown is not None
         self._time.show(
-            {
-                "scrub": {"moments": frame.moments, "shown": frame.shown},
-                "view": self._view,
-            },
+            {"scrub": {"moments": frame.moments, "shown": frame.shown}},
             disabled=[
                 *(["scrub", "branch", "keep"] if frame.state is State.IDLE else []),
                 *([] if past else ["now"]),
@@ -312,7 +309,8 @@ class Dashboard:
         if "preset" in self._names:
             preset = next((name for name in PRESETS if planned.preset_values(name).items() <= values.items()), None)
         values |= {"preset": preset, "speed": frame.speed}
-        self._side.show({name: values[name] for name in values if name in self._names}, pending=frame.pending)
+        shown = {name: values[name] for name in values if name in self._names}
+        self._side.show({**shown, "view": self._view}, pending=frame.pending)
 
     def _show_runs(self, frame: Frame) -> None:
         self._runs.show({"runs": run_rows(frame, self._style.loss), "config": frame.planned.to_text()})

@@ -2,12 +2,15 @@
 
 from typing import Any
 
-from p4lab.training import DigitsConfig, Engine, Frame, devices
+from p4lab.training import DigitsConfig, Engine, devices
 from p4lab.widgets.controls import Group, Item
 from p4lab.widgets.dashboard import Dashboard, Picture
 from p4lab.widgets.image_grid import ImageGrid, Panel
+from p4lab.widgets.spectrum import show_spectrum, spectrum_plane
 
 COLUMNS = 8
+REAL = 16
+SPECTRUM_INTERVAL = 0.3
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 INTERVALS = (1, 2, 5, 10, 20, 50, 100, 200)
 
@@ -24,25 +27,20 @@ def digits_lab(config: DigitsConfig | None = None, name: str | None = None, **ch
         ConfigError: unknown setting, or a value out of range.
     """
     config = (config or DigitsConfig()).replace(**changes)
-    grid = ImageGrid(
-        [
-            Panel("Samples", "live, from fixed latents", COLUMNS),
-            Panel("Real digits", "from the test set", COLUMNS),
-        ],
-        top=16,
-    )
-
-    def draw(frame: Frame) -> None:
-        for index, name in enumerate(("samples", "real")):
-            grid.show(index, frame.snapshot.pictures[name])
-
+    samples = ImageGrid([Panel("Samples", "live, from fixed latents", COLUMNS)], top=16)
+    real = ImageGrid([Panel("Real digits", "from the test set", COLUMNS)], top=16)
+    eigenvalues = spectrum_plane("of the first layer's matrix")
     return Dashboard(
         config,
         Engine,
         title="P4Inv flow on handwritten digits",
         subtitle="Layers that carry their inverse and determinant",
         settings=settings(config),
-        pictures=[Picture(grid, draw)],
+        pictures=[
+            Picture(samples, lambda frame: samples.show(0, frame.snapshot.pictures["samples"])),
+            Picture(real, lambda frame: real.show(0, frame.snapshot.pictures["real"][:REAL])),
+            Picture(eigenvalues, lambda frame: show_spectrum(eigenvalues, frame), SPECTRUM_INTERVAL),
+        ],
         name=name,
     )
 

@@ -14,6 +14,7 @@ from p4lab.plots import Loss
 from p4lab.training import CustomConfig, Engine, Problem, RunConfig
 from p4lab.widgets.controls import Group, Item
 from p4lab.widgets.dashboard import Dashboard, Picture, Style
+from p4lab.widgets.spectrum import show_spectrum, spectrum_plane
 
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1, 1.0)
 INTERVALS = (1, 2, 5, 10, 20, 50, 100, 200)
@@ -69,6 +70,8 @@ def train_live(
     def factory(config: RunConfig) -> Engine:
         return Engine(config, *copy.deepcopy(pristine))
 
+    eigenvalues = spectrum_plane("of the watched matrix")
+    watched = hasattr(problem, "watched") or any(isinstance(layer, P4Inv) for layer in p4_modules(model))
     has_test = hasattr(problem, "test_loss")
     return Dashboard(
         config,
@@ -76,7 +79,7 @@ def train_live(
         title or type(model).__name__,
         f"{type(optimizer).__name__}, {sum(p.numel() for p in model.parameters()):,} trainable parameters",
         _settings(config, schedule is not None, any(isinstance(layer, P4Inv) for layer in p4_modules(model))),
-        pictures,
+        [*pictures, *([Picture(eigenvalues, lambda frame: show_spectrum(eigenvalues, frame), 0.3)] if watched else [])],
         Style(loss or Loss("loss", bits=False, test=has_test)),
         name,
     )

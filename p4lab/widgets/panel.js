@@ -1,9 +1,13 @@
 // A panel of labelled controls and readouts, described by the kernel; it reports what was touched and shows what it is told.
 
+const CONTROLS = new Set(["button", "input", "select"]);
+
 function make(tag, className, text) {
   const node = document.createElement(tag);
   if (className) node.className = className;
   if (text !== undefined) node.textContent = text;
+  // Keys are for the control that has the focus: arrows would fold the notebook's cells, Enter would edit them.
+  if (CONTROLS.has(tag)) node.dataset.lmSuppressShortcuts = "true";
   return node;
 }
 

@@ -92,12 +92,25 @@ def header(title: str, subtitle: str, shown: Sequence[Readout]) -> list[Group]:
     ]
 
 
-VIEW_TEXTS = {"inverse": "Inverse", "training": "Gradients, time", "accuracy": "Accuracy"}
+VIEW_TEXTS = {"inverse": "Inverse", "training": "Training", "accuracy": "Accuracy"}
 
 
-def time_bar(view: str) -> list[Group]:
-    """Return the scrubber, what can be done at a moment, and the choice of diagnostics."""
-    choices = tuple(VIEW_TEXTS) if view not in ("inverse", "training") else ("inverse", "training")
+def view_group(view: str) -> Group:
+    """Return the choice of diagnostics; ``view`` is the one that is shown first."""
+    choices = ("inverse" if view == "training" else view, "training")
+    item = Item(
+        "segments",
+        "view",
+        "Curves on the right",
+        choices=choices,
+        texts=tuple(VIEW_TEXTS[name] for name in choices),
+        help="Determinant and inverse; or gradients, perturbations and step time",
+    )
+    return Group("Diagnostics", (item,))
+
+
+def time_bar() -> list[Group]:
+    """Return the scrubber, and what can be done at a moment."""
     return [
         Group(
             "",
@@ -105,15 +118,7 @@ def time_bar(view: str) -> list[Group]:
                 Item("scrubber", "scrub", "Time travel", help="Look at any moment of the run, in all pictures at once"),
                 Item("button", "now", "Now", help="Back to the present"),
                 Item("button", "branch", "Branch here", help="Start a second run from this moment with these settings"),
-                Item("button", "keep", "Keep, new run", help="Keep this run for comparison and start a new one"),
-                Item(
-                    "segments",
-                    "view",
-                    "Diagnostics",
-                    choices=choices,
-                    texts=tuple(VIEW_TEXTS[name] for name in choices),
-                    help="Which curves stand on the right",
-                ),
+                Item("button", "keep", "New run", help="Keep this run for comparison and start another"),
             ),
         )
     ]

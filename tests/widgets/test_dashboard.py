@@ -152,7 +152,7 @@ def test_the_past_has_its_line_in_the_curves(lab: Dashboard) -> None:
 
 def test_diagnostics_can_be_chosen(lab: Dashboard) -> None:
     lab._touched("view", "training")
-    wait_until(lambda: shown(lab._time, "view") == "training")
+    wait_until(lambda: shown(lab._side, "view") == "training")
     headings = [note["text"] for note in lab._curves(now(lab))["layout"]["annotations"]]
     assert "norm of the gradient" in headings
     lab._touched("view", "nonsense")
