@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from p4lab.p4 import P4Inv
-from p4lab.problems.matrix import MatrixModel, MatrixProblem
+from p4lab.problems.matrix import MatrixProblem
 from p4lab.training.config import Rule, RunConfig, one_of, whole
 from p4lab.training.engine import Engine
 from p4lab.training.lanes import Lanes
@@ -17,7 +17,7 @@ from p4lab.training.records import Event
 
 LANES = ("float32", "float64")
 LARGEST_ANGLE = math.pi / 3
-DAMAGE = 1e-2
+DAMAGE = 0.1
 
 
 class SharedDirections(P4Inv):
@@ -29,7 +29,7 @@ class SharedDirections(P4Inv):
 
 
 class StabilityProblem(MatrixProblem):
-    """Minimize ``|W - T|_F^2 / d``, and say how exact the layer's inverse and determinant are."""
+    """Minimize ``|W - T|_F^2 / d``, and say how near to singular and how exact the layer is."""
 
     def set_target(self, target: Tensor) -> None:
         """Replace the target T, shape (d, d); a run may go on meanwhile.
@@ -38,24 +38,26 @@ class StabilityProblem(MatrixProblem):
             ShapeError: another shape.
         """
         super().set_target(target)
-        self._crosses = torch.view_as_real(torch.linalg.eigvals(self.target))
+        self._target_eigenvalues = _eigenvalues(self.target)
 
     @torch.no_grad()
-    def pictures(self, model: MatrixModel, z: Tensor) -> dict[str, Tensor]:
-        """Return eigenvalues of W and T, and how near to singular and how exact the layer is at this moment.
+    def pictures(self, model: Any, z: Tensor) -> dict[str, Tensor]:
+        """Return what there is to see of a P4Inv layer; all NaN where its weights are not finite.
 
-        "eigenvalues" and "target" have shape (d, 2), real and imaginary part; "smallest" (singular value of W), "det"
-        (sign of det W from a factorization in float64), "sign" (carried), "residual" and "logabsdet_error" are scalars.
-        Cost O(d^3). ``z`` is not used.
+        "eigenvalues" and "target" (of W and T, real and imaginary part) have shape (d, 2), "singular" (values of W,
+        descending) has shape (d,); "det" (sign of det W by a factorization in float64), "sign" (carried), "residual"
+        and "logabsdet_error" are scalars. Cost O(d^3). ``z`` is not used.
         """
         weight = model.weight.detach().to("cpu", torch.float64)
-        found = figures(model, weight)
+        known = ("sign", "residual", "logabsdet_error")
+        finite = bool(weight.isfinite().all())
+        found = figures(model, weight) if finite else dict.fromkeys(known, math.nan)
         return {
-            "eigenvalues": torch.view_as_real(torch.linalg.eigvals(weight)),
-            "target": self._crosses.clone(),
-            "smallest": torch.linalg.svdvals(weight)[-1],
-            "det": torch.linalg.slogdet(weight)[0],
-            **{name: torch.tensor(found[name], dtype=torch.float64) for name in ("sign", "residual", "logabsdet_error")},
+            "eigenvalues": _eigenvalues(weight) if finite else torch.full((self.dim, 2), math.nan),
+            "target": self._target_eigenvalues.clone(),
+            "singular": torch.linalg.svdvals(weight) if finite else torch.full((self.dim,), math.nan),
+            "det": torch.linalg.slogdet(weight)[0] if finite else torch.tensor(math.nan),
+            **{name: torch.tensor(found[name], dtype=torch.float64) for name in known},
         }
 
 
@@ -79,11 +81,9 @@ class StabilityConfig(RunConfig):
     }
     live: ClassVar[tuple[str, ...]] = (*(name for name in RunConfig.live if name != "reset"), "push")
 
-    rank: int = 16
+    rank: int = 8
     reset: Any = "gaussian"
-    train_v: bool = False
-    optimizer: str = "sgd"
-    learning_rate: float = 0.1
+    learning_rate: float = 2e-3
     merge_every: int = 10
     refine_every: int = 0
     measure_every: int = 5
@@ -131,7 +131,8 @@ def precisions(config: RunConfig) -> Lanes:
 def damage(run: Engine | Lanes, amount: float = DAMAGE) -> None:
     """Multiply every entry of the frozen inverses by ``1 + amount * N(0, 1)``, the same noise in each lane; an event.
 
-    Determinants and weights stay right; what follows from the inverse (directions of the determinant, merges) does not.
+    Weights and frozen determinants stay right. What the perturbation's part of the determinant, and merges, take from
+    the inverse does not.
     """
     for engine in _engines(run):
         for layer in _layers(engine):
@@ -139,7 +140,8 @@ def damage(run: Engine | Lanes, amount: float = DAMAGE) -> None:
             noise = torch.randn(inverse.shape, generator=_generator(engine.step), dtype=torch.float64)
             with torch.no_grad():
                 inverse.mul_(1 + amount * noise.to(inverse))
-                layer._refresh_q()
+                if layer.q is not None:
+                    layer.q.copy_(layer.v @ inverse)
         engine.records.add(Event(engine.step, "set", (), f"damage = {amount:g}"))
 
 
@@ -157,6 +159,10 @@ def _engines(run: Engine | Lanes) -> list[Engine]:
 
 def _layers(engine: Engine) -> list[P4Inv]:
     return [layer for layer in engine.layers if isinstance(layer, P4Inv)]
+
+
+def _eigenvalues(matrix: Tensor) -> Tensor:
+    return torch.view_as_real(torch.linalg.eigvals(matrix))
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -1,0 +1,319 @@
+"""The lab of the third notebook: a P4Inv layer that is driven toward det = 0, and what rescues it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from p4lab.errors import ConfigError
+from p4lab.plots import RUN_COLORS, Loss, Shown
+from p4lab.training import Frame, Snapshot, State
+from p4lab.training.runs import Runs
+from p4lab.training.stability import DAMAGE, LANES, StabilityConfig, damage, precisions, recompute
+from p4lab.widgets.channel import FOLDER
+from p4lab.widgets.controls import Group, Item
+from p4lab.widgets.dashboard import WAIT, Dashboard, Picture, Style
+from p4lab.widgets.layers import Layer
+from p4lab.widgets.panels import Readout
+from p4lab.widgets.plane import Path, Plane, Points, Text
+from p4lab.widgets.spectrum import CIRCLE
+
+LOSS = Loss("loss |W − T|² / d", log=True, bits=False, test=False)
+PUSHES = (-1.0, -0.3, -0.1, -1e-2, -1e-3, -1e-4, -1e-6, 0.0, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0)
+RATES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0)
+INTERVALS = (1, 2, 5, 10, 20, 50, 100)
+SPEEDS = (5, 20, 100, None)
+SPEED = 100
+LARGE_STEP = 1.0
+EXTENTS = (1.4, 2.5, 5.0)
+"""How far the picture of eigenvalues may reach; what is farther out is left out."""
+LOWEST = 1e-17
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A button that changes settings.
+
+    Attributes:
+        label: on the button.
+        help: what it does.
+        changes: settings, from those that are planned.
+    """
+
+    label: str
+    help: str
+    changes: Callable[[StabilityConfig], dict[str, Any]]
+
+
+ATTACKS = {
+    "attack:singular": Attack("Drive to 0", "Push = 0: the target is singular", lambda _: {"push": 0.0}),
+    "attack:hover": Attack("Hover at 1e-6", "Push = 1e-6: a target at the edge of float32", lambda _: {"push": 1e-6}),
+    "attack:cross": Attack(
+        "Cross det = 0",
+        "Push = -1, and back at the next press",
+        lambda planned: {"push": 1.0 if planned.push < 0 else -1.0},
+    ),
+    "attack:steps": Attack("Large steps", f"Learning rate {LARGE_STEP:g}", lambda _: {"learning_rate": LARGE_STEP}),
+    "attack:safety": Attack(
+        "Back to safety",
+        "Push = 1, and the learning rate of the start",
+        lambda _: {"push": 1.0, "learning_rate": StabilityConfig.learning_rate},
+    ),
+}
+
+
+def break_lab(config: StabilityConfig | None = None, name: str | None = None, **changes: Any) -> "BreakLab":
+    """Return a lab in which P4Inv is driven toward det = 0, in float32 and float64 side by side.
+
+    Args:
+        config: the first settings (None: `StabilityConfig`'s defaults).
+        name: see `Dashboard`.
+        changes: settings over those of ``config``, such as ``skip=False``.
+
+    Raises:
+        ConfigError: unknown setting, or a value out of range.
+    """
+    return BreakLab((config or StabilityConfig()).replace(**changes), name)
+
+
+class BreakLab(Dashboard):
+    """The lab: a dashboard over lanes by precision, with attacks and rescues.
+
+    Args:
+        config: settings of the first run.
+        name: see `Dashboard`.
+    """
+
+    def __init__(self, config: StabilityConfig, name: str | None = None) -> None:
+        eigenvalues, singular = EigenvaluePicture(), SingularPicture()
+        super().__init__(
+            config,
+            precisions,
+            title="Break it: P4Inv near det = 0",
+            subtitle="One layer in float32 and in float64, the same start, target and directions",
+            settings=settings(config),
+            pictures=[Picture(eigenvalues.widget, eigenvalues.draw), Picture(singular.widget, singular.draw)],
+            style=Style(loss=LOSS, view="accuracy", readouts=numbers()),
+            name=name,
+        )
+        self.root.add_class("p4-break")
+        self.player.limit(SPEED)
+
+    def _touched(self, name: str, value: Any) -> None:
+        if name in ATTACKS:
+            planned = self.player.frame(WAIT).planned
+            assert isinstance(planned, StabilityConfig)
+            for setting, new in ATTACKS[name].changes(planned).items():
+                super()._touched(setting, new)
+        elif name in _DEEDS:
+            # A change of no setting: it clears what was refused before, and has the views drawn again.
+            self.player.ask(lambda runs: _do(runs, name), WAIT)
+            self.player.poke()
+        else:
+            super()._touched(name, value)
+
+    def _message(self, frame: Frame) -> dict[str, str]:
+        message = super()._message(frame)
+        stopped = [f"{name} stopped: {lane.message}" for name, lane in frame.snapshot.lanes.items() if lane.message]
+        return {"level": "error", "text": "; ".join(stopped)} if stopped and message["level"] == "info" else message
+
+    def _lane(self, name: str, number: int, lane: Snapshot) -> Shown:
+        # The loss is exact; on a logarithmic axis a running mean would hide how far it has come.
+        shown = super()._lane(name, number, lane)
+        return replace(shown, curves={**lane.curves, "smooth_loss": lane.curves["loss"]})
+
+
+_DEEDS = {"damage": damage, "recompute": recompute}
+
+
+def _do(runs: Runs, name: str) -> None:
+    if runs.shown is not None:
+        raise ConfigError(f"{name}: step {runs.shown.step:,} is past; press Now, or Branch here to change it")
+    _DEEDS[name](runs.active.engine)
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+class _StyledPlane(Plane):
+    # The lab's own look travels with a picture.
+    _css: Any = "".join((FOLDER / name).read_text(encoding="utf-8") for name in ("pictures.css", "break_lab.css"))
+
+
+class EigenvaluePicture:
+    """Eigenvalues of both lanes and of the target in the complex plane."""
+
+    def __init__(self) -> None:
+        self.widget = _StyledPlane("Eigenvalues of W", "complex plane", x_label="Re λ", y_label="Im λ", height=300)
+
+    def draw(self, frame: Frame) -> None:
+        """Show a frame."""
+        lanes = frame.snapshot.lanes
+        earlier = next(iter(lanes.values())).spectrum.values[-25:-1].ravel()
+        points = [lanes[name].pictures["eigenvalues"] for name in LANES]
+        target = frame.snapshot.pictures["target"]
+        farthest = float(np.nan_to_num(np.abs(np.concatenate([*points, target]))).max())
+        extent = next((size for size in EXTENTS if farthest < size), EXTENTS[-1])
+        layers: list[Layer] = [
+            Path(CIRCLE, "grey", width=1, dashed=True),
+            Points(_within(np.stack([earlier.real, earlier.imag], -1), extent), RUN_COLORS[0], size=3, fade=True),
+            Points(target, "orange", "cross", 11, label="target"),
+            *_marks([_within(p, extent) for p in points]),
+            Points([[0, 0]], "red", "square", 7),
+            Text((0, 0), "det = 0", "red", "below"),
+        ]
+        self.widget.show(layers, (-extent, extent, -extent, extent))
+
+
+class SingularPicture:
+    """Singular values of both lanes on a logarithmic axis, down to the rounding errors of either precision."""
+
+    def __init__(self) -> None:
+        self.widget = _StyledPlane(
+            "Singular values of W", "and rounding errors", y_label="log₁₀ σ", equal=False, height=210
+        )
+
+    def draw(self, frame: Frame) -> None:
+        """Show a frame."""
+        values = [frame.snapshot.lanes[name].pictures["singular"] for name in LANES]
+        rank = np.arange(1, len(values[0]) + 1)
+        width = len(rank) + 1
+        layers: list[Layer] = []
+        for name, color in zip(LANES, RUN_COLORS, strict=False):
+            level = np.log10(np.finfo(name).eps)
+            layers += [
+                Path([[0, level], [width, level]], color, width=1, dashed=True),
+                Text((width / 2, level), f"ε of {name}", color, "above"),
+            ]
+        with np.errstate(over="ignore"):
+            points = [np.stack([rank, np.log10(np.maximum(value, LOWEST))], -1) for value in values]
+        highest = max(1.0, *(float(np.nan_to_num(p[:, 1]).max()) for p in points))
+        self.widget.show([*layers, *_marks(points)], (0, width, np.log10(LOWEST), 1.1 * highest))
+
+
+def _marks(points: list[NDArray[np.float64]]) -> list[Layer]:
+    (first, second), (dot, ring) = points, RUN_COLORS[:2]
+    return [Points(first, dot, "dot", 7, label=LANES[0]), Points(second, ring, "ring", 12, label=LANES[1])]
+
+
+def _within(points: NDArray[np.float64], extent: float) -> NDArray[np.float64]:
+    return np.where(np.abs(points).max(-1, keepdims=True) <= extent, points, np.nan)
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def numbers() -> list[Readout]:
+    """Return the numbers in the header."""
+
+    def readout(name: str, label: str, help: str, value: Callable[[Frame], Any], unit: str = "") -> Readout:
+        return Readout(Item("readout", name, label, help=help, unit=unit), value)
+
+    def of_lane(key: str, lane: str) -> Callable[[Frame], str]:
+        return lambda frame: _number(frame.snapshot.lanes[lane].pictures[key])
+
+    residual, error = "Largest entry of |A A⁻¹ − I|", "Carried log|det W| against a factorization in float64, nats"
+    return [
+        readout("count", "step", "Optimizer steps", lambda frame: f"{frame.snapshot.step:,}"),
+        readout("rate", "speed", "", _rate, "steps/s"),
+        readout("det", "sign of det", "By a factorization in float64; and what a lane carries, if that differs", _sign),
+        readout("smallest", "smallest σ", "Smallest singular value of W, float32", _smallest),
+        *(readout(f"residual_{name}", f"residual {name}", residual, of_lane("residual", name)) for name in LANES),
+        *(
+            readout(f"error_{name}", f"log|det| off, {name[5:]} bit", error, of_lane("logabsdet_error", name))
+            for name in LANES
+        ),
+        readout("merges", "merged", "Merges: float32, float64", lambda frame: _counts(frame, "merge")),
+        readout(
+            "skips", "refused", "Merges refused: float32, float64", lambda frame: _counts(frame, "skip", "discard")
+        ),
+    ]
+
+
+def _rate(frame: Frame) -> str:
+    return f"{frame.steps_per_second:.0f}" if frame.state is State.RUNNING else "–"
+
+
+def _number(value: Any) -> str:
+    return f"{float(value):.1e}" if np.isfinite(value) else "–"
+
+
+def _smallest(frame: Frame) -> str:
+    return _number(frame.snapshot.pictures["singular"][-1])
+
+
+def _sign(frame: Frame) -> dict[str, str]:
+    text = {1.0: "+", -1.0: "−", 0.0: "0"}
+    wrong = [
+        f"{name[5:]} bit: {text.get(float(lane.pictures['sign']), '?')}"
+        for name, lane in frame.snapshot.lanes.items()
+        if lane.pictures["sign"] != lane.pictures["det"]
+    ]
+    true = text.get(float(frame.snapshot.pictures["det"]), "?")
+    return {"value": true, "unit": ", ".join(wrong) and f"carried {', '.join(wrong)}"}
+
+
+def _counts(frame: Frame, *kinds: Any) -> dict[str, str]:
+    one, two = (sum(frame.snapshot.lanes[name].counts[kind] for kind in kinds) for name in LANES)
+    return {"value": f"{one:,}", "unit": f"| {two:,}"}
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def settings(config: StabilityConfig) -> list[Group]:
+    """Return the settings that the lab offers; the values of ``config`` are among the choices, whatever they are."""
+
+    def grid(name: str, *values: Any) -> tuple[Any, ...]:
+        return tuple(sorted({*values, getattr(config, name)}))
+
+    refine = grid("refine_every", 0, 1, 2, 5, 20)
+    speeds = tuple("none" if speed is None else f"{speed} steps/s" for speed in SPEEDS)
+    return [
+        Group(
+            "Attacks",
+            [
+                Item(
+                    "slider", "push", "Push p", choices=grid("push", *PUSHES), help="det of the target, and its least σ"
+                ),
+                *(Item("button", name, attack.label, help=attack.help) for name, attack in ATTACKS.items()),
+                Item("button", "damage", "Damage A⁻¹", help=f"Noise of {DAMAGE:.0%} on every entry, in both lanes"),
+            ],
+        ),
+        Group(
+            "Rescues",
+            [
+                Item("toggle", "skip", "Skip bad merges", help="Refuse merges that would ruin the inverse"),
+                Item("toggle", "penalty", "Penalty on det", help="Add a penalty on vanishing determinants to the loss"),
+                Item(
+                    "segments",
+                    "refine_every",
+                    "Refine every n merges",
+                    choices=refine,
+                    texts=tuple(str(n) if n else "off" for n in refine),
+                    help="Iterative refinement of the inverse",
+                ),
+                Item("segments", "refine_order", "Order of refinement", choices=(2, 3, 7), help="R becomes R^p"),
+                Item("button", "recompute", "Recompute A⁻¹", help="Factorize A anew: the last resort, O(d³)"),
+            ],
+        ),
+        Group(
+            "Steps",
+            [
+                Item("slider", "learning_rate", "Learning rate", choices=grid("learning_rate", *RATES)),
+                Item("slider", "merge_every", "Merge every", unit="steps", choices=grid("merge_every", *INTERVALS)),
+                Item("choice", "speed", "Speed limit", choices=SPEEDS, texts=speeds),
+            ],
+        ),
+        Group(
+            "Layer",
+            [
+                Item("choice", "dim", "Width d", choices=grid("dim", 2, 8, 16, 64), live=False),
+                Item("choice", "rank", "Rank", choices=grid("rank", 1, 4, 8, 16), live=False, help="At most d"),
+                Item("choice", "optimizer", "Method", choices=("adam", "sgd"), texts=("Adam", "SGD"), live=False),
+                Item("number", "seed", "Seed", live=False),
+            ],
+        ),
+    ]
