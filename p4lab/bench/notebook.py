@@ -29,7 +29,7 @@ EXECUTE = """async (code) => {
     await future.done;
     return text.trim();
 }"""
-COUNT = "+document.querySelector('[data-name=count] .p4-value').innerText.replaceAll(',', '')"
+COUNT = "+{lab}.querySelector('[data-name=count] .p4-value').innerText.replaceAll(',', '')"
 USED_WIDTH = """() => Math.min(...[...document.querySelectorAll('.p4-lab')]
     .map((lab) => lab.clientWidth / lab.closest('.jp-OutputArea-output').clientWidth))"""
 OVERFLOWING = """() => [...document.querySelectorAll('.p4-lab :is(.p4-item, .p4-group, .p4-grid, .p4-plot)')]
@@ -48,12 +48,14 @@ class Notebook:
         page: Playwright's `Page`.
         server: the JupyterLab behind it.
         pictures: where `screenshot` puts its files.
+        lab: which of the notebook's labs is meant, counted from 0.
         errors: what the page's JavaScript raised or logged as an error.
     """
 
     page: Any
     server: Server
     pictures: Path = Path()
+    lab: int = 0
     errors: list[str] = field(default_factory=list)
 
     # --- the notebook ---
@@ -95,11 +97,14 @@ class Notebook:
 
     def button(self, text: str) -> Any:
         """Find a button of the lab."""
-        return self.page.locator("button.p4-button", has_text=text)
+        return self._lab().locator("button.p4-button", has_text=text)
 
     def item(self, name: str) -> Any:
         """Find a control or readout of the lab."""
-        return self.page.locator(f'.p4-item[data-name="{name}"]')
+        return self._lab().locator(f'.p4-item[data-name="{name}"]')
+
+    def _lab(self) -> Any:
+        return self.page.locator(".p4-lab").nth(self.lab)
 
     def count(self) -> int:
         """Return the number of steps that the header shows."""
@@ -168,11 +173,12 @@ class Notebook:
 
     def wait_for_state(self, state: str) -> None:
         """Wait until the header shows a run state."""
-        self.page.wait_for_selector(f'.p4-badge[data-state="{state}"]', timeout=WAIT)
+        self._lab().locator(f'.p4-badge[data-state="{state}"]').wait_for(timeout=WAIT)
 
     def wait_for_count(self, comparison: str, steps: int) -> None:
         """Wait until the step that the header shows compares so with ``steps``, as in ``">", 10``."""
-        self.wait_for(f"steps => {COUNT} {comparison} steps", steps)
+        count = COUNT.format(lab=f"document.querySelectorAll('.p4-lab')[{self.lab}]")
+        self.wait_for(f"steps => {count} {comparison} steps", steps)
 
     def wait_for_picture(self) -> None:
         """Wait until a frame from the kernel has been drawn."""

@@ -1,5 +1,6 @@
 """Controls, live pictures and dashboards: the only room that displays."""
 
+from p4lab.widgets.break_lab import break_lab
 from p4lab.widgets.channel import BrowserError, Channel
 from p4lab.widgets.controls import ControlPanel, Group, Item
 from p4lab.widgets.dashboard import Dashboard, Picture, Style
@@ -7,6 +8,10 @@ from p4lab.widgets.digits_lab import digits_lab
 from p4lab.widgets.image_grid import ImageGrid, Panel
 from p4lab.widgets.live import train_live
 from p4lab.widgets.live_plot import LivePlot
+from p4lab.widgets.parameter_lab import parameter_lab
+from p4lab.widgets.plane import Plane
+from p4lab.widgets.space import Space
+from p4lab.widgets.start_lab import start_lab
 
 __all__ = [
     "BrowserError",
@@ -19,7 +24,12 @@ __all__ = [
     "LivePlot",
     "Panel",
     "Picture",
+    "Plane",
+    "Space",
     "Style",
+    "break_lab",
     "digits_lab",
+    "parameter_lab",
+    "start_lab",
     "train_live",
 ]

@@ -236,7 +236,7 @@ class Dashboard:
             "start": lambda: player.pause() if player.state is State.RUNNING else player.start(),
             "step": player.step,
             "merge": player.step_to_merge,
-            "reset": player.reset,
+            "restart": player.reset,
             "speed": lambda: player.limit(value),
             "preset": lambda: player.set(**player.engine.config.preset_values(value)),
             "scrub": lambda: player.scrub(value),
@@ -285,11 +285,11 @@ class Dashboard:
             {
                 "state": str(frame.state),
                 "start": {"label": "❚❚ Pause" if running else "▶ Start", "look": "primary"},
-                "reset": {"look": "attention" if frame.pending and frame.shown is None else "plain"},
+                "restart": {"look": "attention" if frame.pending and frame.shown is None else "plain"},
                 "message": self._message(frame),
                 **{readout.item.name: readout.value(frame) for readout in self._readouts},
             },
-            disabled=["step", "merge"] if running else ["reset"] if frame.state is State.IDLE else [],
+            disabled=["step", "merge"] if running else ["restart"] if frame.state is State.IDLE else [],
         )
 
     def _show_time(self, frame: Frame) -> None:

@@ -13,6 +13,19 @@ function make(tag, className, text) {
 
 let serial = 0;
 
+/** Call `commit` when the user is done with a field: Enter, or another control gets the focus. */
+function onCommit(input, commit) {
+  let committed = input.value;
+  const done = () => { if (input.value !== committed) commit((committed = input.value)); };
+  input.addEventListener("focus", () => { committed = input.value; });
+  for (const kind of ["change", "blur"]) input.addEventListener(kind, done);
+  input.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    done();
+    input.blur();
+  });
+}
+
 /** Kinds of items: each makes its nodes and returns `show(value, text)`. `tell` reports a new value to the kernel. */
 const KINDS = {
   title(item, box) {
@@ -117,7 +130,7 @@ const KINDS = {
     const { label } = heading(item, box);
     const input = make("input", "p4-number");
     Object.assign(input, { type: "number", min: 0, step: 1, id: label.htmlFor });
-    input.addEventListener("change", () => tell(input.valueAsNumber));
+    onCommit(input, () => tell(input.valueAsNumber));
     box.append(input);
     return (value) => { if (document.activeElement !== input) input.value = value; };
   },
@@ -125,7 +138,7 @@ const KINDS = {
     const { label } = heading(item, box);
     const input = make("input", "p4-text");
     Object.assign(input, { type: "text", id: label.htmlFor, spellcheck: false, autocomplete: "off" });
-    input.addEventListener("change", () => tell(input.value));
+    onCommit(input, tell);
     box.append(input);
     if (item.look === "copy") {
       const button = make("button", "p4-button", "Copy");
@@ -193,7 +206,7 @@ const KINDS = {
       chip.style.background = run.color;
       name.value = run.name;
       name.setAttribute("aria-label", `Name of ${run.name}`);
-      name.addEventListener("change", () => tell({ action: "rename", number: run.number, name: name.value }));
+      onCommit(name, (text) => tell({ action: "rename", number: run.number, name: text }));
       const first = make("td", "p4-run-name");
       first.append(chip, name, origin);
       const button = (text, action, help) => {

@@ -83,7 +83,7 @@ def header(title: str, subtitle: str, shown: Sequence[Readout]) -> list[Group]:
         Item("button", "start", "▶ Start", help="Train until paused", look="primary"),
         Item("button", "step", "Step", help="One optimizer step"),
         Item("button", "merge", "To merge", help="Train until the next merge has been tried"),
-        Item("button", "reset", "Reset", help="Start over with these settings"),
+        Item("button", "restart", "Reset", help="Start over with these settings"),
     )
     return [
         Group("", transport),

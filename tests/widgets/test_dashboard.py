@@ -65,7 +65,7 @@ def test_buttons(lab: Dashboard) -> None:
     assert now(lab).state is State.RUNNING
     lab._touched("start", True)
     assert now(lab).state is State.PAUSED
-    lab._touched("reset", True)
+    lab._touched("restart", True)
     assert now(lab).snapshot.step == 0
     assert lab.error is None
 
