@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim import Adam
@@ -12,15 +13,32 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
+def block(part: str) -> str:
+    """The one code block with this text."""
+    (found,) = (block for block in BLOCKS if part in block)
+    return found
+
+
+def test_the_live_example_trains() -> None:
+    names: dict[str, Any] = {}
+    exec(block("train_live"), names)
+    lab = names["lab"]
+    try:
+        lab.player.step()
+        assert lab.frame().index[-1] == 1
+        assert lab.error is None
+    finally:
+        lab.close()
+
+
 def test_the_short_tour_runs() -> None:
-    names: dict[str, object] = {}
-    exec(BLOCKS[-1], names)
+    names: dict[str, Any] = {}
+    exec(block("layer.fold()"), names)
     linear, x = names["linear"], names["x"]
     torch.testing.assert_close(linear(x), names["y"], atol=1e-5, rtol=1e-5)
 
 
 def test_the_training_loop_with_p4lab_runs_and_inverts() -> None:
-    assert "P4Inv(512)" in BLOCKS[1]
     names = {
         "torch": torch,
         "Adam": Adam,
@@ -29,6 +47,6 @@ def test_the_training_loop_with_p4lab_runs_and_inverts() -> None:
         "data": [torch.randn(8, 512) for _ in range(11)],
         "nll": lambda z, logdet: z.square().sum(-1).mean() / 2 - logdet,
     }
-    exec(BLOCKS[1], names)
+    exec(block("P4Inv(512)"), names)
     assert names["merges"].attempts == 1
     torch.testing.assert_close(names["layer"](names["x"]), names["z"], atol=1e-4, rtol=1e-4)
