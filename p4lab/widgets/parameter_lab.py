@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from p4lab.plots import Loss, Shown
+from p4lab.plots import Figure, Loss, Shown
+from p4lab.plots.exact_loss import exact_loss
 from p4lab.training import Frame, Lanes, MatrixConfig, RunConfig, Snapshot, State
 from p4lab.widgets.controls import Group, Item
 from p4lab.widgets.dashboard import WAIT, Dashboard, Picture, Style
@@ -63,7 +64,7 @@ class ParameterLab(Dashboard):
             config,
             _lanes,
             title="P4Inv in the space of matrices",
-            subtitle="A plain weight, P4Inv, and the inverse of P4Inv on their way to a target",
+            subtitle="Three routes from one start to one target",
             settings=settings(config),
             pictures=[
                 Picture(self._space.widget, self._space.draw),
@@ -103,7 +104,8 @@ class ParameterLab(Dashboard):
         values["pair"] = next((pair for pair, (_, *both) in PAIRS.items() if tuple(both) == ends), None)
         values["from"] = values["start"]
         pending = ["from" if name == "start" else name for name in frame.pending]
-        self._side.show({name: values[name] for name in values if name in self._names}, pending=pending)
+        shown = {name: values[name] for name in values if name in self._names}
+        self._side.show({**shown, "view": self._view}, pending=pending)
 
     def _message(self, frame: Frame) -> dict[str, str]:
         message = super()._message(frame)
@@ -115,11 +117,11 @@ class ParameterLab(Dashboard):
     def _lane(self, name: str, number: int, lane: Snapshot) -> Shown:
         # On a logarithmic axis, a running mean of an exact loss hides how far it has come.
         shown = super()._lane(name, number, lane)
-        return (
-            shown
-            if lane.config.to_dict()["sampled"]
-            else replace(shown, curves={**lane.curves, "smooth_loss": lane.curves["loss"]})
-        )
+        return shown if _sampled(lane) else replace(shown, curves={**lane.curves, "smooth_loss": lane.curves["loss"]})
+
+    def _curves(self, frame: Frame) -> Figure:
+        figure = super()._curves(frame)
+        return figure if _sampled(frame.snapshot) else exact_loss(figure)
 
     def _numbers(self) -> list[Readout]:
         def readout(name: str, label: str, help: str, value: Callable[[Frame], Any], unit: str = "") -> Readout:
@@ -130,7 +132,7 @@ class ParameterLab(Dashboard):
 
         return [
             readout("count", "step", "Optimizer steps", lambda frame: f"{frame.snapshot.step:,}"),
-            readout("rate", "speed", "", _rate, "steps/s"),
+            readout("rate", "steps/s", "Speed", _rate),
             *(readout(f"loss_{name}", f"loss: {text}", LOSS.label, _loss(name)) for name, text in _SHORT.items()),
             readout("det", "det, P4Inv", "Determinant of the matrix that maps x to y", _det),
             readout("off", "off picture", "Distance (Frobenius) of P4Inv's W from the slice or plane shown", off),
@@ -140,6 +142,10 @@ class ParameterLab(Dashboard):
 
 
 _SHORT = {"plain": "plain", "p4inv": "P4Inv", "through_inverse": "inverse"}
+
+
+def _sampled(snapshot: Snapshot) -> bool:
+    return bool(snapshot.config.to_dict()["sampled"])
 
 
 def _typed(*matrices: str) -> bool:
@@ -174,8 +180,8 @@ def _skips(frame: Frame) -> str:
 def _det(frame: Frame) -> str:
     sign, logabsdet = np.linalg.slogdet(frame.snapshot.pictures["weight"])
     if width(frame) == 2:
-        return f"{sign * np.exp(logabsdet):.3g}"
-    return f"{'−' if sign < 0 else ''}exp({logabsdet:.2f})"
+        return f"{sign * np.exp(logabsdet):.3g}".replace("-", "−")
+    return f"{'−' if sign < 0 else ''}e^{logabsdet:.1f}".replace("-", "−")
 
 
 def settings(config: MatrixConfig) -> list[Group]:
@@ -207,9 +213,9 @@ def settings(config: MatrixConfig) -> list[Group]:
         Item("toggle", "penalty", "Penalty on det", help="Add a penalty on vanishing and exploding determinants"),
     ]
     lane = Item("segments", "map", "Loss map of", choices=("p4inv", "through_inverse"), texts=("P4Inv", "inverse"))
-    speeds = tuple("none" if speed is None else f"{speed} steps/s" for speed in SPEEDS)
+    speeds = tuple("none" if speed is None else f"{speed} / s" for speed in SPEEDS)
     run = [
-        Item("choice", "speed", "Speed limit", choices=SPEEDS, texts=speeds),
+        Item("choice", "speed", "Most steps", help="Speed limit, in steps per second", choices=SPEEDS, texts=speeds),
         Item("number", "seed", "Seed", live=False),
         Item("choice", "dtype", "Precision", choices=("float32", "float64"), live=False),
     ]

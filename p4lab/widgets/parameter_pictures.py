@@ -27,12 +27,13 @@ Moved = Callable[[str, str], None]
 """Called with "start" or "target" and the matrix it was moved to, as text."""
 
 ROUTES = {"p4inv": "P4Inv", "plain": "plain weight", "through_inverse": "P4Inv, through the inverse"}
+FIRST = "p4inv"
 COLORS = dict(zip(ROUTES, RUN_COLORS, strict=False))
 ROOM = 1.25
-BIGGEST = 3.0
+BIGGEST = 1.6
 """How many times further than start and target the box reaches to follow a path that runs away."""
 RUNAWAY = 1e3
-STEPS = (1, 1.5, 2, 3, 4, 5, 7, 10)
+STEPS = (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 7, 10)
 FOLLOWED = 8
 """Up to this d, eigenvalues are joined to paths."""
 
@@ -44,7 +45,7 @@ def lanes(frame: Frame) -> Iterator[tuple[str, Snapshot, str]]:
 
 
 def round_up(reach: float) -> float:
-    """Return the next larger round number (1, 1.5, 2, 3, 4, 5, 7 times a power of ten)."""
+    """Return the next larger round number (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 7 times a power of ten)."""
     power = 10.0 ** math.floor(math.log10(max(reach, 1e-6)))
     return next(power * step for step in STEPS if power * step >= reach * (1 - 1e-9))
 
@@ -113,15 +114,16 @@ class MatrixSpace:
         found: list[Layer] = [Line(path, color, width=2.5, label=ROUTES[name])]
         found.append(Dots(path[-1:], color, size=11))
         for kind, trail in (("merge", lane.merge_points), ("skip", lane.skip_points)):
-            if len(trail.steps):
-                points = finite(self.slice.project(np.asarray(trail.values, dtype=np.float64)))
+            if len(trail.steps) or name == FIRST:  # the legend names both from the beginning, so that nothing jumps
+                values = np.asarray(trail.values, dtype=np.float64).reshape(-1, 2, 2)
+                points = finite(self.slice.project(values))
                 found.append(self._marks(kind, lane, trail.steps, points, color))
         return found
 
     def _marks(self, kind: str, lane: Snapshot, steps: NDArray[np.int64], points: Array, color: str) -> Dots:
         reasons = {event.step: event.text for event in lane.events if event.kind == kind}
         verb, color, size, label = (
-            ("merged", color, 5, "") if kind == "merge" else ("skipped", "red", 8, "merge skipped")
+            ("merged", color, 6, "merge") if kind == "merge" else ("skipped", "red", 8, "merge skipped")
         )
         texts = [f"step {step:,}: {verb}" for step in steps.tolist()]
         told = tuple(_wrapped(text, reasons.get(step, "")) for text, step in zip(texts, steps.tolist(), strict=True))
@@ -150,7 +152,7 @@ class PathPlane:
             "The paths in their main plane",
             "through the target, along the two principal directions",
             x_label="first principal direction of W − T",
-            y_label="second",
+            y_label="second principal direction",
             height=560,
         )
 
@@ -178,6 +180,8 @@ class PathPlane:
             bar = "" if layers[1:] else "log|det| (nats)"
             layers.append(Path(points, width=3, values=volume, low=low, high=high, label=bar))
             layers.append(Points(points[-1:], color, size=11))
+        for name, lane, color in shown:
+            layers += _events(lane, target, plane.axes, color, always=name == FIRST)
         told = f"target; the plane holds {plane.explained.sum():.0%} of the squared distances to it"
         layers.append(Points(plane.coordinates[:1], "ink", "ring", 10, label="start"))
         layers.append(Points(np.zeros((1, 2)), "orange", "cross", 12, label=told))
@@ -196,7 +200,7 @@ class LossPlane:
         self.lane = "p4inv"
         self.widget = Plane(
             "Loss within reach of u",
-            "W = A + uᵀv, present v",
+            "W = A + u vᵀ",
             x_label="|v| u, first direction",
             y_label="second direction",
             height=264,
@@ -215,9 +219,9 @@ class LossPlane:
             Heatmap(found.values, (-half, half, -half, half), label="log₁₀ loss"),
             Path(found.wall, "red", width=2, dashed=True, label="det = 0"),
             Arrow(np.zeros(2), found.present, color, width=2),
-            Points(np.zeros((1, 2)), "ink", size=7, label="frozen A"),
+            Points(np.zeros((1, 2)), "ink", size=7, label="A"),
             Points(found.best[None], "orange", "cross", 10, label="least loss"),
-            Points(found.present[None], color, size=10, label="present W"),
+            Points(found.present[None], color, size=10, label="W"),
         ]
         self.widget.show(layers, (-half, half, -half, half))
 
@@ -268,6 +272,19 @@ def _planned(frame: Frame, name: str) -> Array:
 
 def _wrapped(text: str, reason: str, width: int = 44) -> str:
     return "\n".join([text, *textwrap.wrap(reason, width)])
+
+
+def _events(lane: Snapshot, target: Array, axes: Array, color: str, always: bool) -> Iterator[Points]:
+    """Yield the merges of a lane, and its skips in red, in a plane through the target; nothing if empty, or always."""
+    kinds = (("merge", lane.merge_points, color, 5), ("merge skipped", lane.skip_points, "red", 8))
+    for label, trail, shade, size in kinds:
+        if not (len(trail.steps) or always):
+            continue
+        away = np.asarray(trail.values, dtype=np.float64).reshape(-1, *target.shape) - target
+        near = np.abs(away).max((1, 2), initial=0) < RUNAWAY
+        points = np.tensordot(away[near], axes, ((1, 2), (1, 2)))
+        told = tuple(f"step {step:,}: {label}" for step in trail.steps[near].tolist())
+        yield Points(points, shade, size=size, labels=told, label=label)
 
 
 def _near(matrices: Array, target: Array) -> Array:

@@ -1,25 +1,20 @@
 """The first lab: freeze, perturb, merge, on a 2 x 2 matrix."""
 
-import math
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from p4lab.errors import ConfigError
-from p4lab.plots import Loss
-from p4lab.problems.matrix import MatrixModel, MatrixProblem, as_text
+from p4lab.plots import Figure, Loss
+from p4lab.plots.exact_loss import exact_loss
+from p4lab.problems.matrix import MatrixModel, MatrixProblem
 from p4lab.training import Engine, Frame, MatrixConfig, RunConfig, Snapshot, State
 from p4lab.widgets.channel import FOLDER
 from p4lab.widgets.controls import Group, Item
 from p4lab.widgets.dashboard import Dashboard, Picture, Style
-from p4lab.widgets.formula import Formula, Term
-from p4lab.widgets.layers import Layer
+from p4lab.widgets.formula import Formula
 from p4lab.widgets.panels import Readout, loss_text
-from p4lab.widgets.plane import Arrow, Handle, Heatmap, Path, Plane, Points
-
-Array = NDArray[np.float64]
+from p4lab.widgets.start_pictures import ImagePicture, SearchPicture, equations
 
 CONFIG = MatrixConfig(
     target="0.4 -1.3; 1.1 0.7",
@@ -31,10 +26,6 @@ CONFIG = MatrixConfig(
 )
 SPEED = 5.0
 LOSS = Loss("loss |W − T|² / 2", log=True, bits=False, test=False)
-CIRCLE = np.stack([np.cos(angle := np.linspace(0, 2 * np.pi, 97)[:-1]), np.sin(angle)], 1)
-CONTOURS = np.concatenate([np.vstack([r * CIRCLE, r * CIRCLE[:1], [[np.nan] * 2]]) for r in (0.25, 0.5, 1.0, 1.5)])
-WINDOWS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
-PIXELS = 64
 
 
 def start_lab(config: MatrixConfig | None = None, name: str | None = None, **changes: Any) -> Dashboard:
@@ -51,25 +42,58 @@ def start_lab(config: MatrixConfig | None = None, name: str | None = None, **cha
     config = (config or CONFIG).replace(**changes)
     if (config.dim, config.route, config.rank) != (2, "p4inv", 1):
         raise ConfigError(f"config={config.to_text()!r}: expected dim=2, route=p4inv and rank=1")
-    strip, images, search = _Strip(), ImagePicture(), SearchPicture()
-    lab = Dashboard(
-        config,
-        _engine,
-        title="Freeze, perturb, merge",
-        subtitle="Only u trains. Drag the orange rings: they are the target.",
-        settings=_settings(config),
-        pictures=[
-            Picture(strip, lambda frame: strip.show(equations(frame.snapshot))),
-            Picture(images.widget, images.draw),
-            Picture(search.widget, search.draw),
-        ],
-        style=Style(LOSS, readouts=_readouts()),
-        name=name,
-    )
-    lab.root.add_class("p4-start")
-    images.moved = lambda target: lab.player.set(target=target)
-    lab.player.limit(SPEED)
-    return lab
+    return StartLab(config, name)
+
+
+class StartLab(Dashboard):
+    """The lab: a dashboard whose message tells what happens at this moment.
+
+    Args:
+        config: settings of the first run.
+        name: see `Dashboard`.
+    """
+
+    def __init__(self, config: MatrixConfig, name: str | None = None) -> None:
+        strip, images, search = _Strip(), ImagePicture(), SearchPicture()
+        super().__init__(
+            config,
+            _engine,
+            title="Freeze, perturb, merge",
+            subtitle="Only u trains. Drag the orange rings: they are the target.",
+            settings=_settings(config),
+            pictures=[
+                Picture(strip, lambda frame: strip.show(equations(frame.snapshot))),
+                Picture(images.widget, images.draw),
+                Picture(search.widget, search.draw),
+            ],
+            style=Style(LOSS, readouts=_readouts()),
+            name=name,
+        )
+        self.root.add_class("p4-start")
+        images.moved = lambda target: self.player.set(target=target)
+        self.player.limit(SPEED)
+
+    def _curves(self, frame: Frame) -> Figure:
+        return exact_loss(super()._curves(frame), frame.snapshot.merge_points.steps)
+
+    def _message(self, frame: Frame) -> dict[str, str]:
+        message = super()._message(frame)
+        told = message["level"] == "info" and frame.state is not State.CLOSED
+        return {**message, "text": phase(frame.snapshot)} if told else message
+
+
+def phase(snapshot: Snapshot) -> str:
+    """Return what is happening: frozen, perturbed, merged, or not merged."""
+    tried = next((event for event in reversed(snapshot.events) if event.kind in ("merge", "skip", "discard")), None)
+    if snapshot.step == 0:
+        return "Frozen: A stands still, and W = A, because u = 0. Press Step or Start to perturb it."
+    if tried is None or tried.step != snapshot.step:
+        left = _until_merge(snapshot)
+        when = f"{left} step{'s' if left > 1 else ''}"
+        return f"Perturbed: W = A + u vᵀ moves with u, A stands still. Next merge in {when}."
+    if tried.kind == "merge":
+        return "Merged: A ← W and u ← 0, with a new direction v. W, and with it the loss, stays as it was."
+    return "Not merged: A would become nearly singular, or its inverse inaccurate. u stays, and trains on."
 
 
 class _Strip(Formula):
@@ -94,147 +118,6 @@ def _engine(config: RunConfig) -> Engine:
     problem, model = config.parts()
     carried = _Carried(problem.start, problem.target, problem.sampled, problem.dtype, problem.device)
     return Engine(config, carried, model)
-
-
-# --- what is shown ---------------------------------------------------------------------------------------------------
-
-
-def equations(snapshot: Snapshot) -> list[list[Term | str]]:
-    """Return the three equations of P4Inv with their present numbers: matrix, inverse, determinant."""
-    p = snapshot.pictures
-    u, v, back = p["u"].T, p["v"], p["frozen_inverse"]
-    factor = 1 + float((v @ back @ u).item())
-    det = float(p["frozen_det"])
-    return [
-        [
-            Term("W", p["weight"], "blue"),
-            "=",
-            Term("A", p["frozen"], "grey", flash=True),
-            "+",
-            Term("u", u, "purple"),
-            Term("vᵀ", v),
-        ],
-        [
-            Term("W⁻¹", p["weight_inverse"], "blue"),
-            "=",
-            Term("A⁻¹", back, "grey", flash=True),
-            "−",
-            Term("A⁻¹u vᵀA⁻¹ / f", back - p["weight_inverse"], "purple"),
-        ],
-        [
-            Term("det W", det * factor, "blue"),
-            "=",
-            Term("det A", det, "grey", flash=True),
-            "·",
-            Term("f = 1 + vᵀA⁻¹u", factor, "purple"),
-        ],
-    ]
-
-
-class ImagePicture:
-    """What frozen, effective and target matrix make of the unit circle and the unit vectors.
-
-    Attributes:
-        widget: the picture.
-        moved: called with the target, as text, when one of its columns is dragged.
-    """
-
-    def __init__(self) -> None:
-        self.widget = Plane(
-            "The plane under A, W and T",
-            "unit circle, e₁ and e₂",
-            height=400,
-            on_moved=self._dragged,
-        )
-        self.moved = lambda target: None
-        self._target: Array = np.eye(2)
-
-    def _dragged(self, name: str, point: tuple[float, ...]) -> None:
-        self._target = self._target.copy()
-        self._target[:, int(name)] = np.round(point, 2)
-        self.moved(as_text(torch.from_numpy(self._target)))
-
-    def draw(self, frame: Frame) -> None:
-        """Show a frame."""
-        p = frame.snapshot.pictures
-        frozen, weight, target = p["frozen"], p["weight"], p["target"]
-        self._target = np.asarray(target)
-        trail = frame.snapshot.trail.values
-        merges = frame.snapshot.merge_points
-        told = tuple(f"merge after step {step}" for step in merges.steps for _ in range(2))
-        corners = merges.values.transpose(0, 2, 1).reshape(-1, 2) if len(merges.steps) else np.zeros((0, 2))
-        gap = np.full((1, 2), np.nan)
-        way = np.concatenate([trail[:, :, 0], gap, trail[:, :, 1]])
-        layers: list[Layer] = [
-            Path(CIRCLE @ frozen.T, "grey", closed=True, label="frozen A"),
-            Path(CIRCLE @ target.T, "orange", dashed=True, closed=True, label="target T"),
-            Path(CIRCLE @ weight.T, "blue", width=2.5, closed=True, label="effective W = A + u vᵀ"),
-            Path(way, "rgba(90, 145, 230, 0.55)", width=1.2),
-            Points(corners, "blue", "ring", 6, told, label="W at a merge"),
-        ]
-        for j in (0, 1):
-            layers.append(Arrow((0, 0), frozen[:, j], "grey", 1.6))
-            layers.append(Arrow((0, 0), weight[:, j], "blue", 2.4))
-            layers.append(Arrow(frozen[:, j], weight[:, j], "purple", 2, label="the perturbation, along u"))
-        layers += [Handle(str(j), target[:, j], label=f"T e{'₁₂'[j]}") for j in (0, 1)]
-        self.widget.show(layers)
-
-
-class SearchPicture:
-    """The vector u, the only thing that trains, on the loss that it sees between two merges.
-
-    Attributes:
-        widget: the picture.
-    """
-
-    def __init__(self) -> None:
-        self.widget = Plane(
-            "u, all that trains", "on the loss that it sees: pale is low", x_label="u₁", y_label="u₂", height=400
-        )
-        self._half = 0.0
-
-    def draw(self, frame: Frame) -> None:
-        """Show a frame."""
-        p = frame.snapshot.pictures
-        u, v, error = p["u"][0], p["v"][0], p["frozen"] - p["target"]
-        best = -error @ v / (v @ v)
-        way = _since_merge(frame.snapshot, p["frozen"], v)
-        half = self._window(1.3 * max(np.abs(way).max(initial=0.0), np.abs(best).max()))
-        grid = np.linspace(-half, half, PIXELS)
-        a = np.stack(np.meshgrid(grid, grid), -1)
-        loss = (np.square(error).sum() + 2 * a @ (error @ v) + np.square(a).sum(-1) * (v @ v)) / 2
-        layers: list[Layer] = [
-            Heatmap(loss, (-half, half, -half, half), log=True),
-            Path(best + CONTOURS * half, "rgba(128, 140, 155, 0.5)", width=1),
-            Points([best], "green", "cross", 10, label="best u for this v"),
-            Points([(0, 0)], "ink", "ring", 8, ("u = 0: W = A",), label="u = 0, where each merge leads back"),
-            Path(way, "purple", width=2),
-            Arrow((0, 0), u, "purple", 2.5, label="u"),
-            *_wall(p["frozen_inverse"].T @ v, half),
-        ]
-        self.widget.show(layers, (-half, half, -half, half))
-
-    def _window(self, reach: float) -> float:
-        """Return half the side of a window that holds ``reach``: the one before, if it fits well."""
-        if not 0.2 * self._half < reach <= self._half:
-            self._half = next((size for size in WINDOWS if size >= reach), reach)
-        return self._half
-
-
-def _since_merge(snapshot: Snapshot, frozen: Array, v: Array) -> Array:
-    """Return the u of every step since the last merge, ``u = (W - A) v / |v|^2``, shape (n, 2)."""
-    merges = snapshot.merge_points.steps
-    trail = snapshot.trail
-    now = trail.values[trail.steps >= (merges[-1] if len(merges) else 0)]
-    return (now - frozen) @ v / (v @ v)
-
-
-def _wall(normal: Array, half: float) -> list[Layer]:
-    """Return the line ``det W = 0``, that is ``1 + normal . u = 0``, if it crosses the window."""
-    size = float(normal @ normal)
-    point, along = -normal / size, np.array([-normal[1], normal[0]]) / math.sqrt(size)
-    line = Path([point - 4 * half * along, point + 4 * half * along], "red", dashed=True, label="det W = 0")
-    return [line] if np.abs(normal).sum() * half > 1 else []
 
 
 # --- what is set -----------------------------------------------------------------------------------------------------
@@ -292,7 +175,7 @@ def _readouts() -> list[Readout]:
             lambda frame: loss_text(frame.snapshot.last("loss"), LOSS),
         ),
         Readout(item("merges", "merges"), lambda frame: f"{frame.snapshot.counts['merge']:,}"),
-        Readout(item("next", "next merge in", unit="steps"), _next_merge),
+        Readout(item("next", "next merge in", unit="steps"), lambda frame: str(_until_merge(frame.snapshot))),
         Readout(
             item("skips", "skipped", "Merges refused, because A would become nearly singular"),
             lambda frame: f"{frame.snapshot.counts['skip'] + frame.snapshot.counts['discard']:,}",
@@ -300,7 +183,6 @@ def _readouts() -> list[Readout]:
     ]
 
 
-def _next_merge(frame: Frame) -> str:
-    snapshot = frame.snapshot
+def _until_merge(snapshot: Snapshot) -> int:
     tried = [event.step for event in snapshot.events if event.kind in ("merge", "skip") and event.step <= snapshot.step]
-    return str(max(1, (tried[-1] if tried else 0) + snapshot.config.merge_every - snapshot.step))
+    return max(1, (tried[-1] if tried else 0) + snapshot.config.merge_every - snapshot.step)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+import numpy as np
 import pytest
 from live_notebook import Notebook
 
 NAME = "00_start_here.ipynb"
+LAST_LOSS = "float(lab.player.engine.records.steps.columns['loss'][-1])"
 DRAWN = """() => document.querySelectorAll('.p4-start .p4-drawing[data-frames]').length === 2
     && document.querySelectorAll('.p4-start .p4-matrix').length === 7"""
 MATRIX = """symbol => [...document.querySelectorAll('.p4-term')].filter((term) => term.lastChild.textContent === symbol)
@@ -26,6 +29,30 @@ def start(notebook: Notebook) -> None:
     notebook.wait_for_state("idle")
     notebook.wait_for(DRAWN)
     notebook.page.locator(".p4-start").scroll_into_view_if_needed()
+
+
+def reset(notebook: Notebook) -> None:
+    notebook.button("Reset").click()
+    notebook.wait_for_state("idle")
+    notebook.wait_for_count("===", 0)
+
+
+def message(notebook: Notebook, part: str) -> None:
+    notebook.wait_for("part => document.querySelector('.p4-message').innerText.includes(part)", part)
+
+
+def drag_to_corner(notebook: Notebook, name: str, share: float) -> None:
+    """Drag a ring to a corner of its picture: lower left (0) or upper right (1)."""
+    ring = notebook.page.locator(f'.p4-handle[data-name="{name}"]')
+    ring.scroll_into_view_if_needed()
+    stage = ring.locator("xpath=..").bounding_box()
+    box = ring.bounding_box()
+    mouse = notebook.page.mouse
+    mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    mouse.down()
+    mouse.move(stage["x"] + share * stage["width"], stage["y"] + (1 - share) * stage["height"], steps=8)
+    mouse.up()
+    notebook.page.wait_for_timeout(800)
 
 
 def matrix(notebook: Notebook, symbol: str) -> list[float]:
@@ -49,11 +76,10 @@ def test_step_merge_and_run(notebook: Notebook) -> None:
     notebook.wait_for(f"symbol => ({MATRIX})(symbol).every((entry) => entry === 0)", "u")
     notebook.wait_for_state("paused")
     assert matrix(notebook, "A") == matrix(notebook, "W") != [1, 0, 0, 1]
-    before, after = notebook.ask("[float(v) for v in lab.player.engine.records.steps.columns['loss'][-1:]]"), None
+    before = float(notebook.ask(LAST_LOSS))
     notebook.button("Step").click()
     notebook.wait_for_count("==", 16)
-    after = notebook.ask("[float(v) for v in lab.player.engine.records.steps.columns['loss'][-1:]]")
-    assert after < before
+    assert float(notebook.ask(LAST_LOSS)) < before
 
     notebook.item("speed").locator("button", has_text="max").click()
     notebook.button("Start").click()
@@ -87,6 +113,76 @@ def test_the_target_is_dragged(notebook: Notebook) -> None:
 
 
 @pytest.mark.browser
+def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
+    start(notebook)
+    notebook.item("speed").locator("button", has_text="20").click()
+    notebook.button("Start").click()
+    notebook.wait_for_count(">", 5)
+    for name in ("merge_every", "learning_rate"):
+        for end in ("max", "min"):
+            value = float(notebook.drag_to(name, end).split()[0])
+            notebook.wait_for_count(">", notebook.count() + 5)
+            assert float(notebook.ask(f"lab.player.engine.config.{name}")) == value
+    for speed in ("1", "max", "5"):
+        notebook.item("speed").locator("button", has_text=re.compile(f"^{speed}$")).click()
+        notebook.wait_for_count(">", notebook.count())
+    for handle in ("0", "1"):
+        for share in (0.0, 1.0):
+            drag_to_corner(notebook, handle, share)
+            notebook.wait_for_count(">", notebook.count())
+    assert notebook.state() == "running"
+    assert np.abs(np.array(matrix(notebook, "W"))).max() < 20
+    notebook.button("Pause").click()
+    notebook.wait_for_state("paused")
+    seed = notebook.item("seed").locator("input")
+    for text in ("0", "123456"):
+        seed.fill(text)
+        seed.press("Enter")
+    message(notebook, "Press Reset to apply: seed")
+    reset(notebook)
+    assert notebook.ask("lab.player.engine.config.seed") == "123456"
+    assert matrix(notebook, "W") == [1, 0, 0, 1]
+    notebook.check_clean()
+
+
+@pytest.mark.browser
+def test_scrub_branch_and_reset(notebook: Notebook) -> None:
+    start(notebook)
+    message(notebook, "Frozen")
+    notebook.item("speed").locator("button", has_text="20").click()
+    notebook.button("Start").click()
+    notebook.wait_for_count(">=", 40)
+    notebook.button("Pause").click()
+    notebook.wait_for_state("paused")
+    notebook.page.wait_for_timeout(700)
+    last, present = notebook.count(), matrix(notebook, "W")
+    notebook.drag_to("scrub", "min")
+    notebook.wait_for_count("===", 0)
+    notebook.wait_for(f"symbol => ({MATRIX})(symbol).join() === '1,0,0,1'", "W")
+    notebook.button("Now").click()
+    notebook.wait_for_count("===", last)
+    notebook.wait_for(f"([symbol, now]) => ({MATRIX})(symbol).join() === now.join()", ["W", present])
+
+    notebook.drag_to("scrub", "min")
+    notebook.wait_for_count("===", 0)
+    notebook.drag_to("merge_every", "min")
+    message(notebook, "and press Branch here")
+    notebook.button("Branch here").click()
+    notebook.page.locator('.p4-start [data-name="runs"] input').nth(1).wait_for()
+    notebook.button("Step").click()
+    notebook.wait_for_count("===", 1)
+    message(notebook, "Merged")
+    assert matrix(notebook, "A") == matrix(notebook, "W") != [1, 0, 0, 1]
+    notebook.screenshot("branched")
+    notebook.page.get_by_role("button", name="Make this the active run").click()
+    notebook.wait_for_count("===", last)
+    notebook.page.get_by_role("button", name="Remove this run").click()
+    notebook.page.locator('.p4-start [data-name="runs"]').wait_for(state="hidden")
+    reset(notebook)
+    notebook.check_clean()
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize("width", [1280, 1920])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_fits_the_page(notebook: Notebook, theme: Any, width: int) -> None:
@@ -102,5 +198,15 @@ def test_fits_the_page(notebook: Notebook, theme: Any, width: int) -> None:
     notebook.button("Pause").click()
     notebook.wait_for_state("paused")
     assert notebook.page.evaluate(OUTSIDE) == []
+    formula, side, plane = (
+        notebook.page.locator(f".p4-start {part}").bounding_box()
+        for part in (".p4-formula", ".p4-side", ".p4-drawing >> nth=0")
+    )
+    if width == 1280:  # the equations stand beside the settings, above the pictures
+        assert formula["x"] > side["x"] + side["width"] - 1
+        assert formula["y"] + formula["height"] <= plane["y"] + 1
+    else:  # below the settings, beside the pictures
+        assert formula["y"] >= side["y"] + side["height"] - 1
+        assert formula["x"] + formula["width"] <= plane["x"] + 1
     assert notebook.used_width() >= 0.95
     notebook.check_clean()

@@ -11,7 +11,8 @@ from p4lab.errors import ConfigError, ShapeError
 from p4lab.training import Snapshot
 from p4lab.widgets.dashboard import Dashboard
 from p4lab.widgets.formula import Formula, Term
-from p4lab.widgets.start_lab import CONFIG, ImagePicture, SearchPicture, equations, start_lab
+from p4lab.widgets.start_lab import CONFIG, phase, start_lab
+from p4lab.widgets.start_pictures import ImagePicture, SearchPicture, equations
 
 WAIT = 20.0
 
@@ -55,6 +56,25 @@ def test_a_merge_keeps_w_and_clears_u(lab: Dashboard) -> None:
     weight = equations(after(lab, CONFIG.merge_every))[0]
     assert np.array_equal(numbers(weight[0]), numbers(weight[2]))
     assert not numbers(weight[4]).any()
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [(0, "Frozen"), (1, "Next merge in 14 steps"), (14, "Next merge in 1 step"), (15, "Merged"), (16, "Perturbed")],
+    ids=["start", "first step", "last step before a merge", "merge", "step after it"],
+)
+def test_the_message_tells_what_happens(lab: Dashboard, steps: int, expected: str) -> None:
+    assert expected in phase(after(lab, steps))
+
+
+def test_a_refused_merge_is_told() -> None:
+    lab = start_lab(name="refused", target="1 0; 0 0", learning_rate=1.0, merge_every=2, skip=True)
+    try:
+        told = [phase(after(lab, steps)) for steps in range(1, 13)]
+        assert lab.error is None
+    finally:
+        lab.close()
+    assert any(text.startswith("Not merged: ") for text in told)
 
 
 def test_the_pictures_follow_a_run(lab: Dashboard) -> None:
