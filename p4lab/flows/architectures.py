@@ -1,5 +1,6 @@
 """Named architectures."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 
 from p4lab.errors import OptionError
 from p4lab.flows.bent import BentIdentity
-from p4lab.flows.flow import Flow, Layer
+from p4lab.flows.flow import Flow, Layer, Linear
 from p4lab.p4 import RECOMMENDED, P4Inv, Preset
 
 
@@ -37,14 +38,23 @@ def p4inv_bent(
         >>> len(flow.linear_layers()), len(flow.layers)
         (4, 7)
     """
-    if blocks < 0:
-        raise OptionError(f"blocks={blocks}: expected at least 0")
     generator = torch.Generator().manual_seed(seed)
     settings = {"rank": preset.rank_for(dim), "reset": preset.reset, "train_v": preset.train_v, **options}
+    return bent_stack(blocks, lambda: P4Inv(dim, init=init, seed=generator, **settings))
 
-    def linear() -> P4Inv:
-        return P4Inv(dim, init=init, seed=generator, **settings)
 
+def bent_stack(blocks: int, linear: Callable[[], Linear]) -> Flow:
+    """Return linear layers with a Bent identity or its inverse, in turn, between any two of them.
+
+    Args:
+        blocks: number of nonlinearities, at least 0.
+        linear: makes a linear layer; called ``blocks + 1`` times.
+
+    Raises:
+        OptionError: blocks < 0.
+    """
+    if blocks < 0:
+        raise OptionError(f"blocks={blocks}: expected at least 0")
     layers: list[Layer] = [linear()]
     for i in range(blocks):
         layers += [BentIdentity(inverted=i % 2 == 1), linear()]

@@ -1,17 +1,32 @@
-"""Normalizing flows whose linear layers are P4Inv."""
+"""Normalizing flows of linear layers that know their inverse and determinant."""
 
 import math
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from p4lab.errors import OptionError, ShapeError
 from p4lab.flows.bent import BentIdentity
-from p4lab.p4 import P4Inv
 
-Layer = P4Inv | BentIdentity
+
+class Linear(Protocol):
+    """What a flow asks of a linear layer: `p4lab.p4.P4Inv` and the linear layers of `p4lab.baselines` have it."""
+
+    dim: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return ``W x + b``."""
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Return ``W^-1 (y - b)``."""
+
+    def logabsdet(self) -> Tensor:
+        """Return log|det W|."""
+
+
+Layer = Linear | BentIdentity
 
 
 class Flow(nn.Module):
@@ -20,18 +35,19 @@ class Flow(nn.Module):
     .. math:: \log p(x) = \log N(z; 0, I) + \log\left|\det \frac{\partial z}{\partial x}\right|, \qquad z = F(x)
 
     ``forward`` runs from the data to the latent space, so that training by maximum likelihood needs the cheap products
-    ``W x`` only; sampling uses the inverses that the P4Inv layers know anyway.
+    ``W x`` only; sampling uses the inverses, which P4Inv layers know anyway.
 
     Args:
-        layers: P4Inv and elementwise layers in the order in which the data passes them.
+        layers: linear and elementwise layers in the order in which the data passes them.
 
     Raises:
-        OptionError: no P4Inv layer, or P4Inv layers of different dim.
+        OptionError: no linear layer, or linear layers of different dim.
 
-    Cost for a batch of B: that of its layers; log|det| of all P4Inv layers together is O(d k^2) each, whatever B is.
+    Cost for a batch of B: that of its layers; log|det| of a P4Inv layer is O(d k^2), whatever B is.
     Source: arXiv:2010.07033, section 3.2.
 
     Example:
+        >>> from p4lab.p4 import P4Inv
         >>> flow = Flow([P4Inv(2, seed=0), BentIdentity()])
         >>> flow.log_prob(torch.zeros(1, 2)).detach()  # -log(2 pi)
         tensor([-1.8379])
@@ -39,18 +55,18 @@ class Flow(nn.Module):
 
     def __init__(self, layers: Iterable[Layer]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(layers)
+        self.layers = nn.ModuleList(cast(Iterable[nn.Module], layers))
         dims = sorted({layer.dim for layer in self.linear_layers()})
         if len(dims) != 1:
-            raise OptionError(f"P4Inv layers of dims {dims}: a flow needs at least one, all of the same dim")
+            raise OptionError(f"linear layers of dims {dims}: a flow needs at least one, all of the same dim")
         self.dim = dims[0]
 
-    def linear_layers(self) -> list[P4Inv]:
-        """Return the P4Inv layers in order."""
-        return [layer for layer in self.layers if isinstance(layer, P4Inv)]
+    def linear_layers(self) -> list[Any]:
+        """Return the linear layers in order."""
+        return [layer for layer in self.layers if not isinstance(layer, BentIdentity)]
 
     def logabsdet(self) -> Tensor:
-        """Return the sum of log|det W| over the P4Inv layers (nats), a differentiable float64 scalar."""
+        """Return the sum of log|det W| over the linear layers (nats), a differentiable scalar (float64 for P4Inv)."""
         return torch.stack([layer.logabsdet() for layer in self.linear_layers()]).sum()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,20 +77,20 @@ class Flow(nn.Module):
         """
         total: Tensor = self.logabsdet().to(x.dtype)
         for layer in self._sequence():
-            if isinstance(layer, P4Inv):
-                x = layer(x)
-            else:
+            if isinstance(layer, BentIdentity):
                 x, logabsdet = layer(x)
                 total = total + logabsdet
+            else:
+                x = layer(x)
         return x, total.expand(x.shape[:-1])
 
     def inverse(self, z: Tensor) -> Tensor:
         """Return the data that belong to latent ``z`` of shape (..., d)."""
         for layer in reversed(self._sequence()):
-            if isinstance(layer, P4Inv):
-                z = layer.inverse(z)
-            else:
+            if isinstance(layer, BentIdentity):
                 z, _ = layer.inverse(z)
+            else:
+                z = layer.inverse(z)
         return z
 
     def log_prob(self, x: Tensor) -> Tensor:
