@@ -17,7 +17,8 @@ from p4lab.training.records import Event
 
 LANES = ("float32", "float64")
 LARGEST_ANGLE = math.pi / 3
-DAMAGE = 0.1
+DAMAGE, WRECK = 0.1, 0.5
+"""Noise on a frozen inverse that refinement mends, and noise that is too much for it."""
 
 
 class SharedDirections(P4Inv):
@@ -83,8 +84,8 @@ class StabilityConfig(RunConfig):
 
     rank: int = 8
     reset: Any = "gaussian"
-    learning_rate: float = 2e-3
-    merge_every: int = 10
+    learning_rate: float = 5e-3
+    merge_every: int = 5
     refine_every: int = 0
     measure_every: int = 5
     dim: int = 16

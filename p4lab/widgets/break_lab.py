@@ -2,23 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from p4lab.errors import ConfigError
-from p4lab.plots import RUN_COLORS, Loss, Shown
-from p4lab.training import Frame, Snapshot, State
+from p4lab.plots import Figure, Loss, Shown
+from p4lab.plots.exact_loss import exact_loss
+from p4lab.training import Engine, Frame, Lanes, Snapshot, State
 from p4lab.training.runs import Runs
-from p4lab.training.stability import DAMAGE, LANES, StabilityConfig, damage, precisions, recompute
-from p4lab.widgets.channel import FOLDER
+from p4lab.training.stability import DAMAGE, LANES, WRECK, StabilityConfig, damage, precisions, recompute
+from p4lab.widgets.break_pictures import EigenvaluePicture, SingularPicture
 from p4lab.widgets.controls import Group, Item
 from p4lab.widgets.dashboard import WAIT, Dashboard, Picture, Style
-from p4lab.widgets.layers import Layer
 from p4lab.widgets.panels import Readout
-from p4lab.widgets.plane import Path, Plane, Points, Text
-from p4lab.widgets.spectrum import CIRCLE
 
 LOSS = Loss("loss |W − T|² / d", log=True, bits=False, test=False)
 PUSHES = (-1.0, -0.3, -0.1, -1e-2, -1e-3, -1e-4, -1e-6, 0.0, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0)
@@ -26,42 +24,35 @@ RATES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.
 INTERVALS = (1, 2, 5, 10, 20, 50, 100)
 SPEEDS = (5, 20, 100, None)
 SPEED = 100
-LARGE_STEP = 1.0
-EXTENTS = (1.4, 2.5, 5.0)
-"""How far the picture of eigenvalues may reach; what is farther out is left out."""
-LOWEST = 1e-17
 
 
 @dataclass(frozen=True)
 class Attack:
-    """A button that changes settings.
+    """A button that moves the push.
 
     Attributes:
         label: on the button.
         help: what it does.
-        changes: settings, from those that are planned.
+        push: where to.
     """
 
     label: str
     help: str
-    changes: Callable[[StabilityConfig], dict[str, Any]]
+    push: float
 
 
 ATTACKS = {
-    "attack:singular": Attack("Drive to 0", "Push = 0: the target is singular", lambda _: {"push": 0.0}),
-    "attack:hover": Attack("Hover at 1e-6", "Push = 1e-6: a target at the edge of float32", lambda _: {"push": 1e-6}),
-    "attack:cross": Attack(
-        "Cross det = 0",
-        "Push = -1, and back at the next press",
-        lambda planned: {"push": 1.0 if planned.push < 0 else -1.0},
-    ),
-    "attack:steps": Attack("Large steps", f"Learning rate {LARGE_STEP:g}", lambda _: {"learning_rate": LARGE_STEP}),
-    "attack:safety": Attack(
-        "Back to safety",
-        "Push = 1, and the learning rate of the start",
-        lambda _: {"push": 1.0, "learning_rate": StabilityConfig.learning_rate},
-    ),
+    "attack:singular": Attack("Drive to 0", "Push = 0: the target is singular", 0.0),
+    "attack:hover": Attack("Hover at 1e-3", "Push = 0.001: a target of condition number 1,000", 1e-3),
+    "attack:cross": Attack("Cross det = 0", "Push = −1: a target of the other sign", -1.0),
+    "attack:safety": Attack("Back to safety", "Push = 1: the target is a rotation", 1.0),
 }
+DEEDS: dict[str, Callable[[Engine | Lanes], None]] = {
+    "damage": damage,
+    "wreck": partial(damage, amount=WRECK),
+    "recompute": recompute,
+}
+"""What is done to the frozen matrices of all lanes at once."""
 
 
 def break_lab(config: StabilityConfig | None = None, name: str | None = None, **changes: Any) -> "BreakLab":
@@ -103,13 +94,13 @@ class BreakLab(Dashboard):
 
     def _touched(self, name: str, value: Any) -> None:
         if name in ATTACKS:
-            planned = self.player.frame(WAIT).planned
-            assert isinstance(planned, StabilityConfig)
-            for setting, new in ATTACKS[name].changes(planned).items():
-                super()._touched(setting, new)
-        elif name in _DEEDS:
-            # A change of no setting: it clears what was refused before, and has the views drawn again.
-            self.player.ask(lambda runs: _do(runs, name), WAIT)
+            super()._touched("push", ATTACKS[name].push)
+        elif name in DEEDS:
+            self._refused = None
+            try:
+                self.player.ask(lambda runs: _do(runs, name), WAIT)
+            except Exception as error:  # shown to the user; a callback's exception would vanish
+                self._refused = error
             self.player.poke()
         else:
             super()._touched(name, value)
@@ -124,82 +115,14 @@ class BreakLab(Dashboard):
         shown = super()._lane(name, number, lane)
         return replace(shown, curves={**lane.curves, "smooth_loss": lane.curves["loss"]})
 
-
-_DEEDS = {"damage": damage, "recompute": recompute}
+    def _curves(self, frame: Frame) -> Figure:
+        return exact_loss(super()._curves(frame))
 
 
 def _do(runs: Runs, name: str) -> None:
     if runs.shown is not None:
         raise ConfigError(f"{name}: step {runs.shown.step:,} is past; press Now, or Branch here to change it")
-    _DEEDS[name](runs.active.engine)
-
-
-# --- pictures ---------------------------------------------------------------------------------------------------------
-
-
-class _StyledPlane(Plane):
-    # The lab's own look travels with a picture.
-    _css: Any = "".join((FOLDER / name).read_text(encoding="utf-8") for name in ("pictures.css", "break_lab.css"))
-
-
-class EigenvaluePicture:
-    """Eigenvalues of both lanes and of the target in the complex plane."""
-
-    def __init__(self) -> None:
-        self.widget = _StyledPlane("Eigenvalues of W", "complex plane", x_label="Re λ", y_label="Im λ", height=300)
-
-    def draw(self, frame: Frame) -> None:
-        """Show a frame."""
-        lanes = frame.snapshot.lanes
-        earlier = next(iter(lanes.values())).spectrum.values[-25:-1].ravel()
-        points = [lanes[name].pictures["eigenvalues"] for name in LANES]
-        target = frame.snapshot.pictures["target"]
-        farthest = float(np.nan_to_num(np.abs(np.concatenate([*points, target]))).max())
-        extent = next((size for size in EXTENTS if farthest < size), EXTENTS[-1])
-        layers: list[Layer] = [
-            Path(CIRCLE, "grey", width=1, dashed=True),
-            Points(_within(np.stack([earlier.real, earlier.imag], -1), extent), RUN_COLORS[0], size=3, fade=True),
-            Points(target, "orange", "cross", 11, label="target"),
-            *_marks([_within(p, extent) for p in points]),
-            Points([[0, 0]], "red", "square", 7),
-            Text((0, 0), "det = 0", "red", "below"),
-        ]
-        self.widget.show(layers, (-extent, extent, -extent, extent))
-
-
-class SingularPicture:
-    """Singular values of both lanes on a logarithmic axis, down to the rounding errors of either precision."""
-
-    def __init__(self) -> None:
-        self.widget = _StyledPlane(
-            "Singular values of W", "and rounding errors", y_label="log₁₀ σ", equal=False, height=210
-        )
-
-    def draw(self, frame: Frame) -> None:
-        """Show a frame."""
-        values = [frame.snapshot.lanes[name].pictures["singular"] for name in LANES]
-        rank = np.arange(1, len(values[0]) + 1)
-        width = len(rank) + 1
-        layers: list[Layer] = []
-        for name, color in zip(LANES, RUN_COLORS, strict=False):
-            level = np.log10(np.finfo(name).eps)
-            layers += [
-                Path([[0, level], [width, level]], color, width=1, dashed=True),
-                Text((width / 2, level), f"ε of {name}", color, "above"),
-            ]
-        with np.errstate(over="ignore"):
-            points = [np.stack([rank, np.log10(np.maximum(value, LOWEST))], -1) for value in values]
-        highest = max(1.0, *(float(np.nan_to_num(p[:, 1]).max()) for p in points))
-        self.widget.show([*layers, *_marks(points)], (0, width, np.log10(LOWEST), 1.1 * highest))
-
-
-def _marks(points: list[NDArray[np.float64]]) -> list[Layer]:
-    (first, second), (dot, ring) = points, RUN_COLORS[:2]
-    return [Points(first, dot, "dot", 7, label=LANES[0]), Points(second, ring, "ring", 12, label=LANES[1])]
-
-
-def _within(points: NDArray[np.float64], extent: float) -> NDArray[np.float64]:
-    return np.where(np.abs(points).max(-1, keepdims=True) <= extent, points, np.nan)
+    DEEDS[name](runs.active.engine)
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -217,17 +140,20 @@ def numbers() -> list[Readout]:
     residual, error = "Largest entry of |A A⁻¹ − I|", "Carried log|det W| against a factorization in float64, nats"
     return [
         readout("count", "step", "Optimizer steps", lambda frame: f"{frame.snapshot.step:,}"),
-        readout("rate", "speed", "", _rate, "steps/s"),
+        readout("rate", "steps/s", "Speed", _rate),
+        readout("merges", "merged", "Merges: float32 | float64", lambda frame: _counts(frame, "merge")),
+        readout(
+            "skips", "refused", "Merges refused: float32 | float64", lambda frame: _counts(frame, "skip", "discard")
+        ),
         readout("det", "sign of det", "By a factorization in float64; and what a lane carries, if that differs", _sign),
         readout("smallest", "smallest σ", "Smallest singular value of W, float32", _smallest),
-        *(readout(f"residual_{name}", f"residual {name}", residual, of_lane("residual", name)) for name in LANES),
         *(
-            readout(f"error_{name}", f"log|det| off, {name[5:]} bit", error, of_lane("logabsdet_error", name))
+            readout(f"residual_{name}", f"residual, {name[5:]} bit", residual, of_lane("residual", name))
             for name in LANES
         ),
-        readout("merges", "merged", "Merges: float32, float64", lambda frame: _counts(frame, "merge")),
-        readout(
-            "skips", "refused", "Merges refused: float32, float64", lambda frame: _counts(frame, "skip", "discard")
+        *(
+            readout(f"error_{name}", f"log|det| off by, {name[5:]} bit", error, of_lane("logabsdet_error", name))
+            for name in LANES
         ),
     ]
 
@@ -270,7 +196,7 @@ def settings(config: StabilityConfig) -> list[Group]:
         return tuple(sorted({*values, getattr(config, name)}))
 
     refine = grid("refine_every", 0, 1, 2, 5, 20)
-    speeds = tuple("none" if speed is None else f"{speed} steps/s" for speed in SPEEDS)
+    speeds = tuple("none" if speed is None else f"{speed} / s" for speed in SPEEDS)
     return [
         Group(
             "Attacks",
@@ -280,6 +206,7 @@ def settings(config: StabilityConfig) -> list[Group]:
                 ),
                 *(Item("button", name, attack.label, help=attack.help) for name, attack in ATTACKS.items()),
                 Item("button", "damage", "Damage A⁻¹", help=f"Noise of {DAMAGE:.0%} on every entry, in both lanes"),
+                Item("button", "wreck", "Wreck A⁻¹", help=f"Noise of {WRECK:.0%}: too much for refinement"),
             ],
         ),
         Group(
@@ -304,7 +231,14 @@ def settings(config: StabilityConfig) -> list[Group]:
             [
                 Item("slider", "learning_rate", "Learning rate", choices=grid("learning_rate", *RATES)),
                 Item("slider", "merge_every", "Merge every", unit="steps", choices=grid("merge_every", *INTERVALS)),
-                Item("choice", "speed", "Speed limit", choices=SPEEDS, texts=speeds),
+                Item(
+                    "choice",
+                    "speed",
+                    "Most steps",
+                    help="Speed limit, in steps per second",
+                    choices=SPEEDS,
+                    texts=speeds,
+                ),
             ],
         ),
         Group(

@@ -1,0 +1,185 @@
+"""The stability lab in a real JupyterLab."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+from live_notebook import Notebook
+
+NAME = "03_break_it.ipynb"
+CONFIG = "lab.player.engine.config"
+ATTACKS = {"Drive to 0": "0.0", "Hover at 1e-3": "0.001", "Cross det = 0": "-1.0", "Back to safety": "1.0"}
+
+
+def start_lab(notebook: Notebook) -> None:
+    notebook.open(NAME)
+    notebook.run_all()
+    notebook.wait_for_state("idle")
+    notebook.page.wait_for_selector(".p4-plot .main-svg")
+    notebook.wait_for_picture()
+
+
+def more(notebook: Notebook, steps: int) -> None:
+    """Train on for some steps."""
+    notebook.wait_for_count(">=", notebook.count() + steps)
+
+
+def at_full_speed(notebook: Notebook) -> None:
+    notebook.item("speed").locator("select").select_option(label="none")
+    notebook.train(100)
+
+
+def switch(notebook: Notebook, name: str) -> None:
+    notebook.item(name).locator("input").click()
+
+
+def choose(notebook: Notebook, name: str, text: str) -> None:
+    notebook.item(name).get_by_role("button", name=text, exact=True).click()
+
+
+def reads(notebook: Notebook, name: str, condition: str) -> None:
+    """Wait until a number in the header fulfils a condition on x."""
+    value = f"document.querySelector('[data-name={name}] .p4-value').innerText"
+    notebook.wait_for(f"() => {{ const x = parseFloat({value}); return {condition}; }}")
+
+
+def becomes(notebook: Notebook, name: str, value: Any) -> None:
+    """Wait until a setting of the running engine has a value."""
+    for _ in range(100):
+        found = notebook.ask(f"{CONFIG}.{name}")
+        if found == str(value):
+            return
+        notebook.page.wait_for_timeout(100)
+    raise AssertionError(f"{name} is {found}, not {value}")
+
+
+def message(notebook: Notebook, part: str) -> None:
+    notebook.wait_for("part => document.querySelector('.p4-message').innerText.includes(part)", part)
+
+
+@pytest.mark.browser
+def test_every_control_acts_while_it_runs(notebook: Notebook) -> None:
+    start_lab(notebook)
+    still = notebook.picture()
+    notebook.train(50)
+    notebook.wait_for("before => document.querySelector('.p4-lab canvas').toDataURL() !== before", still)
+
+    for label, push in ATTACKS.items():
+        notebook.button(label).click()
+        becomes(notebook, "push", push)
+    for name in ("push", "learning_rate", "merge_every"):
+        for end in ("min", "max"):
+            value = notebook.drag_to(name, end).split()[0]
+            number = float(value.replace("−", "-"))
+            becomes(notebook, name, int(number) if name == "merge_every" else number)
+        if name == "learning_rate":
+            notebook.item(name).locator("input").press("Home")
+    for name, after in (("skip", False), ("penalty", True)):
+        becomes(notebook, name, not after)
+        switch(notebook, name)
+        becomes(notebook, name, after)
+    for name, texts in (("refine_every", ("1", "2", "5", "20", "off")), ("refine_order", ("2", "7", "3"))):
+        for text in texts:
+            choose(notebook, name, text)
+            becomes(notebook, name, text.replace("off", "0"))
+    for label in ("Damage A⁻¹", "Wreck A⁻¹", "Recompute A⁻¹"):
+        notebook.button(label).click()
+        more(notebook, 5)
+    notebook.screenshot("controls")
+    assert notebook.state() == "running"
+
+    notebook.pause()
+    notebook.button("Reset").click()
+    notebook.wait_for_state("idle")
+    notebook.wait_for_count("===", 0)
+    notebook.check_clean()
+
+
+@pytest.mark.browser
+def test_det_zero_ruins_float32_without_skip_and_recomputing_mends_it(notebook: Notebook) -> None:
+    start_lab(notebook)
+    switch(notebook, "skip")
+    at_full_speed(notebook)
+    more(notebook, 100)
+    notebook.button("Drive to 0").click()
+    reads(notebook, "residual_float32", "x > 1")
+    notebook.screenshot("ruined")
+    notebook.button("Back to safety").click()
+    reads(notebook, "smallest", "x > 0.9")  # the weights come back
+    reads(notebook, "residual_float32", "x > 0.1")  # the inverse does not
+    notebook.button("Recompute A⁻¹").click()
+    reads(notebook, "residual_float32", "x < 1e-5")
+    reads(notebook, "error_float32", "x < 1e-4")
+    notebook.pause()
+    assert notebook.item("skips").locator(".p4-value").inner_text() == "0"
+    notebook.check_clean()
+
+
+@pytest.mark.browser
+def test_skip_gets_stuck_and_refinement_frees_it(notebook: Notebook) -> None:
+    start_lab(notebook)
+    at_full_speed(notebook)
+    notebook.button("Drive to 0").click()
+    reads(notebook, "skips", "x > 20")
+    reads(notebook, "residual_float32", "x < 0.1")
+    notebook.button("Back to safety").click()
+    more(notebook, 300)
+    reads(notebook, "smallest", "x < 0.9")
+    choose(notebook, "refine_every", "1")
+    switch(notebook, "skip")
+    reads(notebook, "smallest", "x > 0.9")
+    reads(notebook, "residual_float32", "x < 1e-5")
+    notebook.screenshot("freed")
+    notebook.pause()
+    notebook.check_clean()
+
+
+@pytest.mark.browser
+def test_penalty_keeps_away_and_a_branch_without_it_crosses(notebook: Notebook) -> None:
+    start_lab(notebook)
+    switch(notebook, "penalty")
+    at_full_speed(notebook)
+    notebook.button("Drive to 0").click()
+    more(notebook, 500)
+    reads(notebook, "smallest", "x > 1e-3")
+    notebook.pause()
+
+    scrubber: Any = notebook.item("scrub").locator("input")
+    scrubber.focus()
+    scrubber.press("Home")
+    notebook.wait_for("() => !document.querySelector('[data-name=now] button').disabled")
+    notebook.button("Damage A⁻¹").click()
+    message(notebook, "is past")
+    switch(notebook, "penalty")
+    notebook.button("Branch here").click()
+    message(notebook, "To merge goes on")
+    notebook.button("Cross det = 0").click()
+    notebook.train(400)
+    notebook.wait_for("() => document.querySelector('[data-name=det] .p4-value').innerText === '−'")
+    reads(notebook, "smallest", "x > 0.9")
+    notebook.screenshot("branched")
+    notebook.pause()
+    assert notebook.ask("len(lab.table())") == "2"
+    notebook.check_clean()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 1920])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_fits_the_page(notebook: Notebook, theme: Literal["light", "dark"], width: int) -> None:
+    notebook.page.set_viewport_size({"width": width, "height": 1080})
+    start_lab(notebook)
+    notebook.set_theme(theme)
+    at_full_speed(notebook)
+    notebook.button("Drive to 0").click()
+    more(notebook, 300)
+    notebook.button("Damage A⁻¹").click()
+    more(notebook, 50)
+    notebook.page.evaluate("() => document.querySelector('.p4-lab').scrollIntoView()")
+    notebook.page.wait_for_timeout(1500)
+    notebook.screenshot(f"{theme}_{width}")
+    notebook.pause()
+    assert notebook.used_width() >= 0.95
+    assert notebook.overflowing() == []
+    notebook.check_clean()
