@@ -35,10 +35,11 @@ EVENT_OF: dict[MergeStatus, Kind] = {
 
 
 class Problem(Protocol):
-    """What the engine asks of a problem; ``dim``, `test_loss`, `pictures` and ``watched`` may be missing.
+    """What the engine asks of a problem.
 
-    ``watched(model)`` returns the (d, d) matrix whose path and eigenvalues are recorded (missing: the weights of the
-    first P4Inv layer); ``set_target(text)`` changes what is trained for.
+    ``dim``, `test_loss`, `pictures` and what follows may be missing: ``after_step(model)`` is part of each step and its
+    time; ``watched(model)`` returns the (d, d) matrix whose path and eigenvalues are recorded (missing: the weights of
+    the first P4Inv layer); ``set_target(text)`` changes what is trained for.
     """
 
     dim: int
@@ -72,7 +73,9 @@ class Engine:
     Attributes:
         config: the settings in force; `set` replaces it.
         step: number of optimizer steps done.
+        seconds: time that they took.
         records: what was recorded so far.
+        finished: whether the run has come to its end; never, for a single engine.
         problem, model, optimizer, schedule: the parts.
 
     Example:
@@ -82,6 +85,8 @@ class Engine:
         >>> engine.step, len(engine.records.steps)
         (2, 2)
     """
+
+    finished: bool = False
 
     def __init__(
         self,
@@ -98,7 +103,8 @@ class Engine:
         self.layers = p4_modules(model)
         self.optimizer = optimizer or _optimizer(config, model)
         self.schedule = schedule or (MergeSchedule(model, self.optimizer) if self.layers else None)
-        self.step = 0
+        self.step, self.seconds = 0, 0.0
+        self._after_step = getattr(problem, "after_step", None)
         self._everyone = tuple(range(len(self.layers)))
         self._perturbations = _amounts(self.layers)
         self._factors = {layer: layer.min_factor or MIN_FACTOR for layer in self.layers if isinstance(layer, P4Inv)}
@@ -153,9 +159,12 @@ class Engine:
             )
         self.optimizer.step()
         reports = self.schedule.step() if self.schedule else []
+        if self._after_step is not None:
+            self._after_step(self.model)
         self.step += 1
         kinds = self._note(reports)
         seconds = time.perf_counter() - start
+        self.seconds += seconds
         self.records.steps.append(
             step=self.step,
             loss=value,
@@ -163,6 +172,7 @@ class Engine:
             grad_norm=norm,
             perturbation_norm=moved,
             step_seconds=seconds,
+            seconds=self.seconds,
         )
         due = self.step % self.config.measure_every == 0
         if due:
@@ -287,6 +297,7 @@ class Engine:
             {
                 "config": self.config.to_dict(),
                 "step": self.step,
+                "seconds": self.seconds,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict() if self.schedule else {},
@@ -312,10 +323,10 @@ class Engine:
             if self.schedule:
                 self.schedule.load_state_dict(state["schedule"])
             self._batches.set_state(state["batches"])
-            step = int(state["step"])
+            step, seconds = int(state["step"]), float(state["seconds"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise ConfigError(f"state of a run: it does not fit this problem and model ({error})") from error
-        self.step, self.records = step, records or self._new_records()
+        self.step, self.seconds, self.records = step, seconds, records or self._new_records()
         self._apply(config)
         self.config = config
         if records is None:

@@ -46,6 +46,11 @@ class Lanes:
         self._first = next(iter(self.engines.values()))
 
     @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end; never, for plain lanes."""
+        return False
+
+    @property
     def merge_due(self) -> bool:
         """Whether the next step ends with a merge attempt of a lane."""
         return any(self.engines[name].merge_due for name in self._alive())

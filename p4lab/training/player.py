@@ -228,7 +228,7 @@ class Player:
         merging = self.engine.merge_due
         self._runs.advance()
         self._times.append(time.monotonic())
-        if self._until_merge and merging:
+        if (self._until_merge and merging) or self.engine.finished:
             self._state, self._until_merge = State.PAUSED, False
         self._touch()
 

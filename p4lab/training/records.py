@@ -27,7 +27,14 @@ MAX_TRAIL = 512
 MAX_SPECTRA = 128
 TRAIL_BYTES = 2**20
 TRAILS = ("trail", "merge_points", "skip_points", "spectrum")
-STEP_COLUMNS = {"loss": "d", "smooth_loss": "f", "grad_norm": "f", "perturbation_norm": "f", "step_seconds": "f"}
+STEP_COLUMNS = {
+    "loss": "d",
+    "smooth_loss": "f",
+    "grad_norm": "f",
+    "perturbation_norm": "f",
+    "step_seconds": "f",
+    "seconds": "d",
+}
 MEASURE_COLUMNS = dict.fromkeys(("test_loss", "logabsdet", "sign", "logabsdet_error", "residual", "condition"), "d")
 T = TypeVar("T")
 
@@ -166,7 +173,7 @@ class Records:
 
     Attributes:
         steps: one row per step: loss (nats/dim, or the mean squared error), its running mean, norm of the gradient,
-            norm of the perturbations, seconds.
+            norm of the perturbations, seconds of the step, seconds of training so far (without measurements).
         measures: one row per measurement: test loss, log|det| (nats) and sign of the determinant, largest error of the
             carried log|det| of a layer against a factorization in float64, largest |A A^-1 - I|, largest condition
             number.
