@@ -298,7 +298,6 @@ class P4Inv(P4Module):
         c = capacitance(v.to(wide), p.t())
         c_inv, sign, logabsdet = inverse_and_det(c)
         p = (p @ c_inv).to(u.dtype)
-
         u_norm, v_norm, p_norm, q_norm, defect_norm, c_inv_norm = map(
             torch.linalg.vector_norm, (u, v, p, q, defect, c_inv)
         )
@@ -307,6 +306,11 @@ class P4Inv(P4Module):
             moved = moved + torch.linalg.vector_norm(self.bias)
         # A and A^-1 change by u^T v and p q; their product rounds by eps times both, at any scale of A and any d.
         rounding = torch.finfo(u.dtype).eps * (u_norm * v_norm) * (p_norm * q_norm)
+        if u.dtype == wide:
+            # A nearly singular A makes A^-1 u^T huge, and in float64 there is nothing wider for it to cancel in: p then
+            # misses (A + u^T v)^-1 u^T, and q multiplies what it misses.
+            missing = torch.linalg.vector_norm(ut - a @ p - ut @ (v @ p))
+            rounding = torch.maximum(rounding, missing * q_norm)
         defect_norm = defect_norm / (u_norm + torch.finfo(u.dtype).tiny)
         figures = torch.stack((moved, c_inv_norm, rounding, defect_norm))
         report = MergeReport(CHECKS, figures, self.limits)

@@ -191,3 +191,18 @@ def test_a_merge_before_the_backward_pass_is_refused_by_torch() -> None:
     layer.merge()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+@pytest.mark.parametrize("smallest", [1e-3, 1e-6, 1e-8, 1e-10])
+def test_a_merge_out_of_near_singularity_leaves_an_inverse_that_can_be_refined(smallest: float) -> None:
+    start = well_conditioned(16)
+    left, values, right = torch.linalg.svd(start)
+    values[-1] = smallest
+    layer = P4Inv(16, rank=8, init=left * values @ right, dtype=torch.float64, seed=0)
+    perturb(layer, torch.randn(8, 16, dtype=torch.float64))
+    report = layer.merge()
+    assert report.merged or report.status is MergeStatus.SKIPPED_SINGULAR
+    assert report.merged == (smallest > 1e-7), report.reason
+    for _ in range(4):
+        layer.refine()
+    assert float(layer.violation()) < 1e-5
