@@ -78,7 +78,8 @@ class Player:
     Attributes:
         error: the last exception that stopped the run or was refused, None if all is well.
         version: grows with every change; cheap to compare.
-        changed: called (from the player's thread) after every change; a view's pump sets it.
+        changed: called (from the player's thread) after every change, with True if somebody asked for it and False
+            after a step; a view's pump sets it.
 
     Raises:
         P4Error: whatever the factory raises on the first config.
@@ -87,7 +88,7 @@ class Player:
     def __init__(self, factory: Factory, config: RunConfig) -> None:
         self.error: Exception | None = None
         self.version = 0
-        self.changed: Callable[[], None] = lambda: None
+        self.changed: Callable[[bool], None] = lambda asked: None
         self._planned = config
         self._runs = Runs(factory, config)
         self._state = State.IDLE
@@ -230,7 +231,7 @@ class Player:
         self._times.append(time.monotonic())
         if (self._until_merge and merging) or self.engine.finished:
             self._state, self._until_merge = State.PAUSED, False
-        self._touch()
+        self._touch(asked=False)
 
     def _start(self) -> None:
         self._return()
@@ -354,9 +355,9 @@ class Player:
             self._state, self._until_merge = State.FAILED, False
         self._touch()
 
-    def _touch(self) -> None:
+    def _touch(self, asked: bool = True) -> None:
         self.version += 1
-        self.changed()
+        self.changed(asked)
 
 
 def describe(error: Exception) -> str:

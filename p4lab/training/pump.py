@@ -11,6 +11,8 @@ from p4lab.training.player import Frame, Player, State
 
 PATIENCE = 0.25
 """Seconds until a view that is not ready is looked at again, should it not call `Pump.wake` itself."""
+FAST = 0.2
+"""Interval of a view, in seconds, up to which it need not wait for its end when somebody changed something."""
 
 
 class View(Protocol):
@@ -43,7 +45,8 @@ class Pump:
     A view gets a frame when something changed, its interval is over and it acknowledged the frame before: a slow
     browser gets fewer frames, never old ones. Intervals end on the beats of the shortest one, so that the views share
     frames: each costs the training thread some milliseconds. While the player is not running, intervals do not count:
-    what a key press changed, and the last frame after a pause, are drawn as soon as the views are ready.
+    what a key press changed, and the last frame after a pause, are drawn as soon as the views are ready. While it is,
+    fast views show at once what somebody changed.
 
     Args:
         player: whose frames.
@@ -73,12 +76,6 @@ class Pump:
         """Look at the views now, for one became ready; may be called from any thread."""
         self._wake.set()
 
-    def hurry(self) -> None:
-        """Draw all views as soon as they are ready, whatever their intervals: somebody touched a control."""
-        for slot in self._slots:
-            slot.next = 0.0
-        self._wake.set()
-
     def close(self, timeout: float = 10.0) -> None:
         """End the thread."""
         self._closed = True
@@ -86,9 +83,13 @@ class Pump:
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout)
 
-    def _changed(self) -> None:
-        # Called after every step: while the views rest, the training thread should not be disturbed by the pump.
-        if self._waits_for_change or not self._running:
+    def _changed(self, asked: bool) -> None:
+        if asked:
+            for slot in self._slots:
+                if slot.view.interval <= FAST:
+                    slot.next = 0.0
+        # While the views rest, the training thread should not be disturbed by the pump after every step.
+        if asked or self._waits_for_change or not self._running:
             self._wake.set()
 
     @property

@@ -120,12 +120,13 @@ class Dashboard:
         self._side = ControlPanel([*settings, view_group(self._view)], self._touched)
         self._runs = ControlPanel(runs_panel(), self._touched, direction="row")
         self._plot = LivePlot()
+        # What moves fast goes first.
         self._views = [
+            *pictures,
             Picture(self._head, self._show_head, PANEL_INTERVAL),
             Picture(self._time, self._show_time, PANEL_INTERVAL),
             Picture(self._side, self._show_side, PANEL_INTERVAL),
             Picture(self._runs, self._show_runs, 2 * PANEL_INTERVAL),
-            *pictures,
             Picture(self._plot, lambda frame: self._plot.show(self._curves(frame)), CURVE_INTERVAL),
         ]
         self.root = self._layout([picture.widget for picture in pictures])

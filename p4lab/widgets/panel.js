@@ -26,6 +26,22 @@ function onCommit(input, commit) {
   });
 }
 
+/** Follow a drag live, but not with every pixel: `send` at once, then at most every 60 ms, and where it ends. */
+function follow(send) {
+  let resting = true, again = false;
+  function moved() {
+    again = !resting;
+    if (!resting) return;
+    resting = false;
+    send();
+    setTimeout(() => {
+      resting = true;
+      if (again) moved();
+    }, 60);
+  }
+  return { moved };
+}
+
 /** Kinds of items: each makes its nodes and returns `show(value, text)`. `tell` reports a new value to the kernel. */
 const KINDS = {
   title(item, box) {
@@ -78,16 +94,16 @@ const KINDS = {
       input.setAttribute("aria-valuetext", out.textContent);
       input.style.setProperty("--fill", `${(100 * input.value) / Math.max(1, input.max)}%`);
     };
-    let timer = null, touched = -Infinity;
-    const send = () => { timer = null; tell(item.choices[input.value]); };
+    let touched = -Infinity;
+    const following = follow(() => tell(item.choices[input.value]));
     input.addEventListener("input", () => {
       touched = performance.now();
       read();
-      timer ??= setTimeout(send, 60); // a drag is followed live, but not with every pixel
+      following.moved();
     });
     box.append(input);
     return (value) => {
-      if (timer !== null || performance.now() - touched < 1000) return; // not under the user's finger
+      if (performance.now() - touched < 1000) return; // not under the user's finger
       const nearest = item.choices.reduce((best, c, i) => (distance(c, value) < distance(item.choices[best], value) ? i : best), 0);
       input.value = nearest;
       read();
@@ -173,21 +189,21 @@ const KINDS = {
     const input = make("input", "p4-slider p4-scrubber");
     Object.assign(input, { type: "range", min: 0, max: 0, step: 1, value: 0, id: label.htmlFor });
     box.append(input);
-    let moments = [], timer = null, touched = -Infinity;
+    let moments = [], touched = -Infinity;
     const read = () => {
       const at = moments[input.value];
       out.textContent = at === undefined ? "now" : `step ${at.toLocaleString("en-US")}`;
       input.setAttribute("aria-valuetext", out.textContent);
       input.style.setProperty("--fill", `${(100 * input.value) / Math.max(1, input.max)}%`);
     };
-    const send = () => { timer = null; tell(moments[input.value] ?? null); };
+    const following = follow(() => tell(moments[input.value] ?? null));
     input.addEventListener("input", () => {
       touched = performance.now();
       read();
-      timer ??= setTimeout(send, 60);
+      following.moved();
     });
     return (value) => {
-      if (timer !== null || performance.now() - touched < 400) return;
+      if (performance.now() - touched < 400) return;
       moments = value.moments;
       input.max = moments.length; // the place after the last moment is the present
       input.value = value.shown === null ? moments.length : moments.indexOf(value.shown);

@@ -40,7 +40,7 @@ def shown(lab: BreakLab, name: str) -> Any:
 
 
 def marks(lab: BreakLab, picture: int) -> dict[str, Any]:
-    layers = lab._views[4 + picture].widget._layers
+    layers = lab._views[picture].widget._layers
     return {layer.label: layer.points for layer in layers if isinstance(layer, Points) and layer.label}
 
 

@@ -101,7 +101,7 @@ def test_errors_are_shown_and_kept(lab: Dashboard) -> None:
 def test_pictures_and_curves_follow(lab: Dashboard) -> None:
     lab._touched("step", True)
     wait_until(lambda: (0, "x") in lab._plot._arrays and len(lab._plot._arrays[0, "x"]) == 1)
-    assert lab._views[4].widget._panels[0].images.shape == (64, 8, 8)
+    assert lab._views[0].widget._panels[0].images.shape == (64, 8, 8)
 
 
 def test_a_second_lab_replaces_the_first_of_its_name(lab: Dashboard) -> None:

@@ -36,7 +36,7 @@ def drawn(lab: ParameterLab) -> Frame:
 
 
 def layers(lab: ParameterLab, picture: int, kind: type) -> list[Any]:
-    return [layer for layer in lab._views[4 + picture].widget._layers if isinstance(layer, kind)]
+    return [layer for layer in lab._views[picture].widget._layers if isinstance(layer, kind)]
 
 
 def shown(lab: ParameterLab, name: str) -> Any:
