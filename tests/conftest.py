@@ -19,6 +19,9 @@ os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
 
 SEED = 0
 
+# For matrices as small as here one thread is fastest; on a busy machine, by a factor of ten.
+torch.set_num_threads(1)
+
 
 class _TorchRandom:
     """Torch's default generator as hypothesis wants it, so that examples replay and shrink exactly."""

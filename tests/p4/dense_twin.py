@@ -2,7 +2,7 @@
 
 A structured layer computes with factors; its twin computes with the explicit matrix and `torch.linalg`, in float64,
 from copies of the same parameters. A new layer needs one function: from its named tensors to its effective weights
-(`WEIGHTS`).
+(`WEIGHTS`; those of the baselines are in baselines/twins.py).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from p4lab.p4 import P4Inv, P4Module
+from p4lab.p4 import P4Inv
 
 DIMS = (1, 2, 3, 7, 32, 128)
 RANKS = (1, 2, 8)
@@ -26,7 +26,9 @@ def p4inv_weight(t: Tensors) -> Tensor:
     return t["frozen_weight"] + t["u"].T @ t["v"]
 
 
-WEIGHTS: dict[type[P4Module], Callable[[Tensors], Tensor]] = {P4Inv: p4inv_weight}
+WEIGHTS: dict[type[nn.Module], Callable[[Tensors], Tensor]] = {P4Inv: p4inv_weight}
+ON_MANIFOLD: set[type[nn.Module]] = set()
+"""Layers whose parameter is itself an orthogonal matrix: its gradient is that of the transpose, and of log|det| = 0."""
 
 
 def well_conditioned(dim: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -58,25 +60,28 @@ def amid_training(
     return layer
 
 
-def twin_tensors(layer: P4Module) -> Tensors:
+def twin_tensors(layer: nn.Module) -> Tensors:
     """Independent float64 copies of a layer's parameters and buffers; what the layer trains, the twin can train."""
     copies = {name: p.detach().double().requires_grad_(p.requires_grad) for name, p in layer.named_parameters()}
     return copies | {name: b.detach().double() for name, b in layer.named_buffers()}
 
 
-def twin_of(layer: P4Module, operation: str, x: Tensor, tensors: Tensors) -> Tensor:
+def twin_of(layer: nn.Module, operation: str, x: Tensor, tensors: Tensors) -> Tensor:
     """What explicit algebra says the operation must return."""
     weight = WEIGHTS[type(layer)](tensors)
     bias = tensors.get("bias", torch.zeros(len(weight), dtype=torch.float64))
+    on_manifold = type(layer) in ON_MANIFOLD
     if operation == "forward":
         return x @ weight.T + bias
     if operation == "inverse":
+        if on_manifold:
+            return (x - bias) @ weight
         flat = (x - bias).reshape(-1, len(weight))
         return torch.linalg.solve(weight, flat.T).T.reshape(x.shape)
-    return torch.linalg.slogdet(weight).logabsdet
+    return torch.linalg.slogdet(weight.detach() if on_manifold else weight).logabsdet
 
 
-def result_of(layer: P4Module, operation: str, x: Tensor) -> Tensor:
+def result_of(layer: nn.Module, operation: str, x: Tensor) -> Tensor:
     return layer.logabsdet() if operation == "logabsdet" else getattr(layer, operation)(x)
 
 
@@ -85,27 +90,34 @@ def value_and_gradients(output: Tensor, inputs: Tensors) -> Tensors:
     cotangent = torch.linspace(-1, 1.5, max(output.numel(), 1), dtype=torch.float64)[: output.numel()].reshape(
         output.shape
     )
+    if not output.requires_grad:
+        return {"value": output}
     trained = {name: t for name, t in inputs.items() if t.requires_grad}
     found = torch.autograd.grad(output, tuple(trained.values()), cotangent.to(output.dtype), allow_unused=True)
     gradients = {f"d/d{name}": g for name, g in zip(trained, found, strict=True) if g is not None}
     return {"value": output.detach()} | gradients
 
 
-def assert_like_twin(layer: P4Module, operation: str, batch: tuple[int, ...], dim: int, tolerance: float) -> None:
-    """Compare value and all gradients; the tolerance is relative to the largest entry of each."""
+def assert_like_twin(
+    layer: nn.Module, operation: str, batch: tuple[int, ...], dim: int, tolerance: float, floor: float = 0.0
+) -> None:
+    """Compare value and all gradients; the tolerance is relative to the largest entry of each, or to ``floor``.
+
+    A gradient that one side does not have must vanish on the other one.
+    """
     x = torch.randn(*batch, dim, dtype=next(layer.parameters()).dtype, requires_grad=True)
     wide = x.detach().double().requires_grad_()
     tensors = twin_tensors(layer)
     expected = value_and_gradients(twin_of(layer, operation, wide, tensors), {"x": wide, **tensors})
     actual = value_and_gradients(result_of(layer, operation, x), {"x": x, **dict(layer.named_parameters())})
-    assert actual.keys() == expected.keys()
-    for name, reference in expected.items():
-        scale = reference.abs().max() if reference.numel() else 1.0
-        error = (actual[name].double() - reference).abs()
-        assert actual[name].shape == reference.shape, name
-        assert bool((error <= tolerance * scale).all()), (
-            f"{name} differs by {float(error.max()):.3g} of {float(scale):.3g}"
-        )
+    for name in expected.keys() | actual.keys():
+        reference = expected[name] if name in expected else torch.zeros_like(actual[name]).double()
+        found = actual[name].double() if name in actual else torch.zeros_like(reference)
+        vanishes = name not in expected or name not in actual
+        scale = max(float(reference.abs().max()) if reference.numel() else 1.0, 1.0 if vanishes else floor)
+        error = (found - reference).abs()
+        assert found.shape == reference.shape, name
+        assert bool((error <= tolerance * scale).all()), f"{name} differs by {float(error.max()):.3g} of {scale:.3g}"
 
 
 def state_of(layer: torch.nn.Module) -> dict[str, Tensor]:

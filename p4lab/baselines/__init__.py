@@ -1,0 +1,47 @@
+"""What P4 is compared with: dense, reparameterized, trivialized, Riemannian, designed and penalized layers."""
+
+from p4lab.baselines.dense import Dense, Penalized, Plain, SoftDeterminant, SoftOrthogonal, penalty
+from p4lab.baselines.descent import CayleyDescent, RelativeAdam, RelativeGradient
+from p4lab.baselines.designed import Coupling, Woodbury
+from p4lab.baselines.layer import Baseline, MissingPackageError, OrthogonalBaseline, UnsupportedError
+from p4lab.baselines.orthogonal import GeotorchOrthogonal, Householder, TorchOrthogonal, TorchTrivialized
+from p4lab.baselines.packages import GeotorchGL, Nflows
+from p4lab.baselines.registry import METHODS, Method
+from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
+from p4lab.baselines.riemannian import CayleyLinear, RelativeLinear, StiefelLinear
+from p4lab.baselines.schedule import Rebasable, Rebase
+
+__all__ = [
+    "METHODS",
+    "PLU",
+    "QR",
+    "SVD",
+    "Baseline",
+    "CayleyDescent",
+    "CayleyLinear",
+    "Coupling",
+    "Dense",
+    "GeotorchGL",
+    "GeotorchOrthogonal",
+    "Householder",
+    "MatrixExponential",
+    "Method",
+    "MissingPackageError",
+    "Nflows",
+    "OrthogonalBaseline",
+    "Penalized",
+    "Plain",
+    "Rebasable",
+    "Rebase",
+    "RelativeAdam",
+    "RelativeGradient",
+    "RelativeLinear",
+    "SoftDeterminant",
+    "SoftOrthogonal",
+    "StiefelLinear",
+    "TorchOrthogonal",
+    "TorchTrivialized",
+    "UnsupportedError",
+    "Woodbury",
+    "penalty",
+]

@@ -1,0 +1,173 @@
+"""Maps that are invertible by design: Woodbury transformations, and the nonlinear couplings of NICE and RealNVP."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from p4lab.baselines.layer import LARGEST_SKEWNESS, Baseline, outside, start_matrix
+from p4lab.errors import OptionError
+from p4lab.linalg import capacitance, small_inverse, small_slogdet
+from p4lab.p4._validate import check_input, check_options, seed_from
+
+DEFAULT_RANK = 64
+
+
+class Woodbury(Baseline):
+    r"""Linear layer that stays within rank k of the identity.
+
+    .. math:: W = I + u^T v, \qquad W^{-1} = I - u^T C^{-1} v, \qquad \det W = \det C, \qquad C = I_k + v u^T
+
+    The algebra of P4Inv without frozen part and merges: u and v both train, and the family never grows. It starts with
+    u = 0 and random v. Further arguments as for `p4lab.baselines.Dense`.
+
+    Args:
+        rank: k (None: at most 64 and at most two thirds of d, as P4Inv's recommended preset).
+
+    Raises:
+        OptionError: k < 1, or a start further than rank k from the identity.
+
+    Cost for a batch of B: O(B d k + d k^2), the inverse as well; `logabsdet` O(d k^2).
+    Source: Lu and Huang, arXiv:2002.12229.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        init: str | Tensor = "identity",
+        bias: bool = True,
+        seed: int | torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        rank: int | None = None,
+    ) -> None:
+        super().__init__(dim, bias, dtype, device)
+        rank = min(DEFAULT_RANK, max(1, 2 * dim // 3)) if rank is None else rank
+        check_options(dim, rank, self._kind["dtype"])
+        seed = seed_from(seed)
+        left, s, right = torch.linalg.svd(start_matrix(init, dim, self._kind["dtype"], seed) - torch.eye(dim))
+        if len(s) > rank and float(s[rank]) > LARGEST_SKEWNESS:
+            why = f"init - I has a singular value of {float(s[rank]):.3g} beyond it"
+            outside(f"rank-{rank} Woodbury", why, "raise rank")
+        noise = torch.randn(rank, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) / dim**0.5
+        used = min(rank, int((s > LARGEST_SKEWNESS).sum()))
+        u = torch.zeros_like(noise)
+        u[:used] = (left * s)[:, :used].t()
+        noise[:used] = right[:used]
+        self.u, self.v = nn.Parameter(u.to(**self._kind)), nn.Parameter(noise.to(**self._kind))
+
+    @property
+    def weight(self) -> Tensor:
+        """The effective weights. Cost O(d^2 k)."""
+        return torch.addmm(torch.eye(self.dim, dtype=self.u.dtype, device=self.u.device), self.u.t(), self.v)
+
+    def logabsdet(self) -> Tensor:
+        """Return log|det W| (nats), a differentiable scalar. Cost O(d k^2)."""
+        return small_slogdet(capacitance(self.v, self.u))[1]
+
+    def _map(self, x: Tensor) -> Tensor:
+        return torch.addmm(x, F.linear(x, self.v), self.u)
+
+    def _unmap(self, y: Tensor) -> Tensor:
+        c_inverse = small_inverse(capacitance(self.v, self.u))
+        return torch.addmm(y, F.linear(F.linear(y, self.v), c_inverse), self.u, alpha=-1)
+
+
+class Coupling(nn.Module):
+    r"""Two coupling layers, each moving one half of the coordinates by what a network reads from the other half.
+
+    .. math:: y_b = x_b \odot e^{s(x_a)} + t(x_a), \qquad y_a = x_a, \qquad s = 0 \text{ for NICE}
+
+    A nonlinear map: it has no ``weight`` and does not `fold`, and log|det| belongs to each sample. It starts at the
+    identity (the last layers of its networks start at 0). Log-scales stay within +-2.
+
+    Args:
+        dim: width d, at least 2.
+        affine: whether there are scales (RealNVP) or shifts only (NICE: additive, volume preserving).
+        hidden: width of the networks' one hidden layer (None: d).
+        seed: seed of the networks (None: torch's default generator).
+        dtype: float32 or float64.
+        device: device of all tensors.
+
+    Raises:
+        OptionError, DtypeError: dim, hidden or dtype out of range.
+
+    Cost for a batch of B: O(B d hidden), forward, inverse and log|det| alike.
+    Source: Dinh et al., arXiv:1410.8516 (NICE) and arXiv:1605.08803 (RealNVP).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        affine: bool = True,
+        hidden: int | None = None,
+        seed: int | torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        dtype = dtype or torch.get_default_dtype()
+        check_options(dim, 1, dtype)
+        if dim < 2 or (hidden is not None and hidden < 1):
+            raise OptionError(f"dim={dim}, hidden={hidden}: expected dim >= 2 (two halves) and hidden >= 1")
+        self.dim, self.affine, self.cut = dim, affine, dim // 2
+        sizes = (self.cut, dim - self.cut)
+        generator = torch.Generator().manual_seed(seed_from(seed))
+        self.networks = nn.ModuleList(
+            _network(read, hidden or dim, moved * (1 + affine), generator) for read, moved in (sizes, sizes[::-1])
+        )
+        self.to(dtype=dtype, device=device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y for x of shape (..., d)."""
+        return self.with_logabsdet(x)[0]
+
+    def logabsdet(self, x: Tensor) -> Tensor:
+        """Return log|det dy/dx| at x (nats), shape (...) for x of shape (..., d)."""
+        return self.with_logabsdet(x)[1]
+
+    def with_logabsdet(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...) in one pass.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: x does not fit.
+        """
+        check_input("Coupling", self.dim, next(self.parameters()), x)
+        a, b = x.split((self.cut, self.dim - self.cut), -1)
+        s, t = self._scale_and_shift(0, a)
+        b = b * s.exp() + t
+        r, t = self._scale_and_shift(1, b)
+        return torch.cat([a * r.exp() + t, b], -1), s.sum(-1) + r.sum(-1)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Return x for y of shape (..., d).
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: y does not fit.
+        """
+        check_input("Coupling", self.dim, next(self.parameters()), y)
+        a, b = y.split((self.cut, self.dim - self.cut), -1)
+        r, t = self._scale_and_shift(1, b)
+        a = (a - t) * (-r).exp()
+        s, t = self._scale_and_shift(0, a)
+        return torch.cat([a, (b - t) * (-s).exp()], -1)
+
+    def extra_repr(self) -> str:
+        """Return the arguments that differ between layers."""
+        return f"dim={self.dim}, affine={self.affine}"
+
+    def _scale_and_shift(self, which: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        out = self.networks[which](x)
+        if not self.affine:
+            return torch.zeros_like(out), out
+        scale, shift = out.chunk(2, -1)
+        return 2 * torch.tanh(scale / 2), shift
+
+
+def _network(read: int, hidden: int, write: int, generator: torch.Generator) -> nn.Sequential:
+    first = nn.utils.skip_init(nn.Linear, read, hidden, dtype=torch.float64)
+    last = nn.utils.skip_init(nn.Linear, hidden, write, dtype=torch.float64)
+    for parameter in first.parameters():  # as nn.Linear draws them
+        nn.init.uniform_(parameter, -(read**-0.5), read**-0.5, generator=generator)
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
+    return nn.Sequential(first, nn.SiLU(), last)

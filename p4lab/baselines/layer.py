@@ -1,0 +1,190 @@
+"""What all linear baselines share: the small interface of P4Inv, starts, errors, optional packages."""
+
+import importlib
+import warnings
+from abc import ABC, abstractmethod
+from types import ModuleType
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from p4lab.errors import OptionError, P4Error
+from p4lab.linalg import initial_matrix, inverse_and_logabsdet
+from p4lab.p4._validate import check_input, check_options, seed_from
+
+LARGEST_SKEWNESS = 1e-4
+"""A start counts as orthogonal (or as a member of another closed family) up to this error of its entries."""
+
+
+class MissingPackageError(P4Error, ImportError):
+    """An optional package that a baseline is made of is not installed."""
+
+
+class UnsupportedError(P4Error, NotImplementedError):
+    """A baseline was asked for what its method cannot do."""
+
+
+class Baseline(nn.Module, ABC):
+    """Square linear layer ``y = W x + b`` with the interface of `p4lab.p4.P4Inv`.
+
+    A subclass supplies `weight`; what it knows better than dense algebra, it overrides.
+
+    Args:
+        dim: width d.
+        bias: whether there is an additive bias, started at 0.
+        dtype: float32 or float64 (None: torch's default).
+        device: device of all tensors.
+
+    Raises:
+        OptionError, DtypeError: dim or dtype out of range.
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        dim: int,
+        bias: bool = True,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self._kind: dict[str, Any] = {"dtype": dtype or torch.get_default_dtype(), "device": device}
+        check_options(dim, 1, self._kind["dtype"])
+        self.dim = dim
+        self.register_parameter("bias", nn.Parameter(torch.zeros(dim, **self._kind)) if bias else None)
+
+    @property
+    @abstractmethod
+    def weight(self) -> Tensor:
+        """The effective weights, shape (d, d), differentiable."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``W x + b`` for x of shape (..., d).
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: x does not fit the layer.
+        """
+        self._check(x)
+        y = self._map(x.reshape(-1, self.dim)).reshape(x.shape)
+        return y if self.bias is None else y + self.bias
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Return ``W^-1 (y - b)`` for y of shape (..., d), differentiable.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: y does not fit the layer.
+        """
+        self._check(y)
+        r = y if self.bias is None else y - self.bias
+        return self._unmap(r.reshape(-1, self.dim)).reshape(y.shape)
+
+    def logabsdet(self) -> Tensor:
+        """Return log|det W| (nats), a scalar in the layer's dtype. Cost O(d^3) unless the method knows better."""
+        return torch.linalg.slogdet(self.weight).logabsdet
+
+    def fold(self) -> nn.Linear:
+        """Return a plain `nn.Linear` with the effective weights and a copy of the bias."""
+        weight = self.weight.detach()
+        linear = nn.utils.skip_init(
+            nn.Linear, self.dim, self.dim, bias=self.bias is not None, dtype=weight.dtype, device=weight.device
+        )
+        with torch.no_grad():
+            linear.weight.copy_(weight)
+            if self.bias is not None:
+                linear.bias.copy_(self.bias)
+        return cast(nn.Linear, linear.train(self.training))
+
+    def extra_repr(self) -> str:
+        """Return the arguments that differ between layers."""
+        return f"dim={self.dim}, bias={self.bias is not None}"
+
+    def _map(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+    def _unmap(self, y: Tensor) -> Tensor:
+        return torch.linalg.solve(self.weight, y.t()).t()
+
+    def _check(self, x: Tensor) -> None:
+        check_input(type(self).__name__, self.dim, next(self.parameters()), x)
+
+
+class OrthogonalBaseline(Baseline):
+    """Linear layer with orthogonal weights: the inverse is the transpose and log|det| is 0."""
+
+    def logabsdet(self) -> Tensor:
+        """Return 0, a constant without gradient."""
+        return next(self.parameters()).new_zeros(())
+
+    @torch.no_grad()
+    def violation(self) -> Tensor:
+        """Return ``max |W^T W - I|``. Cost O(d^3)."""
+        return skewness(self.weight)
+
+    def _unmap(self, y: Tensor) -> Tensor:
+        return y @ self.weight
+
+
+def skewness(matrix: Tensor) -> Tensor:
+    """Return ``max |W^T W - I|`` of a matrix W, shape (d, d): 0 for an orthogonal one. Cost O(d^3)."""
+    eye = torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
+    return (matrix.t() @ matrix - eye).abs().max()
+
+
+def start_matrix(
+    init: str | Tensor,
+    dim: int,
+    dtype: torch.dtype,
+    seed: int | torch.Generator | None = None,
+    orthogonal: bool = False,
+) -> Tensor:
+    """Return the matrix that a layer starts at.
+
+    Args:
+        init: a name that `p4lab.linalg.initial_matrix` knows, or an invertible (d, d) tensor.
+        dim: d.
+        dtype: dtype in which it has to be invertible.
+        seed: seed of the names that are random (None: torch's default generator).
+        orthogonal: whether only orthogonal matrices belong to the layer's family.
+
+    Returns:
+        Shape (d, d), float64, on the CPU; never the caller's own tensor.
+
+    Raises:
+        OptionError: unknown name, or a tensor outside of the family.
+        ShapeError, SingularMatrixError: a tensor that is not square, not finite or not invertible in ``dtype``.
+
+    Cost O(d^3).
+    """
+    if isinstance(init, str):
+        return initial_matrix(init, dim, torch.Generator().manual_seed(seed_from(seed)))
+    inverse_and_logabsdet(init, dim, dtype)
+    start = init.detach().to("cpu", torch.float64, copy=True)
+    if orthogonal and not float(skewness(start)) <= LARGEST_SKEWNESS:
+        outside("orthogonal", f"max |Q^T Q - I| = {float(skewness(start)):.3g}", "take the Q of torch.linalg.qr(init)")
+    return start
+
+
+def outside(family: str, why: str, advice: str) -> None:
+    """Raise the OptionError of a start that a family of matrices does not contain."""
+    raise OptionError(f"init is outside of the {family} family ({why}): {advice}, or take another method")
+
+
+def require(name: str) -> ModuleType:
+    """Import an optional package, when a layer needs it and not before.
+
+    Raises:
+        MissingPackageError: it is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            # geoopt 0.5 compiles its helpers with torch.jit.script at import, which torch 2.13 deprecates.
+            warnings.filterwarnings("ignore", message=r".*torch\.jit\.script", category=DeprecationWarning)
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        package = name.partition(".")[0]
+        raise MissingPackageError(
+            f"this baseline needs the package {package}, which is not installed: pip install 'p4lab[baselines]'"
+        ) from error
