@@ -3,25 +3,41 @@
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 
-from p4lab.bench import linear, live, steps, timing
+from p4lab.baselines import METHODS
+from p4lab.bench import linear, live, methods, race, steps, timing, tuning
 from p4lab.bench.browser import BrowserSetupError
+from p4lab.errors import ConfigError
+from p4lab.problems.tasks import TASKS
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     arguments = argparse.ArgumentParser(prog="python -m p4lab.bench", description=__doc__)
     arguments.add_argument(
-        "what", nargs="?", choices=("all", "steps", "linear", "live"), default="all", help="all: steps and linear"
+        "what",
+        nargs="?",
+        choices=("all", "steps", "linear", "methods", "race", "live"),
+        default="all",
+        help="all: steps, linear and methods",
     )
     arguments.add_argument("--quick", action="store_true", help="few sizes, rounds and seeds: a look, no measurement")
     arguments.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
     arguments.add_argument("--notebook", default=live.DEFAULT.name, help="live: file name in notebooks/, or a path")
     arguments.add_argument("--minutes", type=float, help="live: how long to watch the memory (default 10)")
+    arguments.add_argument("--methods", help="methods, race: names joined by + (default: methods all, race most)")
+    arguments.add_argument("--tasks", default="+".join(TASKS), help="race: names joined by + (default: all)")
+    arguments.add_argument("--dim", type=int, default=64, help="race: width (default 64)")
+    arguments.add_argument("--seeds", type=int, default=3, help="race: number of runs of each method (default 3)")
+    arguments.add_argument("--tuning", type=float, help=f"race: seconds for each rate (default {tuning.SECONDS})")
+    arguments.add_argument("--limit", type=float, help=f"race: seconds for each run (default {race.LIMIT})")
+    arguments.add_argument("--backend", help="race: of joblib, such as dask (default: processes on this machine)")
+    arguments.add_argument("--jobs", type=int, default=-1, help="race: runs at a time (default: one for each core)")
+    arguments.add_argument("--write", action="store_true", help="race: keep the tuned rates for the race notebook")
     return arguments
 
 
@@ -44,11 +60,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.what in ("all", "linear"):
         seeds, limit = ((0,), 5.0) if options.quick else ((0, 1, 2, 3, 4), 20.0)
         _print("Linear problems, d = 101, batch 64: to mean squared error 1e-6", linear.linear(seeds, limit=limit))
+    if options.what in ("all", "methods"):
+        widths, rounds = ((16, 64), 2) if options.quick else (methods.SIZES, 5)
+        names = _names("methods", options.methods or "+".join(METHODS), METHODS)
+        _print(
+            "Training step of every method, log|det| in the loss, batch 512, as a ratio to nn.Linear",
+            methods.methods(widths, names, rounds=rounds),
+        )
+    if options.what == "race":
+        try:
+            _print(f"Time to target, batch 64, training time only, {options.seeds} seeds", _race(options))
+        except ConfigError as error:
+            sys.exit(str(error))
     if options.what == "live":
         try:
             _print(f"The live lab in a browser: {Path(options.notebook).name}", live.live(*live_options(options)))
         except BrowserSetupError as error:
             sys.exit(str(error))
+
+
+def _race(options: argparse.Namespace) -> str:
+    quick = options.quick
+    return race.race(
+        tasks=_names("tasks", options.tasks, TASKS),
+        methods=_names("methods", options.methods or "+".join(tuning.RACED), METHODS),
+        seeds=range(1 if quick else options.seeds),
+        dim=options.dim,
+        tuning=options.tuning or (0.05 if quick else tuning.SECONDS),
+        limit=options.limit or (0.1 if quick else race.LIMIT),
+        backend=options.backend,
+        n_jobs=options.jobs,
+        save=options.write,
+    )
+
+
+def _names(option: str, text: str, known: Iterable[str]) -> tuple[str, ...]:
+    unknown = set(text.split("+")) - set(known)
+    if unknown:
+        sys.exit(f"--{option} {text}: {', '.join(sorted(unknown))} not known; choose of {', '.join(known)}")
+    return tuple(text.split("+"))
 
 
 def live_options(options: argparse.Namespace) -> tuple[Path, live.Plan]:

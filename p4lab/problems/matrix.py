@@ -21,6 +21,7 @@ NAMES = {
     "minus_identity": "minus the identity (det -1 for odd d)",
     "nearly_singular": "condition number 1000, det > 0",
     "spd": "symmetric positive definite, eigenvalues from 0.5 to about 4.5, random axes",
+    "spd_near_one": "symmetric positive definite, eigenvalues from about 0.5 to 1.5, random axes",
     "random": "independent normal entries of variance 1/d",
 }
 """Matrices that have a name, and what they are."""
@@ -110,6 +111,11 @@ def _nearly_singular(noise: Tensor) -> Tensor:
     return haar_rotation(noise) * stretch @ haar_rotation(noise.t().contiguous())
 
 
+def _spd_near_one(noise: Tensor) -> Tensor:
+    # By Wigner's semicircle law, the symmetric part has eigenvalues in (-0.5, 0.5), or a little outside.
+    return _eye(noise) + (noise + noise.t()) / (4 * math.sqrt(2 * len(noise)))
+
+
 _MAKERS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": _eye,
     "rotation": _rotation,
@@ -119,6 +125,7 @@ _MAKERS: dict[str, Callable[[Tensor], Tensor]] = {
     "minus_identity": lambda noise: -_eye(noise),
     "nearly_singular": _nearly_singular,
     "spd": spread_spd,
+    "spd_near_one": _spd_near_one,
     "random": lambda noise: noise / math.sqrt(len(noise)),
 }
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
@@ -224,7 +223,8 @@ class Engine:
         if "skip" in kinds:
             self.records.skip_points.add(self.step, matrix)
         if measured:
-            self.records.spectrum.add(self.step, np.linalg.eigvals(matrix))
+            # Not numpy's, whose threads nobody limits: on a busy machine they wait for each other a second long.
+            self.records.spectrum.add(self.step, torch.linalg.eigvals(torch.from_numpy(matrix)).numpy())
 
     def _watched(self) -> Tensor | None:
         if hasattr(self.problem, "watched"):

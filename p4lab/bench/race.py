@@ -1,0 +1,207 @@
+"""Time to target on every task, each method with its best rate; and sweeps over seeds through joblib."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import joblib
+
+from p4lab.bench.lanes import Trace, parallel, train
+from p4lab.bench.methods import P4, is_exact, label
+from p4lab.bench.timing import table
+from p4lab.bench.tuning import RACED, SECONDS, Tuned, config_of, tune
+from p4lab.problems.rates import write
+from p4lab.problems.tasks import TASKS
+from p4lab.training.race import RaceConfig
+
+if TYPE_CHECKING:
+    import pandas
+
+LIMIT = 3.0
+SPREAD = ("loss", "steps", "step_ms", "memory_kb", "inverse_error", "logdet_error")
+
+
+# --- sweeps ----------------------------------------------------------------------------------------------------------
+
+
+def sweep(
+    config: RaceConfig,
+    seeds: Iterable[int],
+    seconds: float | None = None,
+    steps: int | None = None,
+    backend: str | None = None,
+    n_jobs: int = -1,
+) -> "pandas.DataFrame":
+    """Train every method of a race with every seed; each has its own data, start and batches.
+
+    Args:
+        config: task, methods, width; its own seed is not used.
+        seeds: the seeds.
+        seconds: of training for each method (None: the config's budget, or no limit if there are ``steps``).
+        steps: at most so many; without ``seconds``, the same seeds give the same numbers.
+        backend: of joblib (None: processes on this machine; "dask": a cluster whose Client exists already).
+        n_jobs: runs at a time; -1 is one for each core.
+
+    Returns:
+        One row per method and seed: "method", "seed", "loss" (test loss, NaN if it broke down), "steps", "seconds",
+        "step_ms", "memory_kb", "inverse_error", "logdet_error", "stopped" (the reason).
+
+    Raises:
+        ConfigError: a method cannot do the task, or joblib has no such backend.
+
+    Example:
+        >>> frame = sweep(RaceConfig(methods="plain", dim=4), seeds=(0, 1), steps=5, n_jobs=1)
+        >>> list(frame["steps"])
+        [5, 5]
+    """
+    import pandas as pd  # here: it takes half a second to import
+
+    if seconds is None:
+        seconds = config.budget if steps is None else math.inf
+    calls = (
+        joblib.delayed(train)(config.replace(seed=seed), name, seconds, steps)
+        for seed in seeds
+        for name in config.names
+    )
+    return pd.DataFrame([_record(trace) for trace in parallel(calls, backend, n_jobs)])
+
+
+def _record(trace: Trace) -> dict[str, object]:
+    steps, seconds, _ = trace.checks[-1]
+    return {
+        "method": trace.method,
+        "seed": trace.seed,
+        "loss": trace.loss if math.isfinite(trace.loss) else math.nan,
+        "steps": steps,
+        "seconds": seconds,
+        "step_ms": 1e3 * seconds / max(1, steps),
+        "memory_kb": trace.memory / 1024,
+        "inverse_error": trace.inverse_error,
+        "logdet_error": trace.logdet_error,
+        "stopped": trace.stopped,
+    }
+
+
+def spread(frame: "pandas.DataFrame") -> "pandas.DataFrame":
+    """Return medians over seeds, the lowest loss first; NaN where no seed has a value.
+
+    Args:
+        frame: from `sweep`.
+
+    Returns:
+        One row per method: "runs", "broke_down" and, for each of loss, steps, step_ms, memory_kb, inverse_error and
+        logdet_error, columns of that name (median) and with "_min" and "_max".
+    """
+    import pandas as pd  # here: it takes half a second to import
+
+    groups = frame.groupby("method", sort=False)
+    columns = {"runs": groups.size(), "broke_down": groups["stopped"].agg(lambda reasons: int((reasons != "").sum()))}
+    for name in SPREAD:
+        columns |= {name: groups[name].median(), f"{name}_min": groups[name].min(), f"{name}_max": groups[name].max()}
+    return pd.DataFrame(columns).sort_values("loss", na_position="last")
+
+
+# --- time to target --------------------------------------------------------------------------------------------------
+
+
+def race(
+    tasks: Sequence[str] = TASKS,
+    methods: Sequence[str] = RACED,
+    seeds: Sequence[int] = (0, 1, 2),
+    dim: int = 64,
+    tuning: float = SECONDS,
+    limit: float = LIMIT,
+    backend: str | None = None,
+    n_jobs: int = -1,
+    save: bool = False,
+) -> str:
+    """Tune every method on every task, then measure its time to the target with other seeds.
+
+    Args:
+        tasks, methods: names.
+        seeds: of the runs that are reported.
+        dim: width; tasks whose data are narrower have their own.
+        tuning: seconds of training for each rate.
+        limit: seconds of training for each run.
+        backend, n_jobs: see `sweep`.
+        save: whether the choices are written to `p4lab.problems.rates`.
+
+    Returns:
+        Markdown: one table per task, and which methods with exact inverse and log|det| were faster than P4Inv.
+    """
+    parts, verdicts = [], []
+    for name in tasks:
+        tuned = tune(name, methods, dim, tuning, backend, n_jobs)
+        traces = _runs(tuned, seeds, dim, limit, backend, n_jobs)
+        if save:
+            write({name: tuned.choices})
+        width = config_of(name, dim, 0).width
+        parts.append(f"**{name}**, d = {width}, to a test loss of {tuned.target:.4g}\n\n{_table(tuned, traces)}")
+        verdicts.append([name, *verdict(tuned, traces)])
+        print(f"  {name} done", flush=True)
+    return "\n\n".join([*parts, table(["task", "P4Inv", "exact methods that are ahead", "exact methods"], verdicts)])
+
+
+def _runs(
+    tuned: Tuned, seeds: Sequence[int], dim: int, limit: float, backend: str | None, n_jobs: int
+) -> dict[str, list[Trace]]:
+    # Seed by seed, so that a slow minute of the machine hits all methods.
+    pairs = [(name, seed) for seed in seeds for name in tuned.choices]
+    calls = (
+        joblib.delayed(train)(config_of(tuned.task, dim, seed), name, limit, None, tuned.target, tuned.choices[name])
+        for name, seed in pairs
+    )
+    traces: dict[str, list[Trace]] = {name: [] for name in tuned.choices}
+    for (name, _), trace in zip(pairs, parallel(calls, backend, n_jobs), strict=True):
+        traces[name].append(trace)
+    return traces
+
+
+def seconds_to(traces: Sequence[Trace], target: float) -> float:
+    """Return the median seconds to the target, runs that did not get there counted as infinite."""
+    reached = [trace.reached(target) for trace in traces]
+    return statistics.median_high(math.inf if one is None else one[1] for one in reached)
+
+
+def verdict(tuned: Tuned, traces: dict[str, list[Trace]]) -> tuple[str, str, int]:
+    """Return P4Inv's time to target (the faster preset's), the exact methods ahead of it, and how many there are."""
+    times = {name: seconds_to(runs, tuned.target) for name, runs in traces.items()}
+    own = min((times[name] for name in P4 if name in times), default=math.inf)
+    rivals = [name for name in times if is_exact(name) and name not in P4]
+    ahead = sorted((name for name in rivals if times[name] < own), key=lambda name: times[name])
+    text = ", ".join(f"{label(name)} ({times[name]:.3g} s)" for name in ahead)
+    return f"{own:.3g} s" if math.isfinite(own) else "not reached", text or "none", len(rivals)
+
+
+def _table(tuned: Tuned, traces: dict[str, list[Trace]]) -> str:
+    order = sorted(traces, key=lambda name: (seconds_to(traces[name], tuned.target), _loss(traces[name])))
+    header = ["method", "exact", "optimizer", "reached", "seconds", "steps", "loss", "inverse error", "log-det error"]
+    return table(header, [_row(name, tuned, traces[name]) for name in order])
+
+
+def _row(name: str, tuned: Tuned, traces: Sequence[Trace]) -> list[object]:
+    choice, reached = tuned.choices[name], [trace.reached(tuned.target) for trace in traces]
+    there = [one for one in reached if one is not None]
+    broke = sum(bool(trace.stopped) for trace in traces)
+    return [
+        label(name),
+        "yes" if is_exact(name) else "no",
+        f"{choice.optimizer} {choice.rate:.3g}" + f", momentum {choice.momentum}" * bool(choice.momentum),
+        f"{len(there)}/{len(traces)}" + f", {broke} broke down" * bool(broke),
+        _median_and_range([seconds for _, seconds in there], ".2g"),
+        _median_and_range([steps for steps, _ in there], ".0f"),
+        _loss(traces),
+        max(trace.inverse_error for trace in traces),
+        max(trace.logdet_error for trace in traces),
+    ]
+
+
+def _loss(traces: Sequence[Trace]) -> float:
+    return statistics.median(trace.loss for trace in traces)
+
+
+def _median_and_range(values: Sequence[float], form: str) -> str:
+    if not values:
+        return "-"
+    return f"{statistics.median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"

@@ -1,0 +1,130 @@
+"""Learning rates: the same grid and the same seconds for every method, on a seed that no race uses."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import joblib
+
+from p4lab.baselines import METHODS, Method
+from p4lab.bench.lanes import Trace, parallel, train
+from p4lab.errors import ConfigError
+from p4lab.problems.rates import MOMENTUM, Choice
+from p4lab.problems.tasks import MAPS
+from p4lab.training.race import RaceConfig, unfit
+
+SEED = 1000
+SECONDS = 0.6
+WIDEST = {"ica_photos": 63, "ica_digits": 60, "digits": 64}
+ADAM = (1e-3, 3e-3, 1e-2, 3e-2)
+SGD = {"map": (0.02, 0.04, 0.08, 0.14), "ica": (0.01, 0.03, 0.08, 0.2), "digits": (0.003, 0.01, 0.02, 0.04)}
+"""Times d: losses are means over d, so that descent on W is stable up to a rate of about d / 2 on maps."""
+BETWEEN = 1.6
+"""A method with one optimizer tries each rate of the grid and that rate divided by this: eight, as all others."""
+MAP_TARGET = 1e-4
+WAY = 0.9
+NO_FAMILY = ("spd", "ill_conditioned")
+"""Maps that no orthogonal matrix is near to."""
+RACED = tuple(
+    name
+    for name in METHODS
+    # Near-duplicates: slower packages of the same family, and the static ones of pairs.
+    if name
+    not in (
+        "nflows_qr",
+        "nflows_svd",
+        "geotorch_gl",
+        "torch_matrix_exp",
+        "torch_cayley",
+        "torch_householder_dynamic",
+        "geotorch_so_dynamic",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning on a task found.
+
+    Attributes:
+        task: its name.
+        target: the test loss to reach.
+        choices: by method.
+    """
+
+    task: str
+    target: float
+    choices: Mapping[str, Choice]
+
+
+def racers(task: str, methods: Sequence[str]) -> tuple[str, ...]:
+    """Return those methods that can do a task: knowing what its loss asks for, with its map near their family."""
+    return tuple(
+        name
+        for name in methods
+        if not unfit(task, METHODS[name]) and not (METHODS[name].group == "orthogonal" and task in NO_FAMILY)
+    )
+
+
+def config_of(task: str, dim: int, seed: int) -> RaceConfig:
+    """Return the config of a task at width d, or at the largest that its data have."""
+    return RaceConfig(task=task, dim=min(dim, WIDEST.get(task, dim)), seed=seed)
+
+
+def grid(task: str, method: Method, dim: int) -> tuple[Choice, ...]:
+    """Return eight choices: four rates of SGD (with momentum, if it is torch's) and of Adam, or eight of one."""
+    kind = "map" if task in MAPS else task.partition("_")[0]
+    both = len(method.optimizers) == 2
+    rates = {"sgd": tuple(fraction * dim for fraction in SGD[kind]), "adam": ADAM}
+    found = []
+    for name in method.optimizers:
+        momentum = MOMENTUM if name == "sgd" and both and method.name != "geoopt_stiefel" else 0.0
+        tried = rates[name] if both else sorted(rate / by for rate in rates[name] for by in (1, BETWEEN))
+        found += [Choice(name, float(f"{rate:.3g}"), momentum, dim) for rate in tried]
+    return tuple(found)
+
+
+def tune(
+    task: str,
+    methods: Sequence[str],
+    dim: int = 64,
+    seconds: float = SECONDS,
+    backend: str | None = None,
+    n_jobs: int = -1,
+) -> Tuned:
+    """Choose each method's optimizer and rate on a task by time to target, or by test loss if none gets there.
+
+    The target of a map is 1e-4 of the loss at the start; that of a likelihood is 90 % of the way from the loss at the
+    start to the lowest that any method saw while it was tuned.
+
+    Args:
+        task: its name.
+        methods: names; those that cannot do the task are left out.
+        dim: width.
+        seconds: of training for each rate.
+        backend, n_jobs: see `p4lab.bench.lanes.parallel`.
+
+    Raises:
+        ConfigError: no method can do the task, or joblib has no such backend.
+    """
+    config = config_of(task, dim, SEED)
+    pairs = [(name, choice) for name in racers(task, methods) for choice in grid(task, METHODS[name], config.width)]
+    if not pairs:
+        raise ConfigError(f"methods={'+'.join(methods)!r}: none of them can do the task {task!r}")
+    # A map's target is known beforehand: no need to go on behind it.
+    start = train(config, pairs[0][0], 0.0).checks[0][2]
+    known = MAP_TARGET * start if task in MAPS else -math.inf
+    calls = (joblib.delayed(train)(config, name, seconds, None, known, choice) for name, choice in pairs)
+    traces = parallel(calls, backend, n_jobs)
+    lowest = min(loss for trace in traces for _, _, loss in trace.checks)
+    target = known if task in MAPS else start - WAY * (start - lowest)
+    ranked: dict[str, list[tuple[tuple[bool, float], int]]] = {}
+    for index, ((name, _), trace) in enumerate(zip(pairs, traces, strict=True)):
+        ranked.setdefault(name, []).append((merit(trace, target), index))
+    return Tuned(task, target, {name: pairs[min(found)[1]][1] for name, found in ranked.items()})
+
+
+def merit(trace: Trace, target: float) -> tuple[bool, float]:
+    """Return what tuning minimizes: whether the target was missed, then seconds to it, or the last test loss."""
+    reached = trace.reached(target)
+    return (True, trace.loss) if reached is None else (False, reached[1])

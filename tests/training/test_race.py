@@ -1,0 +1,278 @@
+"""Races: equal clocks, the same numbers for the same steps, lanes that stop alone, coming back, standings."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from p4lab.baselines import METHODS
+from p4lab.errors import ConfigError, OptionError, TrainingError
+from p4lab.problems.rates import Choice
+from p4lab.training.race import PRESETS_OF, Lane, Race, RaceConfig, race_figures, standings, unfit
+
+CONFIG = RaceConfig(task="so", methods="plain+p4inv+exponential_dynamic", dim=8, batch_size=16, turn=5.0, budget=0.05)
+DYNAMIC = [name for name in METHODS if name.endswith("_dynamic")]
+
+
+def numbers(lane: Lane) -> list[float]:
+    return list(lane.records.steps.columns["loss"])
+
+
+# --- clocks ---
+
+
+def test_every_lane_has_the_same_time() -> None:
+    race = Race(CONFIG)
+    race.run(4)
+    assert (race.step, race.clock) == (4, pytest.approx(0.02))
+    for lane in race.engines.values():
+        longest = max(lane.records.steps.columns["step_seconds"])
+        assert race.clock <= lane.seconds <= race.clock + longest + 1e-6
+
+
+def test_a_slow_lane_waits_until_the_others_have_caught_up() -> None:
+    race = Race(CONFIG)
+    race.engines["plain"].seconds = 0.012  # as if a step had taken more than two turns
+    race.run(2)
+    assert race.engines["plain"].step == 0
+    assert race.engines["p4inv"].step > 0
+    race.run(1)
+    assert race.engines["plain"].step > 0
+
+
+def test_the_race_is_over_when_the_budget_is_used_up() -> None:
+    race = Race(CONFIG)
+    race.run(9)
+    assert not race.finished
+    race.run(1)
+    assert race.finished
+    race.set("budget", 1.0)
+    assert not race.finished
+
+
+# --- the same numbers ---
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_config_gives_the_same_numbers(name: str) -> None:
+    config = CONFIG.replace(methods=name, dtype="float64")
+    one, two = Lane(config, name), Lane(config, name)
+    one.run(12)
+    two.run(12)
+    assert numbers(one) == pytest.approx(numbers(two), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["plain", "p4inv", "relative"])
+def test_who_else_races_does_not_matter(name: str) -> None:
+    alone, race = (
+        Lane(CONFIG.replace(methods=name, dtype="float64"), name),
+        Race(CONFIG.replace(methods=f"plu+{name}", dtype="float64")),
+    )
+    race.run(3)
+    lane = race.engines[name]
+    alone.run(lane.step)
+    assert numbers(lane) == pytest.approx(numbers(alone), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "p4inv", "relative", "relative_adam", "cayley_descent", "geoopt_stiefel", *DYNAMIC]
+)
+def test_a_lane_comes_back_and_goes_on_as_it_did(name: str) -> None:
+    config = CONFIG.replace(methods=name, dtype="float64")
+    lane = Lane(config, name)
+    lane.run(95)
+    state = lane.state()
+    lane.run(15)  # over step 100, where dynamic methods take a new base
+    other = Lane(config, name)
+    other.load_state(state)
+    assert other.step == 95
+    other.run(15)
+    assert numbers(other) == pytest.approx(numbers(lane)[95:], rel=1e-5)
+
+
+def test_the_counter_of_new_bases_comes_back() -> None:
+    lane = Lane(CONFIG, "exponential_dynamic")
+    lane.run(7)
+    other = Lane(CONFIG, "exponential_dynamic")
+    other.load_state(lane.state())
+    assert other._rebase is not None
+    assert (other._rebase.steps, other._rebase.every) == (7, 100)
+
+
+def test_a_race_comes_back() -> None:
+    race = Race(CONFIG)
+    race.run(2)
+    state, seconds = race.state(), [lane.seconds for lane in race.engines.values()]
+    race.run(2)
+    race.load_state(state)
+    assert race.step == 2
+    assert [lane.seconds for lane in race.engines.values()] == seconds
+    race.run(1)
+
+
+# --- lanes that stop ---
+
+
+def broken(lane: Lane) -> None:
+    with torch.no_grad():
+        next(lane.model.parameters()).fill_(math.nan)
+
+
+def test_a_lane_that_breaks_down_stops_alone() -> None:
+    race = Race(CONFIG)
+    race.run(1)
+    broken(race.engines["plain"])
+    race.run(2)
+    assert list(race.failed) == ["plain"]
+    assert "loss nan" in race.failed["plain"]
+    steps = race.engines["plain"].step
+    assert race.engines["p4inv"].seconds >= race.clock
+    race.run(1)
+    assert race.engines["plain"].step == steps
+
+
+def test_a_race_without_a_lane_left_is_an_error() -> None:
+    race = Race(CONFIG.replace(methods="plain+dense"))
+    for lane in race.engines.values():
+        broken(lane)
+    with pytest.raises(TrainingError, match=r"plain: step 1.*; dense: step 1"):
+        race.run()
+    assert (race.step, race.failed) == (0, {})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_rate_that_is_far_too_high_breaks_nothing_else(name: str) -> None:
+    """Not finite, singular, or refused by a package: each becomes a TrainingError, or the lane goes on."""
+    optimizer = next(iter(METHODS[name].optimizers))
+    lane = Lane(CONFIG.replace(methods=name, measure_every=5), name, Choice(optimizer, 1e5))
+    try:
+        lane.run(250)
+    except TrainingError as error:
+        assert str(error).startswith("step ")  # noqa: PT017
+    race_figures(lane.model)
+
+
+def test_figures_of_weights_without_inverse() -> None:
+    model = METHODS["dense"].build(3, bias=False)
+    with torch.no_grad():
+        model.matrix[0] = 0
+    assert not race_figures(model)["residual"] < 1
+    with torch.no_grad():
+        model.matrix.fill_(math.inf)
+    assert all(math.isnan(value) for value in race_figures(model).values())
+
+
+# --- settings ---
+
+
+def test_p4_lanes_have_their_presets() -> None:
+    for name, preset in PRESETS_OF.items():
+        lane = Lane(CONFIG, name)
+        assert lane.schedule is not None
+        assert (lane.config.rank, lane.schedule.every) == (preset.rank_for(8), preset.every)
+        assert lane.layers[0].rank == preset.rank_for(8)
+
+
+def test_the_factor_moves_all_rates() -> None:
+    race = Race(CONFIG)
+    before = {name: lane.optimizer.param_groups[0]["lr"] for name, lane in race.engines.items()}
+    race.set("rate_factor", 0.5)
+    for name, lane in race.engines.items():
+        assert lane.optimizer.param_groups[0]["lr"] == pytest.approx(before[name] / 2)
+
+
+def test_settings_of_ones_own() -> None:
+    lane = Lane(CONFIG, "plain", Choice("sgd", 0.25, 0.3))
+    (group,) = lane.optimizer.param_groups
+    assert isinstance(lane.optimizer, torch.optim.SGD)
+    assert (group["lr"], group["momentum"]) == (0.25, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "why"),
+    [
+        pytest.param("digits", "plain", "needs log|det|, which it does not know", id="no-determinant"),
+        pytest.param("ica_photos", "plain", "needs log|det|, which it does not know", id="no-determinant-ica"),
+        pytest.param("digits", "nice", "is for linear layers", id="nonlinear"),
+    ],
+)
+def test_who_cannot_do_a_task_is_told_why(task: str, name: str, why: str) -> None:
+    assert why in unfit(task, METHODS[name])
+    with pytest.raises(ConfigError, match=f"methods='{name}': ") as caught:
+        Race(RaceConfig(task=task, methods=name, dim=8))
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"methods": "plain+plain"}, id="twice"),
+        pytest.param({"methods": "plain+nobody"}, id="unknown-method"),
+        pytest.param({"methods": ""}, id="nobody"),
+        pytest.param({"task": "somewhere"}, id="unknown-task"),
+        pytest.param({"turn": 0.5}, id="short-turn"),
+        pytest.param({"budget": 0.0}, id="no-budget"),
+    ],
+)
+def test_settings_that_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(settings))}="):
+        RaceConfig(**settings)
+
+
+def test_data_that_are_too_narrow_are_a_named_error() -> None:
+    with pytest.raises(OptionError, match="dim=64: these images have at most 63 components"):
+        Race(RaceConfig(task="ica_photos", methods="dense", dim=64))
+
+
+# --- standings ---
+
+
+def test_the_leaderboard() -> None:
+    race = Race(CONFIG.replace(measure_every=2))
+    race.run(6)
+    board = race.leaderboard()
+    assert list(board.columns) == [
+        "method",
+        "loss",
+        "at_step",
+        "steps",
+        "step_ms",
+        "memory_kb",
+        "inverse_error",
+        "logdet_error",
+        "stopped",
+    ]
+    assert set(board.index) == set(CONFIG.names)
+    assert list(board["loss"]) == sorted(board["loss"])
+    plain = board.loc["plain"]
+    assert math.isnan(plain["inverse_error"])
+    assert (board.drop("plain")["inverse_error"] < 1e-3).all()
+    assert (board["memory_kb"] > 0).all()
+    for name, lane in race.engines.items():
+        assert board.loc[name, "steps"] == lane.step
+        assert board.loc[name, "step_ms"] == pytest.approx(1e3 * lane.seconds / lane.step)
+
+
+def test_losses_at_the_same_step_are_those_of_the_slowest_lane() -> None:
+    race = Race(CONFIG.replace(methods="plain+dense", measure_every=5))
+    race.engines["plain"].run(20)
+    race.engines["dense"].run(10)
+    board = standings(race.snapshot())
+    measures = {name: lane.records.measures.columns for name, lane in race.engines.items()}
+    assert board.loc["plain", "at_step"] == measures["plain"]["test_loss"][2]
+    assert board.loc["dense", "at_step"] == measures["dense"]["test_loss"][-1]
+    assert board.loc["plain", "loss"] == measures["plain"]["test_loss"][-1]
+
+
+def test_who_stopped_comes_last() -> None:
+    race = Race(CONFIG)
+    broken(race.engines["p4inv"])
+    race.run(2)
+    board = race.leaderboard()
+    assert board.index[-1] == "p4inv"
+    assert math.isnan(board.loc["p4inv", "loss"])
+    assert board.loc["p4inv", "stopped"].startswith("step 1")
+    assert set(board["stopped"].drop("p4inv")) == {""}
