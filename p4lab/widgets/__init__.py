@@ -10,6 +10,7 @@ from p4lab.widgets.live import train_live
 from p4lab.widgets.live_plot import LivePlot
 from p4lab.widgets.parameter_lab import parameter_lab
 from p4lab.widgets.plane import Plane
+from p4lab.widgets.race_lab import race_lab
 from p4lab.widgets.space import Space
 from p4lab.widgets.start_lab import start_lab
 
@@ -30,6 +31,7 @@ __all__ = [
     "break_lab",
     "digits_lab",
     "parameter_lab",
+    "race_lab",
     "start_lab",
     "train_live",
 ]

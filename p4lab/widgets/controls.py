@@ -22,6 +22,7 @@ Kind = Literal[
     "text",
     "scrubber",
     "runs",
+    "table",
     "upload",
 ]
 

@@ -53,18 +53,16 @@ export default () => {
   }
 
   function build(el) {
-    const boxes = panels.map(({ label, note }) => {
+    const boxes = panels.map(({ label }) => {
       const box = document.createElement("figure");
       box.className = "p4-grid";
       const caption = document.createElement("figcaption"), canvas = document.createElement("canvas");
       const strong = document.createElement("b"), small = document.createElement("span");
       strong.textContent = label;
-      small.textContent = note;
       caption.append(strong, small);
       canvas.setAttribute("role", "img");
-      canvas.setAttribute("aria-label", `${label}: ${note}`);
       box.append(caption, canvas);
-      return { box, canvas };
+      return { box, canvas, small };
     });
     const bar = document.createElement("div");
     bar.className = "p4-scale";
@@ -78,7 +76,9 @@ export default () => {
     for (const [el, view] of views) {
       if (!panels.length || !isVisible(el)) continue;
       if (view.boxes?.length !== panels.length) Object.assign(view, build(el));
-      view.boxes.forEach(({ box, canvas }, i) => {
+      view.boxes.forEach(({ box, canvas, small }, i) => {
+        small.textContent = panels[i].note;
+        canvas.setAttribute("aria-label", `${panels[i].label}: ${panels[i].note}`);
         if (panels[i].shape[0]) drawGrid(canvas, panels[i], top, box.clientWidth);
       });
       view.ramp.style.background = `linear-gradient(to right, ${palette(top).map((c) => `rgb(${c})`).join()})`;

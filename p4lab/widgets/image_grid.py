@@ -43,12 +43,13 @@ class ImageGrid(Channel):
         self._panels, self._top = panels, top
         super().__init__(**options)
 
-    def show(self, index: int, images: NDArray[np.uint8]) -> None:
-        """Show images in one of the grids; sends nothing if they are as before.
+    def show(self, index: int, images: NDArray[np.uint8], note: str | None = None) -> None:
+        """Show images in one of the grids; sends nothing if all is as before.
 
         Args:
             index: which grid.
             images: shape (n, h, w), uint8.
+            note: a few words after the heading (None: as before).
 
         Raises:
             ShapeError: another shape or dtype.
@@ -56,9 +57,11 @@ class ImageGrid(Channel):
         if images.ndim != 3 or images.dtype != np.uint8:
             raise ShapeError(f"images of shape {images.shape} and dtype {images.dtype}: expected (n, h, w) and uint8")
         with self._lock:
-            if np.array_equal(images, self._panels[index].images):
+            panel = self._panels[index]
+            note = panel.note if note is None else note
+            if note == panel.note and np.array_equal(images, panel.images):
                 return
-            self._panels[index].images = images
+            panel.images, panel.note = images, note
             self._post(*self._message([index]))
 
     def _greeting(self) -> tuple[dict[str, Any], list[memoryview]]:

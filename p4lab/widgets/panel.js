@@ -210,6 +210,29 @@ const KINDS = {
       read();
     };
   },
+  table(item, box) {
+    const table = make("table", "p4-runs-table p4-table");
+    const caption = make("caption", "", item.label), body = make("tbody");
+    table.append(caption, body);
+    box.append(table);
+    const line = (kind, texts) => {
+      const tr = make("tr");
+      tr.append(...texts.map((text) => make(kind, "", text)));
+      return tr;
+    };
+    return (value) => {
+      caption.textContent = value.label;
+      const head = line("th", value.columns);
+      value.help.forEach((text, i) => { head.children[i].title = text; });
+      body.replaceChildren(head, ...value.rows.map((row) => {
+        const tr = line("td", row.cells), chip = make("i", "p4-chip");
+        chip.style.background = row.color;
+        tr.firstChild.prepend(chip);
+        tr.dataset.active = row.active ?? false;
+        return tr;
+      }));
+    };
+  },
   runs(item, box, tell) {
     const table = make("table", "p4-runs-table");
     box.append(table);
