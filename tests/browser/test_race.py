@@ -1,0 +1,92 @@
+"""The race in a real JupyterLab."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+from live_notebook import Notebook
+
+NAME = "05_race.ipynb"
+CONFIG = "lab.player.frame(10).snapshot.config"
+
+
+def start_lab(notebook: Notebook) -> None:
+    notebook.open(NAME)
+    notebook.run_all()
+    notebook.wait_for_state("idle")
+    notebook.page.wait_for_selector(".p4-plot .main-svg")
+    notebook.page.wait_for_selector(".p4-table tr:nth-child(2)")
+
+
+def rows(notebook: Notebook) -> list[str]:
+    return [str(text) for text in notebook.page.locator(".p4-table tr td:first-child").all_inner_texts()]
+
+
+@pytest.mark.browser
+def test_tick_race_and_race_again(notebook: Notebook) -> None:
+    start_lab(notebook)
+    notebook.item("method:woodbury").locator("input").click()
+    notebook.wait_for("() => document.querySelectorAll('.p4-table tr').length === 7")
+    notebook.train(5)
+    for end in ("max", "min"):
+        value = notebook.drag_to("rate_factor", end)
+        notebook.wait_for_count(">", notebook.count() + 1)
+        assert float(notebook.ask(f"{CONFIG}.rate_factor")) == float(value)
+    notebook.item("method:plu").locator("input").click()
+    notebook.page.wait_for_selector('.p4-item[data-name="method:plu"][data-pending="true"]')
+    notebook.item("axis").locator("button", has_text="Steps").click()
+    notebook.wait_for("() => document.querySelector('.js-plotly-plot').layout.xaxis.title.text.includes('steps')")
+    notebook.pause()
+    notebook.item("budget").locator("select").select_option(label="2")
+    notebook.button("Reset").click()
+    notebook.wait_for_state("idle")
+    notebook.wait_for("() => document.querySelectorAll('.p4-table tr').length === 6")
+    notebook.train(2)
+    notebook.wait_for_state("paused")
+    assert "Time is up" in notebook.item("message").inner_text()
+    notebook.button("Next seed").click()
+    notebook.wait_for("() => document.querySelector('.p4-table caption').innerText.includes('2 seeds')")
+    notebook.wait_for_count(">", 2)
+    notebook.screenshot("two_seeds")
+    notebook.pause()
+    notebook.check_clean()
+
+
+@pytest.mark.browser
+def test_tasks_scrub_and_branch(notebook: Notebook) -> None:
+    start_lab(notebook)
+    for task in ("ICA: photos", "Map: det < 0"):
+        notebook.item("task").locator("select").select_option(label=task)
+        if notebook.state() != "idle":
+            notebook.button("Reset").click()
+            notebook.wait_for_state("idle")
+        notebook.wait_for("t => document.querySelector('[data-name=task] select').selectedOptions[0].label === t", task)
+        notebook.train(12)
+        notebook.pause()
+    notebook._drag(notebook.item("scrub").locator("input"), 0.5)
+    step = notebook.item("scrub").locator("output")
+    step.filter(has_text="step").wait_for()
+    notebook.button("Branch here").click()
+    notebook.wait_for("() => document.querySelectorAll('[data-name=runs] input').length === 2")
+    turn = notebook.count()
+    notebook.train(turn + 3)
+    notebook.pause()
+    notebook.check_clean()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 1920)])
+def test_fits_the_page(notebook: Notebook, theme: Literal["light", "dark"], width: int) -> None:
+    notebook.page.set_viewport_size({"width": width, "height": 1300})
+    start_lab(notebook)
+    notebook.set_theme(theme)
+    notebook.train(15)
+    notebook.pause()
+    notebook.page.evaluate("() => document.querySelector('.p4-lab').scrollIntoView()")
+    notebook.page.wait_for_timeout(1000)
+    notebook.screenshot(f"{theme}_{width}")
+    assert notebook.used_width() >= 0.95
+    assert notebook.overflowing() == []
+    assert len(rows(notebook)) == 5
+    notebook.check_clean()
