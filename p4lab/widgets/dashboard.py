@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PICTURE_INTERVAL = 0.1
 PANEL_INTERVAL = 0.2
-CURVE_INTERVAL = 0.6
+CURVE_INTERVAL = 1.0
 WAIT = 10.0
 
 
@@ -126,7 +126,7 @@ class Dashboard:
             Picture(self._head, self._show_head, PANEL_INTERVAL),
             Picture(self._time, self._show_time, PANEL_INTERVAL),
             Picture(self._side, self._show_side, PANEL_INTERVAL),
-            Picture(self._runs, self._show_runs, 2 * PANEL_INTERVAL),
+            Picture(self._runs, self._show_runs, CURVE_INTERVAL),
             Picture(self._plot, lambda frame: self._plot.show(self._curves(frame)), CURVE_INTERVAL),
         ]
         self.root = self._layout([picture.widget for picture in pictures])

@@ -236,8 +236,7 @@ const KINDS = {
   runs(item, box, tell) {
     const table = make("table", "p4-runs-table");
     box.append(table);
-    let drawn = "";
-    const cell = (node) => { const td = make("td"); td.append(node); return td; };
+    let drawn = "", shape = "";
     function row(run) {
       const tr = make("tr");
       tr.dataset.active = run.active;
@@ -258,13 +257,22 @@ const KINDS = {
       const last = make("td", "p4-run-actions");
       if (run.active) last.append(make("span", "p4-flag", "active"));
       else last.append(button("Go on", "select", "Make this the active run"), button("✕", "remove", "Remove this run"));
-      tr.append(first, ...run.cells.map((text) => cell(text)), last);
+      tr.append(first, ...run.cells.map((text) => make("td", "p4-cell", text)), last);
       return tr;
     }
     return (value) => {
       const text = JSON.stringify(value);
       if (text === drawn || (table.contains(document.activeElement) && document.activeElement.matches("input"))) return;
       drawn = text;
+      const now = JSON.stringify([value.columns, value.rows.map((run) => ({ ...run, cells: 0 }))]);
+      if (now === shape) { // new numbers in the same table: no new layout for them
+        const cells = table.querySelectorAll(".p4-cell");
+        value.rows.flatMap((run) => run.cells).forEach((text, i) => {
+          if (cells[i].textContent !== text) cells[i].textContent = text;
+        });
+        return;
+      }
+      shape = now;
       const head = make("tr");
       head.append(...["run", ...value.columns, ""].map((name) => make("th", "", name)));
       table.replaceChildren(head, ...value.rows.map(row));

@@ -106,7 +106,7 @@ def test_several_runs_are_told_apart(view: str, loss: Loss) -> None:
     main = [trace for trace in figure["data"] if trace.get("name", "").startswith("run 0: ")]
     assert len(main) == (3 if loss.test else 2)
     assert main[0]["line"]["color"] == runs[0].color
-    assert figure["layout"]["xaxis"]["range"][1] == 79
+    assert figure["layout"]["xaxis"]["range"][1] == 80
     assert figure["layout"]["shapes"] == []
     assert (figure["layout"]["yaxis"].get("type") == "log") == loss.log
 
