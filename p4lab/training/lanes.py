@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 
 
 class Lanes:
-    """Engines that differ in one setting and train in step; the interface is an engine's.
+    """Engines that differ in a few settings and train in step; the interface is an engine's.
 
     A lane whose loss is no longer finite stops and says why; the others go on.
 
     Args:
         config: the settings that they share.
         vary: name of the setting in which they differ.
-        over: its values, one for each lane; the first lane's records and pictures stand for the whole.
+        over: its values, one for each lane; or, by the lane's name, all the settings that make it differ (``vary`` is
+            then only what they differ in, in a word). The first lane's records and pictures stand for the whole.
 
     Attributes:
-        engines: the lanes by value of the setting.
-        failed: why lanes stopped, by value.
+        engines: the lanes by value of the setting, or by name.
+        failed: why lanes stopped, likewise.
 
     Raises:
         ConfigError: a value is out of range.
@@ -39,9 +40,13 @@ class Lanes:
         [3, 3]
     """
 
-    def __init__(self, config: RunConfig, vary: str, over: Sequence[Any]) -> None:
+    _differ: frozenset[str] = frozenset()
+
+    def __init__(self, config: RunConfig, vary: str, over: Sequence[Any] | Mapping[str, Mapping[str, Any]]) -> None:
         self.config, self.vary, self.step = config, vary, 0
-        self.engines = {str(value): Engine(config.replace(**{vary: value})) for value in over}
+        lanes = over if isinstance(over, Mapping) else {str(value): {vary: value} for value in over}
+        self._differ = frozenset(name for changes in lanes.values() for name in changes)
+        self.engines = {name: Engine(config.replace(**changes)) for name, changes in lanes.items()}
         self.failed: dict[str, str] = {}
         self._first = next(iter(self.engines.values()))
 
@@ -81,9 +86,9 @@ class Lanes:
         """Change a live setting in every lane.
 
         Raises:
-            ConfigError: as `Engine.set`, or the setting in which the lanes differ.
+            ConfigError: as `Engine.set`, or a setting in which the lanes differ.
         """
-        if name == self.vary:
+        if name in self._differ:
             raise ConfigError(f"{name}={value!r}: the lanes differ in this setting; choose the lanes at reset")
         for engine in self.engines.values():
             engine.set(name, value)

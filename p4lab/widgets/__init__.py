@@ -6,6 +6,7 @@ from p4lab.widgets.controls import ControlPanel, Group, Item
 from p4lab.widgets.dashboard import Dashboard, Picture, Style
 from p4lab.widgets.digits_lab import digits_lab
 from p4lab.widgets.image_grid import ImageGrid, Panel
+from p4lab.widgets.linear_lab import linear_lab
 from p4lab.widgets.live import train_live
 from p4lab.widgets.live_plot import LivePlot
 from p4lab.widgets.parameter_lab import parameter_lab
@@ -30,6 +31,7 @@ __all__ = [
     "Style",
     "break_lab",
     "digits_lab",
+    "linear_lab",
     "parameter_lab",
     "race_lab",
     "start_lab",

@@ -1,0 +1,160 @@
+"""The notebook on linear problems in a real JupyterLab."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+from live_notebook import Notebook
+
+NAME = "04_linear_problems.ipynb"
+CONFIG = "lab.player.engine.config"
+
+
+def start_lab(notebook: Notebook) -> None:
+    notebook.open(NAME)
+    notebook.run_all()
+    notebook.wait_for_state("idle")
+    notebook.page.wait_for_selector(".p4-plot .main-svg")
+    notebook.wait_for_picture()
+
+
+def choose(notebook: Notebook, name: str, text: str) -> None:
+    notebook.item(name).locator("select").select_option(label=text)
+
+
+def becomes(notebook: Notebook, expression: str, value: Any) -> None:
+    """Wait until an expression in the kernel has a value."""
+    for _ in range(100):
+        found = notebook.ask(expression)
+        if found == str(value):
+            return
+        notebook.page.wait_for_timeout(100)
+    raise AssertionError(f"{expression} is {found}, not {value}")
+
+
+def message(notebook: Notebook, part: str) -> None:
+    notebook.wait_for("part => document.querySelector('.p4-message').innerText.includes(part)", part)
+
+
+def reset(notebook: Notebook) -> None:
+    notebook.button("Reset").click()
+    notebook.wait_for_state("idle")
+    notebook.wait_for_count("===", 0)
+
+
+def told(notebook: Notebook, name: str) -> str:
+    return str(notebook.item(name).locator(".p4-value").inner_text())
+
+
+@pytest.mark.browser
+def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
+    start_lab(notebook)
+    still = notebook.picture()
+    notebook.train(50)
+    notebook.wait_for("before => document.querySelector('.p4-lab canvas').toDataURL() !== before", still)
+    for name, after in (("skip", False), ("skip", True), ("penalty", True), ("penalty", False)):
+        notebook.item(name).locator("input").click()
+        becomes(notebook, f"{CONFIG}.{name}", after)
+    for text in ("off", "1", "10", "50"):
+        notebook.item("refine_every").get_by_role("button", name=text, exact=True).click()
+        becomes(notebook, f"{CONFIG}.refine_every", text.replace("off", "0"))
+    for name in ("way", "speed", "case", "optimizer", "dtype"):
+        select = notebook.item(name).locator("select")
+        for index in (select.locator("option").count() - 1, 0):
+            select.select_option(index=index)
+            notebook.page.wait_for_timeout(500)
+            assert select.input_value() == str(index)
+    notebook.item("sampled").locator("input").click()
+    message(notebook, "sampled")
+    for end in ("max", "min"):
+        value = notebook.drag_to("learning_rate", end).split()[0]
+        becomes(notebook, f"{CONFIG}.learning_rate", float(value))
+    assert notebook.state() == "running"
+    notebook.screenshot("controls")
+    notebook.pause()
+    reset(notebook)
+    notebook.check_clean()
+
+
+@pytest.mark.browser
+def test_a_lane_that_runs_away_says_so_and_the_others_go_on(notebook: Notebook) -> None:
+    start_lab(notebook)
+    choose(notebook, "speed", "none")
+    notebook.drag_to("learning_rate", "max")
+    notebook.train(50)
+    message(notebook, "N = 1 stopped")
+    assert told(notebook, "loss_n1") == "stopped"
+    assert float(told(notebook, "loss_plain").replace("−", "-")) < 1e-3
+    assert notebook.state() == "running"
+    notebook.screenshot("runaway")
+    notebook.pause()
+    reset(notebook)
+    assert told(notebook, "loss_n1") != "stopped"
+    notebook.check_clean()
+
+
+@pytest.mark.browser
+def test_another_problem_another_lane(notebook: Notebook) -> None:
+    start_lab(notebook)
+    notebook.train(30)
+    notebook.pause()
+    for text, target in (("SO(128)", "rotation"), ("SPD 32", "spd_near_one"), ("−I 101", "minus_identity")):
+        choose(notebook, "case", text)
+        message(notebook, "Press Reset to apply: ")
+        reset(notebook)
+        becomes(notebook, f"{CONFIG}.target", target)
+        for lane in ("N = 50", "inverse", "N = 10"):
+            choose(notebook, "way", lane)
+            notebook.page.locator(".p4-legend", has_text=f"{lane}, step 0").wait_for()
+        notebook.train(50)
+        notebook.pause()
+    notebook.check_clean()
+
+
+@pytest.mark.browser
+def test_scrub_branch_and_penalty(notebook: Notebook) -> None:
+    start_lab(notebook)
+    notebook.train(100)
+    notebook.pause()
+    notebook.page.wait_for_timeout(700)
+    last, present = notebook.count(), notebook.picture()
+    notebook.press("scrub", "Home")
+    notebook.wait_for_count("===", 0)
+    notebook.wait_for("now => document.querySelector('.p4-lab canvas').toDataURL() !== now", present)
+    notebook.button("Now").click()
+    notebook.wait_for_count("===", last)
+    notebook.wait_for("now => document.querySelector('.p4-lab canvas').toDataURL() === now", present)
+    # The slider itself has to be back at the end, or pressing Home would not move it.
+    notebook.wait_for("() => document.querySelector('[data-name=now] button').disabled")
+
+    notebook.press("scrub", "Home")
+    notebook.wait_for_count("===", 0)
+    notebook.item("penalty").locator("input").click()
+    message(notebook, "and press Branch here")
+    notebook.button("Branch here").click()
+    notebook.wait_for("() => document.querySelectorAll('[data-name=runs] input').length === 2")
+    choose(notebook, "speed", "none")
+    notebook.train(80)
+    message(notebook, "N = 1 stopped")
+    notebook.screenshot("branched")
+    notebook.pause()
+    notebook.check_clean()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 1920])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_fits_the_page(notebook: Notebook, theme: Literal["light", "dark"], width: int) -> None:
+    notebook.page.set_viewport_size({"width": width, "height": 1200})
+    start_lab(notebook)
+    notebook.set_theme(theme)
+    choose(notebook, "speed", "none")
+    notebook.train(500)
+    notebook.page.evaluate("() => document.querySelector('.p4-lab').scrollIntoView()")
+    notebook.page.wait_for_timeout(1500)
+    notebook.screenshot(f"{theme}_{width}")
+    notebook.pause()
+    assert notebook.used_width() >= 0.95
+    assert notebook.overflowing() == []
+    notebook.check_clean()
