@@ -54,7 +54,7 @@ test: $(STAMP) ## lint, type check, and every test (TEST_ARGS="-m 'not slow'" fo
 	@echo "== mypy"
 	@$(PY) -m mypy
 	@echo "== pytest: unit tests, doctests, notebooks, browser"
-	@$(PY) -m pytest tests p4lab notebooks --doctest-modules --nbval --nbval-current-env --durations=10 $(TEST_ARGS)
+	@$(PY) -m pytest tests p4lab notebooks --doctest-modules --nbval --nbval-current-env -n 2 --dist loadfile --durations=10 $(TEST_ARGS)
 
 bench: $(STAMP) ## print the benchmark tables (BENCH_ARGS=...)
 	@$(PY) -m p4lab.bench $(BENCH_ARGS)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import numpy as np
 import pytest
-from live_notebook import Notebook
+from live_notebook import Notebook, looks
 
 NAME = "00_start_here.ipynb"
 LAST_LOSS = "float(lab.player.engine.records.steps.columns['loss'][-1])"
@@ -183,30 +182,23 @@ def test_scrub_branch_and_reset(notebook: Notebook) -> None:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [1280, 1920])
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_fits_the_page(notebook: Notebook, theme: Any, width: int) -> None:
-    notebook.page.set_viewport_size({"width": width, "height": 1080})
+def test_fits_the_page(notebook: Notebook) -> None:
     start(notebook)
-    notebook.set_theme(theme)
     notebook.button("Start").click()
     notebook.wait_for_count(">=", 24)
-    notebook.page.wait_for_timeout(700)
-    notebook.page.evaluate("() => document.querySelector('.p4-start').scrollIntoView()")
-    notebook.page.wait_for_timeout(400)
-    notebook.screenshot(f"{theme}_{width}")
+    for width in looks(notebook, 1080):
+        assert notebook.page.evaluate(OUTSIDE) == []
+        assert notebook.used_width() >= 0.95
+        formula, side, plane = (
+            notebook.page.locator(f".p4-start {part}").bounding_box()
+            for part in (".p4-formula", ".p4-side", ".p4-drawing >> nth=0")
+        )
+        if width == 1280:  # the equations stand beside the settings, above the pictures
+            assert formula["x"] > side["x"] + side["width"] - 1
+            assert formula["y"] + formula["height"] <= plane["y"] + 1
+        else:  # below the settings, beside the pictures
+            assert formula["y"] >= side["y"] + side["height"] - 1
+            assert formula["x"] + formula["width"] <= plane["x"] + 1
     notebook.button("Pause").click()
     notebook.wait_for_state("paused")
-    assert notebook.page.evaluate(OUTSIDE) == []
-    formula, side, plane = (
-        notebook.page.locator(f".p4-start {part}").bounding_box()
-        for part in (".p4-formula", ".p4-side", ".p4-drawing >> nth=0")
-    )
-    if width == 1280:  # the equations stand beside the settings, above the pictures
-        assert formula["x"] > side["x"] + side["width"] - 1
-        assert formula["y"] + formula["height"] <= plane["y"] + 1
-    else:  # below the settings, beside the pictures
-        assert formula["y"] >= side["y"] + side["height"] - 1
-        assert formula["x"] + formula["width"] <= plane["x"] + 1
-    assert notebook.used_width() >= 0.95
     notebook.check_clean()
