@@ -15,7 +15,7 @@ from p4lab.errors import ConfigError, TrainingError
 from p4lab.p4 import MergeReport, MergeSchedule, MergeStatus, P4Inv, P4Module, p4_modules, penalty
 from p4lab.p4.invertible import MIN_FACTOR
 from p4lab.training.config import RunConfig
-from p4lab.training.measure import figures
+from p4lab.training.measure import eigenvalues, figures
 from p4lab.training.records import Event, Kind, Moment, Records, Snapshot, copied
 
 if TYPE_CHECKING:
@@ -223,8 +223,7 @@ class Engine:
         if "skip" in kinds:
             self.records.skip_points.add(self.step, matrix)
         if measured:
-            # Not numpy's, whose threads nobody limits: on a busy machine they wait for each other a second long.
-            self.records.spectrum.add(self.step, torch.linalg.eigvals(torch.from_numpy(matrix)).numpy())
+            self.records.spectrum.add(self.step, eigenvalues(matrix))
 
     def _watched(self) -> Tensor | None:
         if hasattr(self.problem, "watched"):

@@ -1,8 +1,11 @@
 """What is measured of a model now and then."""
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from p4lab.p4 import P4Inv
@@ -38,6 +41,17 @@ def figures(model: nn.Module, watched: Tensor | None) -> dict[str, float]:
         "residual": _largest([layer.violation() for layer in layers]),
         "condition": _largest([(value[:, 0] / value[:, -1]).max() for value in values]),
     }
+
+
+def eigenvalues(matrix: NDArray[Any]) -> NDArray[Any]:
+    """Return the eigenvalues of a matrix, shape (d, d), complex, shape (d,); NaN if it is not finite. Cost O(d^3).
+
+    By torch and not by numpy, whose threads nobody limits: on a busy machine they wait for each other. LAPACK's routine
+    may crash the process on NaN, so that it must not see any.
+    """
+    if not np.isfinite(matrix).all():
+        return np.full(len(matrix), np.nan, dtype=np.result_type(matrix, np.complex64))
+    return torch.linalg.eigvals(torch.from_numpy(matrix)).numpy()
 
 
 def _determinant(model: nn.Module, layers: list[P4Inv], watched: Tensor | None) -> tuple[float, float]:
