@@ -12,9 +12,10 @@ HOLD := 'torch==2.13.0' 'soupsieve<3'
 VENV  := .venv
 PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.p4lab-installed
+PYTEST = $(PY) -m pytest tests p4lab notebooks --doctest-modules --nbval --nbval-current-env -n 2 --dist loadfile --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test bench format constraints clean
+.PHONY: help setup lab test test-all bench format constraints clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -47,14 +48,17 @@ lab: $(STAMP) ## open JupyterLab on notebooks/ (LAB_ARGS="--no-browser --port=99
 	    $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
 # pytest comes last, so that its summary ends the output.
-test: $(STAMP) ## lint, type check, and every test (TEST_ARGS="-m 'not slow'" for fewer)
+test: $(STAMP) ## lint, type check, and the tests (TEST_ARGS="-m 'not slow'" for fewer)
 	@echo "== ruff"
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check
 	@echo "== mypy"
 	@$(PY) -m mypy
 	@echo "== pytest: unit tests, doctests, notebooks, browser"
-	@$(PY) -m pytest tests p4lab notebooks --doctest-modules --nbval --nbval-current-env -n 2 --dist loadfile --durations=10 $(TEST_ARGS)
+	@$(PYTEST) -m "not long" $(TEST_ARGS)
+
+test-all: test ## the same, and then the long browser tests
+	@$(PYTEST) -m long $(TEST_ARGS)
 
 bench: $(STAMP) ## print the benchmark tables (BENCH_ARGS=...)
 	@$(PY) -m p4lab.bench $(BENCH_ARGS)

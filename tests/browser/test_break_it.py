@@ -59,6 +59,7 @@ def message(notebook: Notebook, part: str) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_every_control_acts_while_it_runs(notebook: Notebook) -> None:
     start_lab(notebook)
     still = notebook.picture()
@@ -117,6 +118,7 @@ def test_det_zero_ruins_float32_without_skip_and_recomputing_mends_it(notebook: 
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_skip_gets_stuck_and_refinement_frees_it(notebook: Notebook) -> None:
     start_lab(notebook)
     at_full_speed(notebook)
@@ -136,6 +138,7 @@ def test_skip_gets_stuck_and_refinement_frees_it(notebook: Notebook) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_penalty_keeps_away_and_a_branch_without_it_crosses(notebook: Notebook) -> None:
     start_lab(notebook)
     switch(notebook, "penalty")

@@ -48,6 +48,7 @@ def told(notebook: Notebook, name: str) -> str:
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
     start_lab(notebook)
     still = notebook.picture()
@@ -78,6 +79,7 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_a_lane_that_runs_away_says_so_and_the_others_go_on(notebook: Notebook) -> None:
     start_lab(notebook)
     choose(notebook, "speed", "none")
@@ -113,6 +115,7 @@ def test_another_problem_another_lane(notebook: Notebook) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_scrub_branch_and_penalty(notebook: Notebook) -> None:
     start_lab(notebook)
     notebook.train(100)

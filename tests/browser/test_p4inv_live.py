@@ -64,6 +64,7 @@ def test_start_drag_pause_step_reset(notebook: Notebook) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_a_setting_that_waits_says_so_and_applies_at_reset(notebook: Notebook) -> None:
     start_lab(notebook)
     notebook.train(5)

@@ -102,6 +102,7 @@ def test_controls_to_their_ends_and_the_target_dragged_while_it_runs(notebook: N
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_start_and_target_by_hand_by_name_and_as_text(notebook: Notebook) -> None:
     start_lab(notebook)
     drag(notebook, "start", 40, 30)
@@ -141,6 +142,7 @@ def test_start_and_target_by_hand_by_name_and_as_text(notebook: Notebook) -> Non
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_every_other_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
     start_lab(notebook)
     train(notebook, 10)
@@ -168,6 +170,7 @@ def test_every_other_control_to_both_ends_while_it_runs(notebook: Notebook) -> N
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_scrub_and_branch(notebook: Notebook) -> None:
     start_lab(notebook)
     train(notebook, 60)
@@ -200,6 +203,7 @@ def test_scrub_and_branch(notebook: Notebook) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_a_saved_run_is_loaded(notebook: Notebook, tmp_path: Path) -> None:
     start_lab(notebook)
     notebook.item("pair").locator("select").select_option(label="Opposite sign, sheared")
@@ -229,6 +233,7 @@ def test_a_saved_run_is_loaded(notebook: Notebook, tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_larger_matrices_change_the_picture_and_come_back(notebook: Notebook) -> None:
     start_lab(notebook)
     train(notebook, 10)

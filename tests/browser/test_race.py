@@ -52,6 +52,7 @@ def test_tick_race_and_race_again(notebook: Notebook) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_tasks_scrub_and_branch(notebook: Notebook) -> None:
     start_lab(notebook)
     for task in ("ICA: photos", "Map: det < 0"):

@@ -90,6 +90,7 @@ def test_step_merge_and_run(notebook: Notebook) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_the_target_is_dragged(notebook: Notebook) -> None:
     start(notebook)
     ring = notebook.page.locator('.p4-handle[data-name="1"]')
@@ -112,6 +113,7 @@ def test_the_target_is_dragged(notebook: Notebook) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
     start(notebook)
     notebook.item("speed").locator("button", has_text="20").click()
@@ -145,6 +147,7 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_scrub_branch_and_reset(notebook: Notebook) -> None:
     start(notebook)
     message(notebook, "Frozen")

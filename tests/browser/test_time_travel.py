@@ -125,6 +125,7 @@ def test_save_load_and_export(notebook: Notebook, tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_a_config_is_pasted(notebook: Notebook) -> None:
     start_lab(notebook, 5)
     notebook.pause()
@@ -148,6 +149,7 @@ def test_a_config_is_pasted(notebook: Notebook) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_every_control_to_both_ends_while_it_trains(notebook: Notebook) -> None:
     start_lab(notebook, 10)
     for name in ("learning_rate", "merge_every", "refine_every"):
@@ -174,6 +176,7 @@ def test_every_control_to_both_ends_while_it_trains(notebook: Notebook) -> None:
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_two_labs_in_one_notebook(notebook: Notebook) -> None:
     content = json.loads((notebook.server.folder / NAME).read_text())
     lab = next(cell for cell in content["cells"] if "lab = digits_lab()" in "".join(cell["source"]))
