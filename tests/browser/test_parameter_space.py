@@ -71,6 +71,7 @@ def told(notebook: Notebook, name: str) -> str:
 
 
 @pytest.mark.browser
+@pytest.mark.long
 def test_controls_to_their_ends_and_the_target_dragged_while_it_runs(notebook: Notebook) -> None:
     start_lab(notebook)
     still = notebook.picture()
