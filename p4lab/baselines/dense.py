@@ -1,13 +1,12 @@
 """Plain weights: without a property, with one computed anew each time, and with one that a penalty asks for."""
 
 from abc import abstractmethod
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from p4lab.baselines.layer import Baseline, UnsupportedError, skewness, start_matrix
-from p4lab.p4 import P4Module
 
 
 class Dense(Baseline):
@@ -112,14 +111,10 @@ class SoftDeterminant(Penalized):
         return self.logabsdet().abs() / self.dim
 
 
-def penalty(model: nn.Module, **options: Any) -> Tensor:
-    """Return the sum of the penalties of a model's P4 modules and penalized baselines, a differentiable scalar.
+def penalty(model: nn.Module) -> Tensor:
+    """Return the sum of the penalties of a model's penalized baselines, a differentiable scalar; 0.0 without any.
 
-    As `p4lab.p4.penalty`, which knows P4 modules only.
-
-    Args:
-        model: any module; 0.0 if it has neither.
-        options: passed on to each module's ``penalty``.
+    That of P4Inv is optional and not among them: see `p4lab.p4.penalty`.
     """
-    terms = [module.penalty(**options) for module in model.modules() if isinstance(module, P4Module | Penalized)]
+    terms = [module.penalty() for module in model.modules() if isinstance(module, Penalized)]
     return torch.stack(terms).sum() if terms else torch.zeros(())

@@ -13,6 +13,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from p4lab.baselines import METHODS, Method, Rebase
 from p4lab.errors import ConfigError, TrainingError
+from p4lab.flows import Flow
 from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule
 from p4lab.problems.rates import Choice, choice
 from p4lab.problems.tasks import TASKS, Task, task
@@ -197,7 +198,7 @@ def race_figures(model: nn.Module) -> dict[str, float]:
 
     Cost O(d^3) per layer.
     """
-    layers = [layer for layer in model.modules() if hasattr(layer, "logabsdet") and hasattr(layer, "fold")]
+    layers = [layer for layer in model.modules() if hasattr(layer, "fold") and not isinstance(layer, Flow)]
     found = [_layer_figures(layer) for layer in layers if layer.dim <= TRACKED_WIDTH]  # type: ignore[operator]
     if not found or len(found) < len(layers):
         return dict.fromkeys(("logabsdet", "sign", "logabsdet_error", "residual", "condition"), math.nan)
