@@ -11,7 +11,7 @@ from p4lab.training.player import Frame, Player, State
 
 PATIENCE = 0.25
 """Seconds until a view that is not ready is looked at again, should it not call `Pump.wake` itself."""
-FAST = 0.2
+FAST = 0.5
 """Interval of a view, in seconds, up to which it need not wait for its end when somebody changed something."""
 
 

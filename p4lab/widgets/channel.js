@@ -1,10 +1,12 @@
 // Shared by all widgets, put in front of their own file: one conversation with the kernel per model and page.
 //
 // browser -> kernel   {hello: 1, ...}  again and again until answered; {error: text};
-//                     {ack: id, others: {name: id}}  the newest frame that was shown, here and by other channels
+//                     {acks: {name: id}}  the newest frame that was shown, by channel
 // kernel -> browser   {frame: id, ...} and buffers; {channel: [kernel, name]} in the first
 
 const RETRY_MS = 3000;
+const GATHER_MS = 250; // acknowledgements of a quick page wait so long for others
+const QUICK_MS = 100; // from the arrival of a frame to its picture
 
 /** Wait for the next animation frame; a hidden page has none, so do not wait for ever. */
 function nextFrame() {
@@ -20,21 +22,21 @@ function idle() {
 }
 
 /**
- * Acknowledge a frame, in one message with the other channels that are drawn in the same moment: for every message the
- * kernel reports busy and idle, and JupyterLab shows both.
+ * Acknowledge a frame, in one message with those of other channels and of the next moments: for every message the kernel
+ * reports busy and idle, and JupyterLab redraws its toolbars for both. A page that is slow says so at once.
  */
-function acknowledge(model, [kernel, name], id) {
+function acknowledge(model, [kernel, name], id, took) {
   const waiting = (window.__p4labAcks ??= new Map());
   if (waiting.has(kernel)) {
     waiting.get(kernel)[name] = id;
     return;
   }
-  const others = {};
+  const others = { [name]: id };
   waiting.set(kernel, others);
   setTimeout(() => {
     waiting.delete(kernel);
-    model.send({ ack: id, others });
-  });
+    model.send({ acks: others });
+  }, took < QUICK_MS ? GATHER_MS : 0);
 }
 
 /** The elements that each `repaint` draws on, as `watch` was told. */
@@ -46,7 +48,7 @@ const drawnOn = new WeakMap();
  * acknowledged once it is seen (or cannot be seen), and `data-frames` of the elements it was drawn on tells its number.
  */
 function connect(model, { receive, paint, hello = () => ({}) }) {
-  let answered = false, newest = 0, acked = 0, painting = false, dirty = false, channel = null;
+  let answered = false, newest = 0, newestAt = 0, acked = 0, painting = false, dirty = false, channel = null;
 
   const fail = (error) => {
     console.error(error);
@@ -60,13 +62,13 @@ function connect(model, { receive, paint, hello = () => ({}) }) {
     try {
       while (dirty) {
         dirty = false;
-        const id = newest;
+        const id = newest, arrived = newestAt;
         await nextFrame();
         const drawn = (await paint()) !== false;
         for (const el of drawnOn.get(repaint) ?? []) {
           if (drawn && id > (el.dataset.frames ?? 0) && isVisible(el)) el.dataset.frames = id;
         }
-        if (id > acked) acknowledge(model, channel, (acked = id));
+        if (id > acked) acknowledge(model, channel, (acked = id), performance.now() - arrived);
       }
     } catch (error) {
       fail(error);
@@ -83,7 +85,7 @@ function connect(model, { receive, paint, hello = () => ({}) }) {
     } catch (error) {
       fail(error);
     }
-    newest = Math.max(newest, message.frame ?? 0);
+    if (message.frame > newest) [newest, newestAt] = [message.frame, performance.now()];
     repaint();
   });
 

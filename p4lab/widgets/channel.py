@@ -3,6 +3,7 @@
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +18,11 @@ from p4lab.errors import P4Error
 FOLDER = Path(__file__).parent
 LOST = 10.0
 """Seconds after which a frame without acknowledgement counts as lost (a closed page, a broken connection)."""
+
+AHEAD = 4
+"""Frames that may be on their way to a quick browser; a slow one gets the next when it has shown the last."""
+SLOW = 0.6
+"""Seconds from a frame to its acknowledgement that make a browser a slow one."""
 
 KERNEL = secrets.token_hex(8)
 """Tells this process from others that the same page may talk to."""
@@ -34,7 +40,10 @@ class BrowserError(P4Error, RuntimeError):
 
 
 class Channel(anywidget.AnyWidget):
-    """A widget that is sent frames, each acknowledged by the browser.
+    """A widget that is sent frames, which the browser acknowledges.
+
+    A few frames may be under way: an acknowledgement makes JupyterLab redraw its own signs of a busy kernel, so a
+    quick browser gives one for several frames. How far the kernel runs ahead follows the time that they take.
 
     Subclasses send with `_post` and answer `_greeting` with everything that a new page needs.
 
@@ -54,15 +63,18 @@ class Channel(anywidget.AnyWidget):
         self._lock = threading.RLock()  # a greeting is answered in the kernel's thread, frames come from the pump's
         self._connected = False
         self._sent = self._acked = 0
-        self._sent_at = 0.0
+        self._sent_at: deque[float] = deque([0.0], maxlen=AHEAD)
+        self._ahead = 1
         super().__init__(**options)
         self._channels[self.model_id] = self
         self.on_msg(self._receive)
 
     @property
     def ready(self) -> bool:
-        """Whether a page is there and has shown, or lost, the last frame."""
-        return self._connected and (self._acked >= self._sent or time.monotonic() - self._sent_at > LOST)
+        """Whether a page is there that keeps up with the frames, or has lost them."""
+        return self._connected and (
+            self._sent - self._acked < self._ahead or time.monotonic() - self._sent_at[-1] > LOST
+        )
 
     @property
     def sent(self) -> int:
@@ -82,17 +94,21 @@ class Channel(anywidget.AnyWidget):
             if not self._connected:
                 return
             self._sent += 1
-            self._sent_at = time.monotonic()
+            self._sent_at.append(time.monotonic())
             self.send({**message, "frame": self._sent}, list(buffers))
 
     def _acknowledged(self, frame: int) -> None:
-        self._acked = max(self._acked, frame)
+        if frame > self._acked:
+            with self._lock:
+                behind = self._sent - frame
+                taken = time.monotonic() - self._sent_at[max(0, len(self._sent_at) - 1 - behind)]
+                self._ahead = AHEAD if taken < SLOW else 1
+                self._acked = frame
         self.on_ready()
 
     def _receive(self, _: Any, message: dict[str, Any], buffers: Any) -> None:
-        if "ack" in message:
-            self._acknowledged(message["ack"])
-            for name, frame in message.get("others", {}).items():
+        if "acks" in message:
+            for name, frame in message["acks"].items():
                 if name in self._channels:
                     self._channels[name]._acknowledged(frame)
         elif "hello" in message:

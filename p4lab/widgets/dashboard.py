@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects
 
 PICTURE_INTERVAL = 0.1
-PANEL_INTERVAL = 0.2
+PANEL_INTERVAL = 0.33
 CURVE_INTERVAL = 1.0
 WAIT = 10.0
 

@@ -10,7 +10,7 @@ from p4lab.widgets.spectrum import show_spectrum, spectrum_plane
 
 COLUMNS = 8
 REAL = 16
-SPECTRUM_INTERVAL = 0.3
+SPECTRUM_INTERVAL = 0.5
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 INTERVALS = (1, 2, 5, 10, 20, 50, 100, 200)
 

@@ -24,7 +24,7 @@ class Wire:
         self.widget._receive(self.widget, message, [])
 
     def acknowledge(self) -> None:
-        self.says(ack=self.sent[-1][0]["frame"])
+        self.says(acks={self.widget.model_id: self.sent[-1][0]["frame"]})
 
     def take(self) -> tuple[dict[str, Any], list[memoryview]]:
         assert len(self.sent) == 1
@@ -52,7 +52,7 @@ def test_nothing_is_sent_before_a_page_says_hello(monkeypatch: pytest.MonkeyPatc
     assert len(buffers) == 2
 
 
-def test_a_frame_must_be_acknowledged_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_page_must_acknowledge_its_first_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     woken = []
     plot = LivePlot(on_ready=lambda: woken.append(1))
     wire = Wire(plot, monkeypatch)
@@ -61,10 +61,22 @@ def test_a_frame_must_be_acknowledged_before_the_next(monkeypatch: pytest.Monkey
     wire.acknowledge()
     assert plot.ready
     assert woken == [1]
-    plot.show(figure(3))
+
+
+@pytest.mark.parametrize(("slow", "ahead"), [(60.0, channel.AHEAD), (0.0, 1)], ids=["quick", "slow"])
+def test_how_far_the_kernel_runs_ahead_of_a_browser(slow: float, ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "SLOW", slow)
+    plot = LivePlot()
+    wire = Wire(plot, monkeypatch)
+    wire.says(hello=1)
+    wire.acknowledge()
+    for left in reversed(range(ahead)):
+        plot.show(figure(left + 3))
+        assert plot.ready == (left > 0)
+    wire.says(acks={plot.model_id: 1})  # an old one
     assert not plot.ready
-    wire.says(ack=1)  # an old one
-    assert not plot.ready
+    wire.acknowledge()
+    assert plot.ready
 
 
 def test_a_lost_frame_does_not_stop_the_lab(monkeypatch: pytest.MonkeyPatch) -> None:

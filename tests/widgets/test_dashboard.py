@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attentive_page import attend
 
 from p4lab.errors import ConfigError
 from p4lab.training import DigitsConfig, Frame, State
@@ -22,11 +23,7 @@ def threads() -> list[str]:
 @pytest.fixture
 def lab() -> Iterator[Dashboard]:
     lab = digits_lab(SMALL, name="test")
-    for widget in (view.widget for view in lab._views):  # a page that shows everything at once
-        widget.send = lambda message, buffers=(), widget=widget: (
-            widget._receive(widget, {"ack": message["frame"]}, []) if "frame" in message else None
-        )
-        widget._receive(widget, {"hello": 1}, [])
+    attend(lab)
     yield lab
     lab.close()
     assert threads() == []

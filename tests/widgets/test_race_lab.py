@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from attentive_page import attend
 
 from p4lab.baselines import METHODS
 from p4lab.training import Frame, State
@@ -18,11 +19,7 @@ SMALL = RaceConfig(methods="plain+p4inv+dense", dim=8, turn=2.0, budget=0.02, me
 @pytest.fixture
 def lab() -> Iterator[RaceLab]:
     lab = race_lab(SMALL, name="test")
-    for widget in (view.widget for view in lab._views):  # a page that shows everything at once
-        widget.send = lambda message, buffers=(), widget=widget: (
-            widget._receive(widget, {"ack": message["frame"]}, []) if "frame" in message else None
-        )
-        widget._receive(widget, {"hello": 1}, [])
+    attend(lab)
     yield lab
     lab.close()
 
