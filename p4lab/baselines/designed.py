@@ -113,7 +113,8 @@ class Coupling(nn.Module):
         sizes = (self.cut, dim - self.cut)
         generator = torch.Generator().manual_seed(seed_from(seed))
         self.networks = nn.ModuleList(
-            _network(read, hidden or dim, moved * (1 + affine), generator) for read, moved in (sizes, sizes[::-1])
+            coupling_network(read, hidden or dim, moved * (1 + affine), generator)
+            for read, moved in (sizes, sizes[::-1])
         )
         self.to(dtype=dtype, device=device)
 
@@ -159,15 +160,35 @@ class Coupling(nn.Module):
         out = self.networks[which](x)
         if not self.affine:
             return torch.zeros_like(out), out
-        scale, shift = out.chunk(2, -1)
-        return 2 * torch.tanh(scale / 2), shift
+        return scale_and_shift(out)
 
 
-def _network(read: int, hidden: int, write: int, generator: torch.Generator) -> nn.Sequential:
-    first = nn.utils.skip_init(nn.Linear, read, hidden, dtype=torch.float64)
+def scale_and_shift(out: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log-scales within +-2, and shifts, of what a coupling's network puts out: (..., 2 m) to (..., m) each."""
+    scale, shift = out.chunk(2, -1)
+    return 2 * torch.tanh(scale / 2), shift
+
+
+def coupling_network(read: int, hidden: int, write: int, generator: torch.Generator, depth: int = 1) -> nn.Sequential:
+    """Return the network of a coupling, whose last layer starts at 0 and all others as `nn.Linear` draws them.
+
+    Args:
+        read: number of inputs.
+        hidden: width of the hidden layers.
+        write: number of outputs.
+        generator: source of randomness, on the CPU.
+        depth: number of hidden layers.
+
+    Returns:
+        The network, in float64 on the CPU.
+    """
+    layers: list[nn.Module] = []
+    for inputs in (read, *[hidden] * (depth - 1)):
+        linear = nn.utils.skip_init(nn.Linear, inputs, hidden, dtype=torch.float64)
+        for parameter in linear.parameters():
+            nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=generator)
+        layers += [linear, nn.SiLU()]
     last = nn.utils.skip_init(nn.Linear, hidden, write, dtype=torch.float64)
-    for parameter in first.parameters():  # as nn.Linear draws them
-        nn.init.uniform_(parameter, -(read**-0.5), read**-0.5, generator=generator)
     for parameter in last.parameters():
         nn.init.zeros_(parameter)
-    return nn.Sequential(first, nn.SiLU(), last)
+    return nn.Sequential(*layers, last)

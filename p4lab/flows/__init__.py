@@ -1,7 +1,56 @@
 """Compositions of invertible layers for density estimation."""
 
-from p4lab.flows.architectures import bent_stack, p4inv_bent, trainable
-from p4lab.flows.bent import BentIdentity, bent, bent_inverse
-from p4lab.flows.flow import Flow
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["BentIdentity", "Flow", "bent", "bent_inverse", "bent_stack", "p4inv_bent", "trainable"]
+from p4lab.flows.architectures import bent_stack, coupling_flow, p4inv_bent, realnvp, spline_flow
+from p4lab.flows.bent import BentIdentity, bent, bent_inverse
+from p4lab.flows.counting import effective_parameters, matched, trainable
+from p4lab.flows.coupling import AffineCoupling
+from p4lab.flows.data import ActNorm, Standardize, Whitening
+from p4lab.flows.flow import Bijection, Flow
+from p4lab.flows.linear import FoldedLinear, Linear, Permutation
+from p4lab.flows.mixing import MIXINGS, Mixing
+
+if TYPE_CHECKING:
+    from p4lab.flows.zuko import BentTransform, BijectionTransform, FromZuko, as_lazy, as_transform, to_zuko
+
+__all__ = [
+    "MIXINGS",
+    "ActNorm",
+    "AffineCoupling",
+    "BentIdentity",
+    "BentTransform",
+    "Bijection",
+    "BijectionTransform",
+    "Flow",
+    "FoldedLinear",
+    "FromZuko",
+    "Linear",
+    "Mixing",
+    "Permutation",
+    "Standardize",
+    "Whitening",
+    "as_lazy",
+    "as_transform",
+    "bent",
+    "bent_inverse",
+    "bent_stack",
+    "coupling_flow",
+    "effective_parameters",
+    "matched",
+    "p4inv_bent",
+    "realnvp",
+    "spline_flow",
+    "to_zuko",
+    "trainable",
+]
+
+_ZUKO = {"BentTransform", "BijectionTransform", "FromZuko", "as_lazy", "as_transform", "to_zuko"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ZUKO:  # when asked for, not before: importing zuko changes torch.distributions
+        from p4lab.flows import zuko
+
+        return getattr(zuko, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 from p4lab.errors import OptionError
 from p4lab.flows.bent import BentIdentity
-from p4lab.flows.flow import Flow, Layer, Linear
+from p4lab.flows.coupling import AffineCoupling
+from p4lab.flows.flow import Bijection, Flow, Layer
+from p4lab.flows.linear import Linear
+from p4lab.flows.mixing import mixing_layer
 from p4lab.p4 import RECOMMENDED, P4Inv, Preset
 
 
@@ -61,6 +63,114 @@ def bent_stack(blocks: int, linear: Callable[[], Linear]) -> Flow:
     return Flow(layers)
 
 
-def trainable(model: nn.Module) -> int:
-    """Return the number of parameters that an optimizer sees."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+def realnvp(
+    dim: int,
+    blocks: int,
+    mixing: str = "swap",
+    hidden: int = 64,
+    depth: int = 2,
+    seed: int = 0,
+    preset: Preset = RECOMMENDED,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    **options: Any,
+) -> Flow:
+    """Return affine couplings with a mixing layer between any two of them: RealNVP, or Glow without convolutions.
+
+    Each coupling moves one half of the coordinates and starts at the identity; all mixings of `MIXINGS` but
+    "permutation" start as the swap, so that flows of one seed start as the same function whatever mixes them.
+
+    Args:
+        dim: width d, at least 2.
+        blocks: number of couplings, at least 1.
+        mixing: a name of `p4lab.flows.MIXINGS`.
+        hidden: width of the hidden layers of the couplings' networks.
+        depth: number of their hidden layers.
+        seed: seed of networks and mixing layers; the networks do not depend on the mixing.
+        preset: settings of P4 mixing layers.
+        dtype: float32 or float64 (None: torch's default).
+        device: device of all tensors.
+        options: further options of the mixing layers, such as ``bias=False`` (which fixed ones ignore).
+
+    Raises:
+        OptionError: something is out of range.
+
+    Source: arXiv:1605.08803 (RealNVP), arXiv:1807.03039 (Glow), arXiv:2010.07033, section 3.3 (P4Inv swaps).
+
+    Example:
+        >>> realnvp(2, blocks=4, mixing="p4inv").sample(3).shape
+        torch.Size([3, 2])
+    """
+
+    def coupling(generator: torch.Generator) -> Bijection:
+        return AffineCoupling(dim, hidden, depth, generator, dtype, device)
+
+    return coupling_flow(dim, blocks, coupling, mixing, seed, preset, dtype=dtype, device=device, **options)
+
+
+def spline_flow(
+    dim: int,
+    blocks: int,
+    mixing: str = "swap",
+    bins: int = 8,
+    hidden: int = 64,
+    depth: int = 2,
+    seed: int = 0,
+    preset: Preset = RECOMMENDED,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    **options: Any,
+) -> Flow:
+    """Return rational-quadratic spline couplings (zuko's) with a mixing layer between any two of them.
+
+    Splines act within [-5, 5] and leave what is outside alone: standardize data first (`Standardize`). They start at
+    the identity. Arguments as for `realnvp`, and:
+
+    Args:
+        bins: bins of each spline, at least 2.
+
+    Raises:
+        OptionError: something is out of range.
+
+    Source: Durkan et al., arXiv:1906.04032; zuko's ``GeneralCouplingTransform`` and ``MonotonicRQSTransform``.
+    """
+    from p4lab.flows.zuko import spline_coupling  # here: zuko switches off torch's validation of distributions
+
+    def coupling(generator: torch.Generator) -> Bijection:
+        return spline_coupling(dim, bins, hidden, depth, generator, dtype, device)
+
+    return coupling_flow(dim, blocks, coupling, mixing, seed, preset, dtype=dtype, device=device, **options)
+
+
+def coupling_flow(
+    dim: int,
+    blocks: int,
+    coupling: Callable[[torch.Generator], Bijection],
+    mixing: str = "swap",
+    seed: int = 0,
+    preset: Preset = RECOMMENDED,
+    **options: Any,
+) -> Flow:
+    """Return couplings of any kind with a mixing layer between any two of them.
+
+    Args:
+        dim: width d, at least 2.
+        blocks: number of couplings, at least 1.
+        coupling: makes one, from a generator.
+        mixing: a name of `p4lab.flows.MIXINGS`.
+        seed: seed of everything random.
+        preset: settings of P4 mixing layers.
+        options: of the mixing layers.
+
+    Raises:
+        OptionError: dim, blocks or mixing out of range.
+    """
+    if dim < 2 or blocks < 1:
+        raise OptionError(f"dim={dim}, blocks={blocks}: expected dim >= 2 (two halves) and blocks >= 1")
+    mix = mixing_layer(mixing)
+    # Two generators: the same seed gives the same couplings whatever mixes them.
+    couplings, mixings = (torch.Generator().manual_seed(2 * seed + i) for i in (0, 1))
+    layers: list[Layer] = [coupling(couplings)]
+    for _ in range(blocks - 1):
+        layers += [mix(dim, mixings, preset, **options), coupling(couplings)]
+    return Flow(layers, dim)

@@ -21,8 +21,10 @@ def bent(x: Tensor) -> tuple[Tensor, Tensor]:
         >>> bent(torch.tensor([0.0]))
         (tensor([0.]), tensor([0.]))
     """
-    s = torch.sqrt(x * x + 1)
-    return x * x / (2 * (s + 1)) + x, torch.log1p(x / (2 * s))  # x^2 / (s + 1) is s - 1 without the cancellation
+    square = x * x
+    s = torch.sqrt(square + 1)
+    # x^2 / (s + 1) is s - 1 without the cancellation
+    return torch.addcdiv(x, square, s + 1, value=0.5), torch.log1p(0.5 * (x / s))
 
 
 def bent_inverse(y: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,10 +41,12 @@ def bent_inverse(y: Tensor) -> tuple[Tensor, Tensor]:
         ``(x, -log b'(x))`` with ``b(x) = y``, both of the shape of ``y``. Cost O(1) per entry.
     """
     c = 2 * y + 1
-    root = torch.sqrt(c * c + 3)
-    # The clamped denominator keeps the branch that is not taken, and its gradient, finite.
-    x = torch.where(c > 0, 4 * y * (y + 1) / (2 * c.clamp_min(0) + root), (2 * c - root) / 3)
-    return x, -torch.log1p(x / (2 * torch.sqrt(x * x + 1)))
+    positive = c > 0
+    # t = 2 |c| + root is never small; not by abs(), whose gradient at c = 0 is neither branch's.
+    t = torch.add(torch.sqrt(c * c + 3), torch.where(positive, c, -c), alpha=2)
+    x = torch.where(positive, 4 * (y * (y + 1) / t), t * (-1 / 3))
+    # sqrt(x^2 + 1) is c - 2 x
+    return x, -torch.log1p(0.5 * (x / torch.sub(c, x, alpha=2)))
 
 
 class BentIdentity(nn.Module):

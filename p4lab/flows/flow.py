@@ -1,32 +1,32 @@
-"""Normalizing flows of linear layers that know their inverse and determinant."""
+"""Normalizing flows of linear layers that know their inverse and determinant, and of any other bijections."""
 
+import copy
+import itertools
 import math
-from collections.abc import Iterable
-from typing import Any, Protocol, cast
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from p4lab.baselines import Penalized
 from p4lab.errors import OptionError, ShapeError
-from p4lab.flows.bent import BentIdentity
+from p4lab.flows import fused
+from p4lab.flows.linear import FoldedLinear, Linear, Permutation, is_linear, sum_of_logabsdets
+from p4lab.p4 import P4Module
 
 
-class Linear(Protocol):
-    """What a flow asks of a linear layer: `p4lab.p4.P4Inv` and the linear layers of `p4lab.baselines` have it."""
+class Bijection(Protocol):
+    """What a flow asks of any other layer: each direction returns its own log|det|, of shape (...)."""
 
-    dim: int
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(y, log|det dy/dx|)``."""
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return ``W x + b``."""
-
-    def inverse(self, y: Tensor) -> Tensor:
-        """Return ``W^-1 (y - b)``."""
-
-    def logabsdet(self) -> Tensor:
-        """Return log|det W|."""
+    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(x, log|det dx/dy|)``."""
 
 
-Layer = Linear | BentIdentity
+Layer = Linear | Bijection
 
 
 class Flow(nn.Module):
@@ -38,36 +38,44 @@ class Flow(nn.Module):
     ``W x`` only; sampling uses the inverses, which P4Inv layers know anyway.
 
     Args:
-        layers: linear and elementwise layers in the order in which the data passes them.
+        layers: linear layers (`Linear`: log|det| is one number) and bijections (`Bijection`: log|det| belongs to each
+            sample) in the order in which the data passes them. Another flow stands for its layers.
+        dim: width d (None: that of the layers).
 
     Raises:
-        OptionError: no linear layer, or linear layers of different dim.
+        OptionError: no layer that tells its dim, or layers of different dim.
 
     Cost for a batch of B: that of its layers; log|det| of a P4Inv layer is O(d k^2), whatever B is.
     Source: arXiv:2010.07033, section 3.2.
 
     Example:
         >>> from p4lab.p4 import P4Inv
+        >>> from p4lab.flows import BentIdentity
         >>> flow = Flow([P4Inv(2, seed=0), BentIdentity()])
         >>> flow.log_prob(torch.zeros(1, 2)).detach()  # -log(2 pi)
         tensor([-1.8379])
     """
 
-    def __init__(self, layers: Iterable[Layer]) -> None:
+    dim: int
+
+    def __init__(self, layers: Iterable["Layer | Flow"], dim: int | None = None) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(cast(Iterable[nn.Module], layers))
-        dims = sorted({layer.dim for layer in self.linear_layers()})
+        self.layers = nn.ModuleList(_flat(layers))
+        dims: set[int] = {cast(Any, layer).dim for layer in self.layers if hasattr(layer, "dim")}
+        if dim is not None:
+            dims.add(dim)
         if len(dims) != 1:
-            raise OptionError(f"linear layers of dims {dims}: a flow needs at least one, all of the same dim")
-        self.dim = dims[0]
+            raise OptionError(f"layers of dims {sorted(dims)}: a flow needs at least one, all of the same dim")
+        (self.dim,) = dims
 
     def linear_layers(self) -> list[Any]:
         """Return the linear layers in order."""
-        return [layer for layer in self.layers if not isinstance(layer, BentIdentity)]
+        return [layer for layer in self.layers if is_linear(layer)]
 
     def logabsdet(self) -> Tensor:
         """Return the sum of log|det W| over the linear layers (nats), a differentiable scalar (float64 for P4Inv)."""
-        return torch.stack([layer.logabsdet() for layer in self.linear_layers()]).sum()
+        total = sum_of_logabsdets(self.linear_layers())
+        return torch.zeros((), device=self._like().device) if total is None else total
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(z, log|det dz/dx|)`` of shapes (..., d) and (...).
@@ -75,23 +83,58 @@ class Flow(nn.Module):
         Raises:
             ShapeError, DtypeError, DeviceError: x does not fit.
         """
-        total: Tensor = self.logabsdet().to(x.dtype)
-        for layer in self._sequence():
-            if isinstance(layer, BentIdentity):
-                x, logabsdet = layer(x)
-                total = total + logabsdet
-            else:
+        layers = list(self.layers)
+        return fused.run(layers, x, self._layered) if fused.fusible(layers, x) else self._layered(x)
+
+    def _layered(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        total = sum_of_logabsdets(self.linear_layers())
+        if total is not None:
+            total = total.to(x.dtype)
+        for layer in self.layers:
+            if is_linear(layer):
                 x = layer(x)
+            else:
+                x, logabsdet = layer(x)
+                total = logabsdet if total is None else total + logabsdet
+        total = x.new_zeros(()) if total is None else total
         return x, total.expand(x.shape[:-1])
 
     def inverse(self, z: Tensor) -> Tensor:
         """Return the data that belong to latent ``z`` of shape (..., d)."""
         for layer in reversed(self._sequence()):
-            if isinstance(layer, BentIdentity):
-                z, _ = layer.inverse(z)
-            else:
-                z = layer.inverse(z)
+            z = undo(layer, z)
         return z
+
+    def inverse_with_logabsdet(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(x, log|det dx/dz|)`` of shapes (..., d) and (...): training by energy needs both."""
+        total = -self.logabsdet().to(z.dtype)
+        for layer in reversed(self._sequence()):
+            if is_linear(layer):
+                z = cast(Linear, layer).inverse(z)
+            else:
+                z, logabsdet = cast(Bijection, layer).inverse(z)
+                total = total + logabsdet
+        return z, total.expand(z.shape[:-1])
+
+    def stages(self, points: Tensor, to: Literal["data", "latent"] = "data") -> list[Tensor]:
+        """Return what each layer makes of points, for a look into the depth of the flow.
+
+        Args:
+            points: latent z (``to="data"``) or data x (``to="latent"``), shape (..., d).
+            to: direction.
+
+        Returns:
+            ``len(layers) + 1`` tensors of shape (..., d): the points themselves, then what is left after each layer.
+
+        Raises:
+            OptionError: unknown direction.
+        """
+        if to not in ("data", "latent"):
+            raise OptionError(f"to={to!r}: expected 'data' or 'latent'")
+        path = [points]
+        for layer in self._sequence() if to == "latent" else reversed(self._sequence()):
+            path.append(do(layer, path[-1]) if to == "latent" else undo(layer, path[-1]))
+        return path
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log p(x) in nats, shape (...) for x of shape (..., d)."""
@@ -111,9 +154,60 @@ class Flow(nn.Module):
         """
         if n < 0:
             raise ShapeError(f"n={n}: expected at least 0 samples")
-        parameter = next(self.parameters())
-        z = torch.randn(n, self.dim, generator=generator, dtype=parameter.dtype)
-        return self.inverse(z.to(parameter.device))
+        like = self._like()
+        z = torch.randn(n, self.dim, generator=generator, dtype=like.dtype)
+        return self.inverse(z.to(like.device))
+
+    def penalty(self, **options: Any) -> Tensor:
+        """Return the sum of its layers' penalties, to be added to a loss; a differentiable scalar, 0 if none has one.
+
+        Args:
+            options: of each layer's ``penalty``, such as ``strength``.
+
+        Source: arXiv:2010.07033, section 2.3.
+        """
+        terms = [m.penalty(**options) for m in self.modules() if isinstance(m, P4Module | Penalized)]
+        return torch.stack(terms).sum() if terms else torch.zeros((), device=self._like().device)
+
+    @torch.no_grad()
+    def fold(self) -> "Flow":
+        """Return a plain flow of the same density, for use after training: nothing of P4 is left in it.
+
+        Linear layers become frozen `FoldedLinear` ones, of which the inverse is stored; other layers and permutations
+        are copied. This flow is not changed. Cost O(d^3) per linear layer.
+
+        Raises:
+            SingularMatrixError: a linear layer is singular or not finite.
+        """
+        twins: dict[nn.Module, nn.Module] = {}
+        for layer in self.layers:
+            if layer not in twins:
+                plain = isinstance(layer, Permutation | FoldedLinear) or not is_linear(layer)
+                twins[layer] = copy.deepcopy(layer) if plain else FoldedLinear.of(layer)
+        return Flow(cast(Iterable[Layer], (twins[layer] for layer in self.layers)), self.dim).train(self.training)
 
     def _sequence(self) -> list[Layer]:
         return cast(list[Layer], list(self.layers))
+
+    def _like(self) -> Tensor:
+        """Return a tensor with the flow's dtype and device."""
+        tensors = itertools.chain(self.parameters(), self.buffers())
+        return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
+
+
+def do(layer: Layer, x: Tensor) -> Tensor:
+    """Return what a layer makes of x, without log|det|."""
+    return cast(Linear, layer)(x) if is_linear(layer) else cast(Bijection, layer)(x)[0]
+
+
+def undo(layer: Layer, y: Tensor) -> Tensor:
+    """Return what a layer makes y of, without log|det|."""
+    return cast(Linear, layer).inverse(y) if is_linear(layer) else cast(Bijection, layer).inverse(y)[0]
+
+
+def _flat(layers: Iterable[Layer | Flow]) -> Iterator[nn.Module]:
+    for layer in layers:
+        if isinstance(layer, Flow):
+            yield from layer.layers
+        else:
+            yield cast(nn.Module, layer)

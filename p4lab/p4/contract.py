@@ -213,16 +213,26 @@ def penalty(model: nn.Module, **options: Any) -> Tensor:
 def fold(model: nn.Module) -> nn.Module:
     """Return a copy of a model in which every P4 module is an ordinary one; nothing of P4 is left.
 
-    Shared modules stay shared. The given model is not changed. Cost O(d^2 k) per module.
+    Shared modules stay shared. A module that contains P4 modules and has a ``fold`` of its own, such as
+    `p4lab.flows.Flow`, folds itself. The given model is not changed. Cost O(d^2 k) per module.
     """
-    if isinstance(model, P4Module):
-        return model.fold()
+    if _folds_itself(model):
+        return model.fold()  # type: ignore[operator]
     twin = copy.deepcopy(model)
-    folded: dict[P4Module, nn.Module] = {}
-    for parent in list(twin.modules()):
-        if isinstance(parent, P4Module):
-            continue
+    folded: dict[nn.Module, nn.Module] = {}
+
+    def replace(parent: nn.Module) -> None:
         for name, child in parent._modules.items():
-            if isinstance(child, P4Module):
-                parent._modules[name] = folded.setdefault(child, child.fold())
+            if child is None:
+                continue
+            if _folds_itself(child):
+                parent._modules[name] = folded.setdefault(child, child.fold())  # type: ignore[operator]
+            else:
+                replace(child)
+
+    replace(twin)
     return twin
+
+
+def _folds_itself(module: nn.Module) -> bool:
+    return hasattr(module, "fold") and bool(p4_modules(module))

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from p4lab.errors import OptionError, ShapeError
 from p4lab.flows import BentIdentity, Flow, p4inv_bent, trainable
-from p4lab.p4 import PAPER, RECOMMENDED, P4Inv
+from p4lab.p4 import PAPER, RECOMMENDED, P4Inv, fold, p4_modules
 
 
 def trained_looking(dim: int, blocks: int, preset=RECOMMENDED) -> Flow:
@@ -89,3 +90,13 @@ def test_architecture_alternates() -> None:
 def test_errors(make, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         make()
+
+
+def test_the_function_fold_leaves_a_flow_to_itself() -> None:
+    flow = p4inv_bent(2, blocks=1, seed=0)
+    model = nn.ModuleDict({"flow": flow, "plain": nn.Linear(2, 2)})
+    folded = fold(model)
+    assert not p4_modules(folded)
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(folded["flow"].log_prob(x), flow.log_prob(x))
+    torch.testing.assert_close(fold(flow).log_prob(x), flow.log_prob(x))

@@ -1,0 +1,164 @@
+"""A whole stack of P4Inv layers and Bent identities as one node of the autograd graph.
+
+A live flow of a few coordinates spends its step in the bookkeeping of some hundred tiny kernels. Here the weights of
+all layers are formed together, the layers run without that bookkeeping, and the backward pass is written out.
+`Flow.forward` takes this path by itself where `fusible` says so; values and gradients are those of the layers, to
+rounding.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from p4lab.flows.bent import BentIdentity
+from p4lab.p4 import P4Inv
+
+WIDEST = 64
+"""Wider layers run one by one, without the d x d weights of all of them at a time."""
+
+Layered = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def fusible(layers: Sequence[Any], x: Tensor) -> bool:
+    """Return whether these layers, and this input, may run as one node: else they run one by one."""
+    if not torch.is_grad_enabled() or x.dim() != 2 or torch.is_autocast_enabled(x.device.type):
+        return False
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return False
+    first = None
+    for layer in layers:
+        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+            return False
+        if type(layer) is P4Inv:
+            u, bias = layer._parameters["u"], layer._parameters["bias"]
+            if layer.train_v or u is None or bias is None or not (u.requires_grad and bias.requires_grad):
+                return False
+            first = u if first is None else first
+            if u.shape != first.shape:
+                return False
+        elif type(layer) is not BentIdentity:
+            return False
+    if first is None or not x.numel():
+        return False
+    width = first.shape[1]
+    return width <= WIDEST and x.shape[1] == width and x.dtype == first.dtype and x.device == first.device
+
+
+def run(layers: Sequence[Any], x: Tensor, layered: Layered) -> tuple[Tensor, Tensor]:
+    """Return ``(z, log|det dz/dx|)`` of shapes (B, d) and (B,).
+
+    Args:
+        layers: what `fusible` accepted.
+        x: shape (B, d).
+        layered: computes the same, layer by layer: for derivatives of derivatives.
+    """
+    linear = [layer for layer in layers if type(layer) is P4Inv]
+    parameters = [layer._parameters[name] for name in ("u", "bias") for layer in linear]
+    return cast(tuple[Tensor, Tensor], _Stack.apply(layers, linear, layered, x, *parameters))
+
+
+class _Stack(torch.autograd.Function):
+    r"""The stack, its derivatives in closed form.
+
+    .. math:: W = A + u^T v, \quad \bar{u} = v \bar{W}^T + \bar{l}\, C^{-1} q, \qquad
+              b'(x) = 1 + \frac{x r}{2}, \quad (\ln b')' = \frac{r^3}{2\, b'}, \quad r = (x^2 + 1)^{-1/2}
+
+    where a bar marks the gradient of the loss, and l is log|det|.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, layers: Sequence[Any], linear: list[P4Inv], layered: Layered, x: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        u, biases = torch.stack(parameters[: len(linear)]), parameters[len(linear) :]
+        v, q, a = (torch.stack([layer._buffers[name] for layer in linear]) for name in ("v", "q", "frozen_weight"))  # type: ignore[misc]
+        weights = torch.baddbmm(a, u.mT, v).unbind()
+        c_inverse, logabsdet = _inverse_and_logabsdet(q, u)
+        frozen = torch.stack([layer._buffers["frozen_logabsdet"] for layer in linear])  # type: ignore[misc]
+        logabsdet = (frozen.sum() + logabsdet.sum(dtype=frozen.dtype)).to(x.dtype)
+        ctx.save_for_backward(x, *parameters)
+        ctx.layers, ctx.linear, ctx.layered = layers, linear, layered
+        ctx.weights, ctx.v, ctx.slope_of_logabsdet = weights, v, c_inverse @ q
+        kept: list[tuple[Tensor, Tensor] | Tensor] = []
+        log_slopes, h, i = torch.zeros_like(x), x.detach(), 0
+        for layer in layers:
+            if type(layer) is P4Inv:
+                kept.append(h)
+                h = torch.addmm(biases[i], h, weights[i].t())
+                i += 1
+            elif layer.inverted:
+                h, half, r = _bent_inverse(h)
+                log_slopes.sub_(half.log1p())
+                kept.append((half, r))
+            else:
+                h, half, r = _bent(h)
+                log_slopes.add_(half.log1p())
+                kept.append((half, r))
+        ctx.kept = kept
+        return h, log_slopes.sum(-1).add_(logabsdet)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            return _again(ctx, *gradients)
+        g, g_log = gradients
+        column = g_log.unsqueeze(-1)
+        i, g_weights, g_biases = len(ctx.linear), [], []
+        for layer, kept in zip(reversed(ctx.layers), reversed(ctx.kept), strict=True):
+            if type(layer) is P4Inv:
+                i -= 1
+                if layer.training and layer._reset_kind == "gradient":
+                    layer._batch = (kept, g, False)
+                g_weights.append(g.t() @ kept)
+                g_biases.append(g.sum(0))
+                if ctx.needs_input_grad[3] or layer is not ctx.layers[0]:
+                    g = g @ ctx.weights[i]
+            else:
+                half, r = kept
+                slope = half + 1
+                change = (r * r).mul_(r).div_(slope)  # twice the derivative of log b'
+                if layer.inverted:
+                    g = torch.addcmul(g, column, change, value=-0.5).div_(slope)
+                else:
+                    g = torch.addcmul(slope.mul_(g), column, change, value=0.5)
+        g_u = torch.baddbmm(g_log.sum() * ctx.slope_of_logabsdet, ctx.v, torch.stack(g_weights[::-1]).mT)
+        return None, None, None, g if ctx.needs_input_grad[3] else None, *g_u.unbind(), *g_biases[::-1]
+
+
+def _again(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    """Differentiate the layers one by one, so that the gradients can be differentiated in turn."""
+    x, *parameters = ctx.saved_tensors
+    inputs = [x, *parameters] if ctx.needs_input_grad[3] else parameters
+    with torch.enable_grad():
+        found = torch.autograd.grad(ctx.layered(x), inputs, gradients, create_graph=True)
+    return None, None, None, *(found if ctx.needs_input_grad[3] else (None, *found))
+
+
+def _inverse_and_logabsdet(q: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the inverses of ``I + q u^T``, shape (layers, k, k), and log|det| of each."""
+    if u.shape[1] == 1:
+        c = 1 + (q * u).sum(-1, keepdim=True)
+        return c.reciprocal(), c.abs().log()
+    c = torch.eye(u.shape[1], dtype=u.dtype, device=u.device) + q @ u.mT
+    return torch.linalg.inv_ex(c).inverse, torch.linalg.slogdet(c).logabsdet
+
+
+def _bent(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return b(x), b'(x) - 1, and 1 / sqrt(x^2 + 1)."""
+    square = x * x
+    s = (square + 1).sqrt_()
+    r = s.reciprocal()
+    half = (x * r).mul_(0.5)
+    return torch.addcdiv(x, square, s.add_(1), value=0.5), half, r
+
+
+def _bent_inverse(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x with b(x) = y, b'(x) - 1, and 1 / sqrt(x^2 + 1): see `p4lab.flows.bent_inverse`."""
+    c = (2 * y).add_(1)
+    t = torch.add((c * c).add_(3).sqrt_(), c.abs(), alpha=2)
+    x = torch.where(c > 0, (y + 1).mul_(y).mul_(4).div_(t), t * (-1 / 3))
+    r = torch.sub(c, x, alpha=2).reciprocal_()
+    return x, (x * r).mul_(0.5), r
