@@ -1,10 +1,11 @@
 # Everything happens in .venv, which is made when needed and brought up to date
 # when pyproject.toml or constraints.txt changed. Run `make` for the list of commands.
 
-PYTHON     ?= python3
-LAB_ARGS   ?=
-TEST_ARGS  ?=
-BENCH_ARGS ?=
+PYTHON       ?= python3
+LAB_ARGS     ?=
+TEST_ARGS    ?=
+BENCH_ARGS   ?=
+RESULTS_ARGS ?=
 # What `make constraints` does not take at its newest: the torch that p4lab is tested with, and what left
 # behind early releases of Python 3.11 (Debian 12 has 3.11.2).
 HOLD := 'torch==2.13.0' 'soupsieve<3'
@@ -15,7 +16,7 @@ STAMP := $(VENV)/.p4lab-installed
 PYTEST = $(PY) -m pytest tests p4lab notebooks --doctest-modules --nbval --nbval-current-env -n 2 --dist loadfile --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test test-all bench format constraints clean
+.PHONY: help setup lab test test-all bench results format constraints clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -62,6 +63,9 @@ test-all: test ## the same, and then the long browser tests
 
 bench: $(STAMP) ## print the benchmark tables (BENCH_ARGS=...)
 	@$(PY) -m p4lab.bench $(BENCH_ARGS)
+
+results: $(STAMP) ## train every flow on every density, print the tables (RESULTS_ARGS=...)
+	@$(PY) -m p4lab.experiments $(RESULTS_ARGS)
 
 format: $(STAMP) ## let ruff mend and format the code
 	@$(PY) -m ruff check --fix

@@ -1,0 +1,1 @@
+"""Repeatable experiments: problems x methods x seeds, as tables."""

@@ -1,0 +1,157 @@
+"""What is compared, and with which settings: the one place where they are chosen.
+
+The recipes were tuned on seed `TUNING_SEED`, which no table uses, with about as many trials for each of two rivals:
+
+- 2D, by KL on eight Gaussians and spirals after 1000 steps. RealNVP: rates 0.005 to 0.04 with 8 couplings of depth 1,
+  0.01 to 0.04 with 8 of depth 2, 0.02 with 5 and 12. P4Inv + Bent: rates 0.005 to 0.08 with 64 nonlinearities, 32 and
+  100 of them, merges every 5, 10 and 25 steps, gradients clipped at 1 and 10. Its rate here, 0.03, lies between the two
+  best ones.
+- digits, by test NLL after 600 steps: rates 0.002, 0.005, 0.01 for every mixing. After 1500 steps the fixed swap
+  overfits.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from p4lab.errors import ConfigError
+from p4lab.p4.invertible import Reset
+from p4lab.problems.densities import DENSITIES
+
+TUNING_SEED = 100
+DIGITS = "digits"
+PROBLEMS = (*DENSITIES, DIGITS)
+MULTIMODAL = ("eight_gaussians", "two_moons", "rings", "checkerboard", "pinwheel", "spirals", "picture")
+"""Toy densities of more than one piece: for these, the mass of bridges between pieces matters most."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A flow and how it is trained.
+
+    Attributes:
+        flow: "p4inv_bent" or "realnvp".
+        blocks: its nonlinearities, or its couplings.
+        hidden: width of the couplings' networks; 0 is the one that matches the parameters of ``matched_to``.
+        depth: number of their hidden layers.
+        mixing: what stands between couplings, a name of `p4lab.flows.MIXINGS`.
+        rank: rank-one terms per layer of a P4Inv stack; 0 is the recommended preset's, as for P4Inv swaps.
+        reset: how P4Inv directions are redrawn.
+        merge_every: optimizer steps between merges.
+        learning_rate: peak of Adam's rate; it falls to 0 by a half cosine.
+        clip: largest norm of the gradient.
+    """
+
+    flow: str = "realnvp"
+    blocks: int = 8
+    hidden: int = 0
+    depth: int = 2
+    mixing: str = "swap"
+    rank: int = 0
+    reset: Reset = "gradient"
+    merge_every: int = 25
+    learning_rate: float = 5e-3
+    clip: float = 10.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run, described in full.
+
+    Attributes:
+        problem: name of a density, or "digits".
+        method: name of the recipe.
+        seed: seed of data, start and batches.
+        recipe: flow and training.
+        steps: optimizer steps (with ``seconds``: at most so many).
+        seconds: training time to stop at; 0 is no limit.
+        batch: samples per step.
+        matched_to: number of effective parameters that couplings of hidden width 0 come near to.
+    """
+
+    problem: str
+    method: str
+    seed: int
+    recipe: Recipe
+    steps: int
+    seconds: float = 0.0
+    batch: int = 256
+    matched_to: int = 0
+
+    def key(self) -> str:
+        """Return a text that is the same for the same run, and else another."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Problems of one kind, the methods that are compared on them, and how long they train.
+
+    Attributes:
+        recipes: by method name, the reference method first.
+        steps: optimizer steps of a run.
+        batch: samples per step.
+        matched: method to whose number of parameters couplings of hidden width 0 are brought ("" for none).
+    """
+
+    recipes: dict[str, Recipe] = field(hash=False)
+    steps: int
+    batch: int
+    matched: str = ""
+
+
+TOY = Plan(
+    {
+        "realnvp": Recipe("realnvp", blocks=8, depth=2, learning_rate=2e-2),
+        "p4inv_bent": Recipe("p4inv_bent", blocks=64, rank=2, merge_every=10, learning_rate=3e-2),
+    },
+    steps=3000,
+    batch=256,
+    matched="p4inv_bent",
+)
+MIXED_RATES = {"swap": 1e-2, "permutation": 2e-3, "plu": 1e-2, "p4inv": 1e-2, "orthogonal": 5e-3}
+MIXED = Plan(
+    {
+        mixing: Recipe("realnvp", blocks=8, hidden=64, depth=1, mixing=mixing, merge_every=4, learning_rate=rate)
+        for mixing, rate in MIXED_RATES.items()
+    },
+    steps=600,
+    batch=128,
+)
+
+
+def plan_for(problem: str) -> Plan:
+    """Return the plan that a problem belongs to.
+
+    Raises:
+        ConfigError: unknown problem.
+    """
+    if problem not in PROBLEMS:
+        raise ConfigError(f"problem {problem!r} is not known: choose of {', '.join(PROBLEMS)}")
+    return MIXED if problem == DIGITS else TOY
+
+
+def runs_of(problem: str, methods: tuple[str, ...] | None = None, seeds: range = range(5), **changes: Any) -> list[Run]:
+    """Return the runs of a problem, method by method.
+
+    Args:
+        problem: name of a density, or "digits".
+        methods: of its plan (None: all of them); others are left out.
+        seeds: one run for each.
+        changes: ``steps``, ``seconds`` or ``batch`` other than the plan's.
+
+    Raises:
+        ConfigError: unknown problem.
+    """
+    from p4lab.experiments.train import parameters
+
+    plan = plan_for(problem)
+    chosen = {name: recipe for name, recipe in plan.recipes.items() if methods is None or name in methods}
+    target = parameters(problem, plan.recipes[plan.matched]) if plan.matched and chosen else 0
+    settings = {"steps": plan.steps, "batch": plan.batch, **{k: v for k, v in changes.items() if v is not None}}
+    return [
+        Run(problem, name, seed, recipe, matched_to=0 if recipe.hidden or name == plan.matched else target, **settings)
+        for name, recipe in chosen.items()
+        for seed in seeds
+    ]
