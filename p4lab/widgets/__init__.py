@@ -4,6 +4,7 @@ from p4lab.widgets.break_lab import break_lab
 from p4lab.widgets.channel import BrowserError, Channel
 from p4lab.widgets.controls import ControlPanel, Group, Item
 from p4lab.widgets.dashboard import Dashboard, Picture, Style
+from p4lab.widgets.density_lab import density_lab
 from p4lab.widgets.digits_lab import digits_lab
 from p4lab.widgets.image_grid import ImageGrid, Panel
 from p4lab.widgets.linear_lab import linear_lab
@@ -12,6 +13,7 @@ from p4lab.widgets.live_plot import LivePlot
 from p4lab.widgets.parameter_lab import parameter_lab
 from p4lab.widgets.plane import Plane
 from p4lab.widgets.race_lab import race_lab
+from p4lab.widgets.sketch import Sketch
 from p4lab.widgets.space import Space
 from p4lab.widgets.start_lab import start_lab
 
@@ -27,9 +29,11 @@ __all__ = [
     "Panel",
     "Picture",
     "Plane",
+    "Sketch",
     "Space",
     "Style",
     "break_lab",
+    "density_lab",
     "digits_lab",
     "linear_lab",
     "parameter_lab",
