@@ -107,14 +107,14 @@ class _Stack(torch.autograd.Function):
         g, g_log = gradients
         column = g_log.unsqueeze(-1)
         i, g_weights, g_biases = len(ctx.linear), [], []
-        for layer, kept in zip(reversed(ctx.layers), reversed(ctx.kept), strict=True):
+        for left, layer, kept in zip(reversed(range(len(ctx.layers))), ctx.layers[::-1], ctx.kept[::-1], strict=True):
             if type(layer) is P4Inv:
                 i -= 1
                 if layer.training and layer._reset_kind == "gradient":
                     layer._batch = (kept, g, False)
                 g_weights.append(g.t() @ kept)
                 g_biases.append(g.sum(0))
-                if ctx.needs_input_grad[3] or layer is not ctx.layers[0]:
+                if left or ctx.needs_input_grad[3]:
                     g = g @ ctx.weights[i]
             else:
                 half, r = kept

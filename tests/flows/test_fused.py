@@ -11,7 +11,14 @@ from flows.examples import disturb
 from p4lab.flows import BentIdentity, Flow, fused, p4inv_bent
 from p4lab.p4 import RECOMMENDED, P4Inv
 
+
+def shared(**options) -> Flow:
+    layer = P4Inv(3, seed=0, **options)
+    return Flow([layer, BentIdentity(), layer, BentIdentity(True), layer])
+
+
 LAYOUTS = {
+    "a layer three times": shared,
     "alternating": lambda **o: p4inv_bent(3, 4, seed=0, **o),
     "ends with b": lambda **o: Flow([BentIdentity(), P4Inv(3, seed=0, **o), BentIdentity(), BentIdentity(True)]),
     "two linear": lambda **o: Flow([P4Inv(3, seed=i, **o) for i in range(2)]),
