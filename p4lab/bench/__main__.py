@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from p4lab.baselines import METHODS
-from p4lab.bench import linear, live, methods, race, steps, timing, tuning
+from p4lab.bench import flows, linear, live, methods, orthogonal, properties, race, steps, timing, tuning
 from p4lab.bench.browser import BrowserSetupError
 from p4lab.errors import ConfigError
 from p4lab.problems.tasks import TASKS
@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "what",
         nargs="?",
-        choices=("all", "steps", "linear", "methods", "race", "live"),
+        choices=("all", "steps", "linear", "methods", "race", "flows", "orthogonal", "properties", "live"),
         default="all",
         help="all: steps, linear and methods",
     )
@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the chosen benchmarks and print Markdown tables."""
     options = parser().parse_args(arguments)
+    widths: Sequence[int]
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     print(f"{timing.machine()}\n", flush=True)
@@ -67,6 +68,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "Training step of every method, log|det| in the loss, batch 512, as a ratio to nn.Linear",
             methods.methods(widths, names, rounds=rounds),
         )
+    if options.what == "flows":
+        _print("Flows: training and sampling", flows.flows(rounds=2 if options.quick else flows.ROUNDS))
+    if options.what == "orthogonal":
+        _orthogonal(options.quick, options.seeds, options.limit)
+    if options.what == "properties":
+        dims, rounds = ((16, 64), 2) if options.quick else (properties.SIZES, 9)
+        _print(
+            "Training step of every P4 property (forward, backward, Adam, merge every 10), batch 512, rank 8, "
+            "as a ratio to nn.Linear",
+            properties.properties(dims, rounds=rounds),
+        )
     if options.what == "race":
         try:
             _print(f"Time to target, batch 64, training time only, {options.seeds} seeds", _race(options))
@@ -77,6 +89,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _print(f"The live lab in a browser: {Path(options.notebook).name}", live.live(*live_options(options)))
         except BrowserSetupError as error:
             sys.exit(str(error))
+
+
+def _orthogonal(quick: bool, seeds: int, limit: float | None) -> None:
+    _print(
+        "Training step of orthogonal layers (forward, backward, Adam, merges), batch 512, as a ratio to nn.Linear",
+        orthogonal.steps((64, 256) if quick else orthogonal.STEP_SIZES, rounds=3 if quick else 7),
+    )
+    _print(
+        "To a rotation, batch 128, mean squared error 1e-6, each method tuned",
+        orthogonal.targets((64,) if quick else tuple(orthogonal.LIMITS), range(1 if quick else seeds), limit=limit),
+    )
 
 
 def _race(options: argparse.Namespace) -> str:

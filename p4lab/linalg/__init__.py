@@ -1,5 +1,7 @@
 """Tensors in, tensors out: low-rank updates, inverse refinement, gradient sketches, initial matrices."""
 
+from p4lab.linalg.cayley import cayley_core, reflections_core, skew_sketch
+from p4lab.linalg.givens import turn_planes
 from p4lab.linalg.initial import initial_matrix, inverse_and_logabsdet
 from p4lab.linalg.low_rank import (
     capacitance,
@@ -9,20 +11,55 @@ from p4lab.linalg.low_rank import (
     wide_residual,
     woodbury_update_,
 )
+from p4lab.linalg.operators import gradient_rows, operator_sketch
+from p4lab.linalg.polar import nearest_orthogonal, orthogonality_error, polar_step_
 from p4lab.linalg.refine import refine_inverse_, residual
+from p4lab.linalg.rotation import (
+    complete_frame,
+    low_rank_rotation,
+    orthonormalize_rows_,
+    row_defect,
+)
 from p4lab.linalg.sketch import orthonormal_rows, row_space_sketch
+from p4lab.linalg.symmetric import (
+    congruence,
+    definiteness_defect,
+    symmetric_update,
+    symmetric_update_,
+    symmetrize_,
+)
+from p4lab.linalg.unimodular import unit_determinant_
 
 __all__ = [
     "capacitance",
+    "cayley_core",
+    "complete_frame",
+    "congruence",
+    "definiteness_defect",
+    "gradient_rows",
     "initial_matrix",
     "inverse_and_det",
     "inverse_and_logabsdet",
+    "low_rank_rotation",
+    "nearest_orthogonal",
+    "operator_sketch",
+    "orthogonality_error",
     "orthonormal_rows",
+    "orthonormalize_rows_",
+    "polar_step_",
     "refine_inverse_",
+    "reflections_core",
     "residual",
+    "row_defect",
     "row_space_sketch",
+    "skew_sketch",
     "small_inverse",
     "small_slogdet",
+    "symmetric_update",
+    "symmetric_update_",
+    "symmetrize_",
+    "turn_planes",
+    "unit_determinant_",
     "wide_residual",
     "woodbury_update_",
 ]

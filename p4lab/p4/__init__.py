@@ -1,22 +1,45 @@
 """P4: property-preserving parameter perturbations. The contract, one file per property, the merge schedule."""
 
+from p4lab.p4.circulant import P4Circulant
 from p4lab.p4.contract import Check, MergeReport, MergeStatus, P4Module, fold, p4_modules, penalty
+from p4lab.p4.givens import P4Givens
 from p4lab.p4.invertible import P4Inv
-from p4lab.p4.presets import PAPER, PRESETS, RECOMMENDED, Preset
+from p4lab.p4.linear import NOT_FINITE, P4Linear
+from p4lab.p4.lipschitz import P4Lipschitz, lipschitz_bound
+from p4lab.p4.orthogonal import P4Orthogonal
+from p4lab.p4.permutation import MeanPool, P4Permutation
+from p4lab.p4.positive_definite import P4PositiveDefinite
+from p4lab.p4.presets import ORTHOGONAL, PAPER, PRESETS, RECOMMENDED, OrthogonalPreset, Preset
+from p4lab.p4.reflections import P4Reflections
 from p4lab.p4.schedule import MergeSchedule
+from p4lab.p4.special_linear import P4SpecialLinear
 
 __all__ = [
+    "NOT_FINITE",
+    "ORTHOGONAL",
     "PAPER",
     "PRESETS",
     "RECOMMENDED",
     "Check",
+    "MeanPool",
     "MergeReport",
     "MergeSchedule",
     "MergeStatus",
+    "OrthogonalPreset",
+    "P4Circulant",
+    "P4Givens",
     "P4Inv",
+    "P4Linear",
+    "P4Lipschitz",
     "P4Module",
+    "P4Orthogonal",
+    "P4Permutation",
+    "P4PositiveDefinite",
+    "P4Reflections",
+    "P4SpecialLinear",
     "Preset",
     "fold",
+    "lipschitz_bound",
     "p4_modules",
     "penalty",
 ]

@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from p4lab.p4.invertible import P4Inv, Reset
+from p4lab.p4.orthogonal import P4Orthogonal
 from p4lab.p4.schedule import MergeSchedule
 
 
@@ -55,3 +56,43 @@ RECOMMENDED = Preset("recommended", rank=64, reset="gradient", train_v=False, ev
 """What the lab starts with: many directions, taken from the gradient, merged often (see ``make bench``)."""
 
 PRESETS = {preset.name: preset for preset in (RECOMMENDED, PAPER)}
+
+
+@dataclass(frozen=True)
+class OrthogonalPreset:
+    """Settings of a P4Orthogonal layer and its merge schedule that go together.
+
+    Attributes:
+        name: what the lab calls it.
+        rank: number of directions, in layers wide enough for it (see `rank_for`).
+        reset: how directions are redrawn.
+        every: optimizer steps between merges.
+        refine_every: merges between Newton-Schulz corrections.
+    """
+
+    name: str
+    rank: int
+    reset: Reset
+    every: int
+    refine_every: int
+
+    def rank_for(self, dim: int) -> int:
+        """Return the rank for layers of width ``dim``: at most half of it, but at least 1.
+
+        Example:
+            >>> ORTHOGONAL.rank_for(512), ORTHOGONAL.rank_for(40), ORTHOGONAL.rank_for(1)
+            (32, 20, 1)
+        """
+        return min(self.rank, max(1, dim // 2))
+
+    def layer(self, dim: int, **options: Any) -> P4Orthogonal:
+        """Return a P4Orthogonal layer with these settings and further ``options`` of `P4Orthogonal`."""
+        return P4Orthogonal(dim, rank=self.rank_for(dim), reset=self.reset, **options)
+
+    def schedule(self, model: nn.Module, optimizer: Optimizer) -> MergeSchedule:
+        """Return a merge schedule with these settings."""
+        return MergeSchedule(model, optimizer, every=self.every, refine_every=self.refine_every)
+
+
+ORTHOGONAL = OrthogonalPreset("orthogonal", rank=32, reset="gradient", every=4, refine_every=50)
+"""Directions from the gradient, merged often; for plain gradient descent (``python -m p4lab.bench orthogonal``)."""

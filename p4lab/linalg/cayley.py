@@ -1,0 +1,101 @@
+"""Rotations that differ from the identity by a low rank: the Cayley transform, and pairs of reflections.
+
+All of them have the form ``R = I - P^T K P`` with the rows of P, shape (2k, d), and a small core K, shape (2k, 2k);
+they are orthogonal where ``K + K^T = K^T P P^T K``.
+"""
+
+import torch
+from torch import Tensor
+
+from p4lab.linalg.low_rank import small_inverse
+
+
+def cayley_core(p: Tensor) -> Tensor:
+    r"""Return the core K of the Cayley transform of the skew matrix ``S = u^T v - v^T u`` with orthonormal rows v.
+
+    .. math:: (I + S/2)^{-1} (I - S/2) = I - P^T K P, \qquad P = \binom{u}{v}, \qquad
+              K = \begin{pmatrix} Y & 2 Y C \\ -2 D Y & 2 I - 4 D Y C \end{pmatrix},
+
+              Y = \left(2 C D + \tfrac{1}{2} u u^T\right)^{-1}, \quad
+              C = I - \tfrac{1}{2} u v^T, \quad D = I + \tfrac{1}{2} v u^T
+
+    No real u makes it singular: a skew matrix has no eigenvalue -2. Rows v that are orthonormal only up to e, say to
+    the rounding of a narrower dtype, cost an error of e^2: ``2 I - v v^T`` stands for the inverse of ``v v^T``.
+
+    Args:
+        p: the k rows of u, then the k rows of v, shape (2k, d).
+
+    Returns:
+        Shape (2k, 2k), differentiable. Cost O(d k^2), with an inverse of size k; no host synchronisation.
+
+    Source: Wen and Yin (2013), lemma 4, here with the blocks eliminated.
+
+    Example:
+        >>> p = torch.tensor([[2.0, 0.0], [0.0, 1.0]])  # u = 2 e_1 and v = e_2 turn the plane by a right angle
+        >>> (torch.eye(2) - p.T @ cayley_core(p) @ p).round(decimals=5) + 0.0
+        tensor([[ 0., -1.],
+                [ 1.,  0.]])
+    """
+    k = p.shape[0] // 2
+    eye = torch.eye(k, dtype=p.dtype, device=p.device)
+    gram = p @ p.t()
+    across = 0.5 * gram[:k, k:]
+    v_inv = 2 * eye - gram[k:, k:]
+    c, d = (eye - across) @ v_inv, eye + across.t()
+    y = small_inverse(torch.addmm(0.5 * gram[:k, :k], c, d, alpha=2))
+    yc, dy = 2 * (y @ c), -2 * (v_inv @ (d @ y))
+    return torch.cat([torch.cat([y, yc], 1), torch.cat([dy, torch.addmm(2 * v_inv, dy, c, alpha=2)], 1)])
+
+
+def reflections_core(p: Tensor) -> Tensor:
+    r"""Return the core K of a product of k pairs of Householder reflections that cancel at ``h = 0``.
+
+    .. math:: H_{v_1} \cdots H_{v_k} H_{w_1} \cdots H_{w_k} = I - P^T K P, \qquad w_i = v_i + h_i, \qquad
+              P = \binom{h}{v}, \qquad H_w = I - 2 \frac{w w^T}{|w|^2}
+
+    Args:
+        p: the k rows of h, then the k orthonormal rows of v, shape (2k, d). An error e of their orthonormality costs
+            one of e^2, as in `cayley_core`.
+
+    Returns:
+        Shape (2k, 2k), differentiable; not finite where a row of w is 0. Cost O(d k^2), no host synchronisation.
+
+    Source: compact WY form, Joffrain et al. (2006), in rows that differ little when h is small.
+
+    Example:
+        >>> p = torch.eye(2)  # mirrors at half a right angle to each other turn by a right angle
+        >>> torch.eye(2) - p.T @ reflections_core(p) @ p
+        tensor([[ 0., -1.],
+                [ 1.,  0.]])
+    """
+    h, v = p.chunk(2)
+    w = h + v
+    gram = w @ w.t()
+    t = small_inverse(gram.triu(1) + (0.5 * gram.diagonal()).diag())
+    eye = torch.eye(len(w), dtype=p.dtype, device=p.device)
+    twice = 2 * (2 * eye - v @ v.t())
+    lower = t - twice @ (v @ w.t()) @ t
+    return torch.cat([torch.cat([t, t], 1), torch.cat([lower, lower + twice], 1)])
+
+
+def skew_sketch(y: Tensor, g: Tensor, omega: Tensor) -> Tensor:
+    r"""Sketch the dominant rows of the skew gradient of a rotation, which is never formed.
+
+    One step of randomized subspace iteration, evaluated from right to left:
+
+    .. math:: Y = \Omega\, X^2, \qquad X = g^T y - y^T g
+
+    Args:
+        y: what was rotated, shape (batch, d).
+        g: gradient of the loss there, shape (batch, d).
+        omega: random rows, shape (k, d).
+
+    Returns:
+        Rows that span the sketch, shape (k, d). Cost O(batch d k).
+
+    Source: method of p4lab; Halko, Martinsson, Tropp (2011), algorithm 4.4 with one power step.
+    """
+    for _ in range(2):
+        omega = (omega @ g.t()) @ y - (omega @ y.t()) @ g
+        omega = omega / torch.linalg.vector_norm(omega)  # tiny near convergence: keep it from underflowing
+    return omega

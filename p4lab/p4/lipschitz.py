@@ -1,0 +1,259 @@
+"""P4Lipschitz: linear layers whose spectral norm never exceeds a bound, and the bound of a whole network."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from p4lab.errors import OptionError, ShapeError
+from p4lab.linalg import (
+    complete_frame,
+    gradient_rows,
+    initial_matrix,
+    low_rank_rotation,
+    operator_sketch,
+    orthonormalize_rows_,
+    row_defect,
+)
+from p4lab.p4.contract import MergeReport, P4Module, full_precision
+from p4lab.p4.linear import Batch, P4Linear, Reset, add_low_rank
+
+START = math.sqrt(0.5)
+"""Singular values of a named start, as a fraction of the bound: halfway, by angle, between 0 and the bound."""
+
+
+class P4Lipschitz(P4Linear):
+    r"""Linear layer with spectral norm of at most c, trained by rotations of a larger frame.
+
+    .. math:: y = W x + b, \qquad W = R F J, \qquad R R^T = c^2 I, \quad F F^T = I, \quad J = [I, 0]^T
+
+    R = [A, S] is the frozen frame of shape (dim_out, dim_in + dim_out): the weights A and the slack S that is left to
+    the bound, :math:`A A^T + S S^T = c^2 I`. F is the Cayley map of a skew-symmetric matrix of rank 2k, so that
+    :math:`\|W\|_2 \le c` for every value of ``u``, during training as well as after a merge, and every matrix of norm
+    c or less can be reached. Nothing is clipped: near the bound a singular value is c cos(angle), and smooth. Where the
+    loss pushes against the bound that is a well-conditioned optimum; one that only just touches it is approached slowly
+    (error ~ 1/steps in gradient descent), which a slightly larger bound avoids.
+
+    Args:
+        dim_in: length of an input.
+        dim_out: length of an output.
+        bound: c > 0.
+        rank: number k of rows of ``u``.
+        bias: whether there is an additive bias.
+        init: "orthogonal", "identity", "reverse" or "permutation" (the leading block of such a matrix, with all
+            singular values at 0.71 c), or a (dim_out, dim_in) tensor of norm c or less.
+        reset: how the fixed directions ``v`` are redrawn: "gaussian" (random) or "gradient" (from a sketch of the
+            gradient of the last backward pass).
+        seed: seed of the layer's own generator, or a CPU generator to draw that seed from.
+        device: device of all tensors.
+        dtype: float32 or float64.
+
+    Attributes:
+        bound: c; fixed.
+
+    Raises:
+        OptionError: a dimension, rank, bound, reset or init out of range, or an ``init`` above the bound.
+        ShapeError: ``init`` has another shape.
+        DtypeError: a dtype other than float32 and float64.
+
+    Cost for a batch of B and d = dim_in = dim_out: forward and backward 2 B d^2 + O(B d k + d^2 k) multiply-adds (an
+    `nn.Linear` has 3 B d^2); merge O(d^2 k); `correct` O(d^3). Memory 2 d^2.
+
+    Source: P4 scheme arXiv:2010.07033; the family (Halmos dilation, turned by low-rank Cayley maps) is p4lab's.
+
+    Example:
+        >>> layer = P4Lipschitz(3, 2, bound=0.5, rank=2, seed=0)
+        >>> _ = torch.nn.init.normal_(layer.u, std=100.0)
+        >>> bool(torch.linalg.matrix_norm(layer.weight, 2) <= 0.5 * (1 + 1e-5))
+        True
+    """
+
+    frozen_frame: Tensor
+    turned: Tensor
+
+    def __init__(
+        self,
+        dim_in: int,
+        dim_out: int,
+        bound: float = 1.0,
+        rank: int = 1,
+        bias: bool = True,
+        init: str | Tensor = "orthogonal",
+        reset: Reset = "gaussian",
+        seed: int | torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if not 0 < bound < math.inf:
+            raise OptionError(f"bound={bound!r}: expected a positive, finite spectral norm")
+        super().__init__(dim_in, dim_out, rank, bias, reset, seed, device, dtype)
+        if rank > dim_in + dim_out:
+            raise OptionError(f"rank={rank}: expected at most dim_in + dim_out = {dim_in + dim_out}")
+        self.bound = float(bound)
+        kind: dict[str, Any] = {"device": device, "dtype": self.limits.dtype}
+        frame = self.bound * complete_frame(self._start(init) / self.bound)
+        self.register_buffer("frozen_frame", frame.to(**kind).contiguous())
+        self.u = nn.Parameter(torch.zeros(rank, dim_in + dim_out, **kind))
+        self.register_buffer("v", torch.zeros(rank, dim_in + dim_out, **kind))
+        self.register_buffer("turned", torch.zeros(rank, dim_out, **kind))  # v R^T
+        self.reset()
+
+    # --- the layer ---------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``W x + b`` for x of shape (..., dim_in).
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: x does not fit the layer.
+        """
+        self._check(x, self.dim_in)
+        rows, left = self._factors(self.dim_in)
+        y = add_low_rank(F.linear(x, self.frozen_weight, self.bias), F.linear(x, rows), left)
+        self._remember(x, y)
+        return y
+
+    def lipschitz_constant(self) -> float:
+        """Return c, which bounds the spectral norm."""
+        return self.bound
+
+    @property
+    def frozen_weight(self) -> Tensor:
+        """The frozen weights A, a view of shape (dim_out, dim_in)."""
+        return self.frozen_frame[:, : self.dim_in]
+
+    @property
+    @full_precision
+    def weight(self) -> Tensor:
+        """The effective weights, shape (dim_out, dim_in), differentiable. Cost O(d^2 k)."""
+        rows, left = self._factors(self.dim_in)
+        return torch.addmm(self.frozen_weight, left.t(), rows)
+
+    # --- the P4 contract ---------------------------------------------------------------------------------------------
+
+    def propose(self) -> tuple[MergeReport, dict[str, Tensor]]:
+        """Accept every rotation that is finite. Cost O(d^2 k)."""
+        rows, left = self._factors(self.dim_in + self.dim_out)
+        report = self.judge((rows, left))
+        zero = torch.zeros((), dtype=left.dtype, device=left.device)
+        return report, {
+            "rows": torch.where(report.accepted, rows, zero),
+            "left": torch.where(report.accepted, left, zero),
+        }
+
+    def absorb(self, report: MergeReport, update: dict[str, Tensor]) -> None:
+        """Write ``R F`` in place. Cost O(d^2 k)."""
+        super().absorb(report, update)
+        self.frozen_frame.addmm_(update["left"].t(), update["rows"])
+
+    def _set_directions(self, where: Tensor, v: Tensor) -> None:
+        super()._set_directions(where, v)
+        torch.mm(self.v, self.frozen_frame.t(), out=self.turned)
+
+    @torch.no_grad()
+    @full_precision
+    def violation(self) -> Tensor:
+        """Return ``max |R R^T / c^2 - I|``, of which half bounds how far the norm is above c per unit. Cost O(d^3)."""
+        return row_defect(self.frozen_frame, self.bound).abs().max()
+
+    @torch.no_grad()
+    @full_precision
+    def correct(self) -> Tensor:
+        """Make the rows of R orthogonal again by one Newton-Schulz step; return the violation left. Cost O(d^3)."""
+        error = orthonormalize_rows_(self.frozen_frame, self.bound)
+        torch.mm(self.v, self.frozen_frame.t(), out=self.turned)
+        return error
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    @full_precision
+    def _factors(self, columns: int) -> tuple[Tensor, Tensor]:
+        """Return rows and left, 2k rows each, with ``R F = R + left^T rows`` for the first columns."""
+        left, m = low_rank_rotation(self.u, self.v)
+        rows = torch.cat((self.v[:, :columns], m[:, :columns]))
+        return rows, torch.cat((-2 * self.turned, left @ self.frozen_frame.t()))
+
+    def _sketch(self, omega: Tensor, batch: Batch) -> Tensor:
+        x, g, _ = batch
+        frame, slack = self.frozen_frame, self.dim_out
+
+        def skew(rows: Tensor) -> Tensor:  # of the gradient R^T g^T x J^T by F
+            forth = gradient_rows(x, g, rows[:, : self.dim_in]) @ frame
+            return forth - F.pad(gradient_rows(g, x, rows @ frame.t()), (0, slack))
+
+        return operator_sketch(skew, omega)
+
+    def _start(self, init: str | Tensor) -> Tensor:
+        shape = self.dim_out, self.dim_in
+        if isinstance(init, str):
+            full = initial_matrix(init, max(shape), self._generator)
+            return START * self.bound * full[: self.dim_out, : self.dim_in]
+        a = init.detach().to("cpu", torch.float64)
+        if a.shape != shape:
+            raise ShapeError(f"init has shape {tuple(a.shape)}, expected {shape}: (dim_out, dim_in) of the layer")
+        norm = float(torch.linalg.matrix_norm(a, 2)) if bool(torch.isfinite(a).all()) else math.inf
+        if norm > self.bound * (1 + 1e-6):
+            raise OptionError(
+                f"init has spectral norm {norm:.6g}, above bound={self.bound:g}: scale it by {self.bound / norm:.3g}, "
+                "or raise the bound"
+            )
+        return a
+
+    def extra_repr(self) -> str:
+        """Return the arguments that differ between layers."""
+        return f"{super().extra_repr()}, bound={self.bound:g}"
+
+
+ONE_LIPSCHITZ = (
+    nn.Identity,
+    nn.Flatten,
+    nn.Unflatten,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.Tanh,
+    nn.Hardtanh,
+    nn.Sigmoid,
+    nn.Softplus,
+    nn.Softsign,
+    nn.LogSigmoid,
+    nn.Softmax,
+)
+"""Modules that never increase a Euclidean distance (with their default options)."""
+
+
+@torch.no_grad()
+def lipschitz_bound(model: nn.Module) -> float:
+    r"""Return a bound on the Lipschitz constant of a model, the product of those of its layers.
+
+    .. math:: \|f(x) - f(y)\|_2 \le \prod_i c_i \; \|x - y\|_2
+
+    A `P4Lipschitz` layer counts with its bound, another linear layer (`nn.Linear`, or a P4 layer that has ``weight``)
+    with its spectral norm. Any module with a method ``lipschitz_constant() -> float`` may take part.
+
+    Args:
+        model: an `nn.Sequential`, nested as you like, of such layers and of activations with slope 1 at most.
+
+    Raises:
+        OptionError: a module whose constant is not known.
+
+    Cost O(d^3) for layers other than P4Lipschitz; waits for the device.
+
+    Example:
+        >>> model = nn.Sequential(P4Lipschitz(4, 8, bound=2.0), nn.Tanh(), P4Lipschitz(8, 1, bound=0.5))
+        >>> lipschitz_bound(model)
+        1.0
+    """
+    constant = getattr(model, "lipschitz_constant", None)
+    if callable(constant):
+        return float(constant())
+    if isinstance(model, nn.Sequential):
+        return math.prod(lipschitz_bound(module) for module in model)
+    if isinstance(model, ONE_LIPSCHITZ):
+        return 1.0
+    weight = getattr(model, "weight", None) if isinstance(model, (nn.Linear, P4Module)) else None
+    if not torch.is_tensor(weight):
+        raise OptionError(
+            f"the Lipschitz constant of {type(model).__name__} is not known: give it a method lipschitz_constant()"
+        )
+    return float(torch.linalg.matrix_norm(weight, 2))

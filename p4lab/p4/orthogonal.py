@@ -1,0 +1,313 @@
+"""P4 on the orthogonal group: linear layers that stay rotations, by low-rank Cayley transforms."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from p4lab.errors import OptionError
+from p4lab.linalg import (
+    cayley_core,
+    initial_matrix,
+    inverse_and_logabsdet,
+    nearest_orthogonal,
+    orthogonality_error,
+    polar_step_,
+    skew_sketch,
+)
+from p4lab.p4.contract import Check, MergeReport, MergeStatus, full_precision
+from p4lab.p4.linear import NOT_FINITE, Batch, P4Linear, Reset, add_low_rank, widest
+
+LARGEST_ERROR = 1e-4
+"""A start counts as orthogonal up to this error of its entries."""
+LARGEST_ROUNDING = 1e-3
+ROUNDING = Check(
+    MergeStatus.SKIPPED_INACCURATE,
+    "rounding error that merging would bring to |Q^T Q - I|; the perturbation stays and trains on",
+)
+
+
+class Orthogonal(P4Linear):
+    """Base class of the layers ``y = R Q x + b`` with a frozen orthogonal Q and a rotation R that the optimizer moves.
+
+    R stands at the output, where its gradient needs neither Q nor the input. A subclass supplies `turn`, `turn_back`,
+    ``propose`` and ``absorb``.
+
+    Args:
+        dim: width d.
+        rank: size of the perturbation.
+        bias, reset, seed, device, dtype: as for `P4Orthogonal`.
+        init: as for `P4Orthogonal`.
+    """
+
+    checks: ClassVar[tuple[Check, ...]] = (NOT_FINITE, ROUNDING)
+    frozen_weight: Tensor
+    frozen_sign: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        rank: int,
+        bias: bool,
+        init: str | Tensor,
+        reset: Reset,
+        seed: int | torch.Generator | None,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__(dim, dim, rank, bias, reset, seed, device, dtype)
+        kind: dict[str, Any] = {"device": device, "dtype": self.limits.dtype}
+        if isinstance(init, str):
+            q = initial_matrix(init, dim, self._generator)
+        else:
+            q = orthogonal_start(init, dim, self.limits.dtype)
+        self.register_buffer("frozen_weight", q.to(**kind).clone().contiguous())
+        self.register_buffer("frozen_sign", torch.linalg.slogdet(q).sign.to(**kind))
+
+    @property
+    def dim(self) -> int:
+        """Width d."""
+        return self.dim_in
+
+    # --- for subclasses ----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def turn(self, z: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Return ``R (z - shift) + shift`` for z of shape (..., d); without a shift, ``R z``."""
+
+    @abstractmethod
+    def turn_back(self, z: Tensor) -> Tensor:
+        """Return ``R^T z`` for z of shape (..., d)."""
+
+    def thresholds(self) -> tuple[float, ...]:
+        """Return the largest rounding error that a merge may bring."""
+        return (LARGEST_ROUNDING,)
+
+    # --- the layer ---------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``R Q x + b`` for x of shape (..., d).
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: x does not fit the layer.
+        """
+        self._check(x, self.dim)
+        z = F.linear(x, self.frozen_weight, self.bias)
+        y = self.turn(z, self.bias)
+        self._remember(z, y)
+        return y
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Return ``Q^T R^T (y - b)`` for y of shape (..., d), differentiable.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: y does not fit the layer.
+        """
+        self._check(y, self.dim)
+        z = self.turn_back(y if self.bias is None else y - self.bias)
+        self._remember(z, z, inverted=True)
+        return F.linear(z, self.frozen_weight.t())
+
+    def logabsdet(self) -> Tensor:
+        """Return log|det W| = 0 (nats), a constant without gradient, in float64 (float32 on mps). Cost O(1)."""
+        return torch.zeros((), dtype=widest(self.u.device), device=self.u.device)
+
+    def sign(self) -> Tensor:
+        """Return the sign of det W, a scalar: that of the start, for no rotation changes it."""
+        return self.frozen_sign.clone()
+
+    @property
+    @full_precision
+    def weight(self) -> Tensor:
+        """The effective weights ``R Q``, shape (d, d), differentiable. Cost as a merge."""
+        return self.turn(self.frozen_weight.t()).t()
+
+    @property
+    def weight_inverse(self) -> Tensor:
+        """The inverse of the effective weights: their transpose, shape (d, d), differentiable. Cost as a merge."""
+        return self.weight.t()
+
+    # --- the P4 contract ---------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    @full_precision
+    def violation(self) -> Tensor:
+        """Return ``max |Q^T Q - I|`` of the frozen matrix. Cost O(d^3)."""
+        return orthogonality_error(self.frozen_weight)
+
+    @torch.no_grad()
+    @full_precision
+    def correct(self) -> Tensor:
+        """Take one Newton-Schulz step to the nearest orthogonal matrix and return ``max |Q^T Q - I|`` after it.
+
+        Cost O(d^3): three products.
+        """
+        return polar_step_(self.frozen_weight)
+
+
+class LowRankRotation(Orthogonal):
+    """Base class of the families ``R = I - P^T K P`` with 2k rows in P; a subclass supplies `rows` and `core`."""
+
+    _old_v: Tensor | None = None
+
+    def __init__(
+        self,
+        dim: int,
+        rank: int = 8,
+        bias: bool = True,
+        init: str | Tensor = "identity",
+        reset: Reset = "gaussian",
+        seed: int | torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        # More than d orthonormal directions there are not. Anything but a number is for the base class to refuse.
+        whole = isinstance(rank, int) and isinstance(dim, int) and rank > 0 and dim > 0
+        super().__init__(dim, min(rank, dim) if whole else rank, bias, init, reset, seed, device, dtype)
+        kind: dict[str, Any] = {"device": device, "dtype": self.limits.dtype}
+        self.u = nn.Parameter(torch.zeros(self.rank, dim, **kind))
+        self.register_buffer("v", torch.zeros(self.rank, dim, **kind))
+        self.reset()
+
+    @abstractmethod
+    def rows(self) -> Tensor:
+        """Return P, shape (2k, d): k rows that train, then the k rows v."""
+
+    @abstractmethod
+    def core(self, p: Tensor) -> Tensor:
+        """Return K, shape (2k, 2k)."""
+
+    def turn(self, z: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Return ``R (z - shift) + shift`` for z of shape (..., d). Cost for a batch of B: O(B d k + d k^2)."""
+        p, k = self._rows_and_core()
+        s = F.linear(z, p, None if shift is None else -(p @ shift))
+        return add_low_rank(z, F.linear(s, k), p, alpha=-1)
+
+    def turn_back(self, z: Tensor) -> Tensor:
+        """Return ``R^T z`` for z of shape (..., d). Cost as `turn`."""
+        p, k = self._rows_and_core()
+        return add_low_rank(z, F.linear(z, p) @ k, p, alpha=-1)
+
+    def propose(self) -> tuple[MergeReport, dict[str, Tensor]]:
+        """Judge R by the rounding errors of its core and of the merge, and compute ``K P Q``. Cost O(d^2 k)."""
+        p = self.rows()
+        wide = widest(p.device)
+        # A core in the layer's own dtype would make R orthogonal to no more than a hundred roundings.
+        core = self.core(p.to(wide))
+        q = core.to(p.dtype) @ (p @ self.frozen_weight)
+        p_norm, q_norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(q)
+        inner = (p_norm.square() * torch.linalg.vector_norm(core)).square()
+        rounding = torch.finfo(p.dtype).eps * p_norm * q_norm + torch.finfo(wide).eps * inner
+        report = self.judge((q,), rounding)
+        # q is masked rather than p: a core that is not finite, too, must leave Q alone.
+        zero = torch.zeros((), dtype=p.dtype, device=p.device)
+        return report, {"p": torch.where(report.accepted, p, zero), "q": torch.where(report.accepted, q, zero)}
+
+    def absorb(self, report: MergeReport, update: dict[str, Tensor]) -> None:
+        """Write ``Q <- R Q`` in place. Cost O(d^2 k), no d x d temporary."""
+        super().absorb(report, update)
+        self.frozen_weight.addmm_(update["p"].t(), update["q"], alpha=-1)
+
+    def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, report: MergeReport) -> None:
+        r"""Express the momentum of u in the new directions.
+
+        u's gradient is ``v X`` with the skew gradient X of R, so that an average m over old directions knows X on
+        their span, and, X being skew, on the span's complement towards it:
+
+        .. math:: m \leftarrow v_{new} \hat X, \qquad
+                  \hat X = v_{old}^T m - m^T v_{old} + v_{old}^T (v_{old} m^T) v_{old}
+
+        Cost O(d k^2).
+        """
+        if parameter is self.u and self._old_v is not None:
+            old, new = self._old_v, self.v
+            overlap = new @ old.t()
+            across = new @ momentum.t() - overlap @ (old @ momentum.t())
+            torch.where(report.accepted, overlap @ momentum - across @ old, momentum, out=momentum)
+
+    def _set_directions(self, where: Tensor, v: Tensor) -> None:
+        self._old_v = self.v.clone()
+        super()._set_directions(where, v)
+
+    def _sketch(self, omega: Tensor, batch: Batch) -> Tensor:
+        # Of a batch through the inverse, z = R^T r and its gradient are known; both then turn with R.
+        z, g, inverted = batch
+        if inverted:
+            return skew_sketch(self.turn(z), self.turn(g), omega)
+        return skew_sketch(self.turn(z if self.bias is None else z - self.bias), g, omega)
+
+    @full_precision
+    def _rows_and_core(self) -> tuple[Tensor, Tensor]:
+        p = self.rows()
+        return p, self.core(p)
+
+
+class P4Orthogonal(LowRankRotation):
+    r"""Linear layer with orthogonal weights, trained by low-rank Cayley transforms of a frozen matrix.
+
+    .. math:: y = W x + b, \qquad W = R\,Q, \qquad R = (I + S/2)^{-1} (I - S/2), \qquad S = u^T v - v^T u
+
+    Q and v (k orthonormal rows) are buffers; ``u`` and ``bias`` are parameters of shape (k, d) and (d,). `merge` moves
+    R into Q and redraws ``v``. The inverse is the transpose, log|det W| is 0, and the sign of det W never changes.
+
+    Args:
+        dim: width d.
+        rank: number k of directions, at least 1 (no more than d of them are kept).
+        bias: whether there is an additive bias.
+        init: "identity", "reverse", "permutation", "orthogonal" or an orthogonal (d, d) tensor.
+        reset: how ``v`` is redrawn: "gaussian" (a random frame) or "gradient" (from a sketch of the skew gradient of
+            the last backward pass; random where there was none).
+        seed: seed of the layer's own generator, or a CPU generator to draw that seed from (None: torch's default
+            generator).
+        device: device of all tensors.
+        dtype: float32 or float64.
+
+    Raises:
+        OptionError: dim, rank, reset, init out of range, or a tensor that is not orthogonal.
+        ShapeError, SingularMatrixError: ``init`` is a tensor that is not square, not finite or not invertible.
+        DtypeError: a dtype other than float32 and float64.
+
+    Cost for a batch of B: forward and backward 2 B d^2 + O(B d k + d k^2) multiply-adds (an `nn.Linear` has 3 B d^2),
+    without an input gradient B d^2; merge O(d^2 k); correction 3 d^3. No d x d tensor is made in forward or backward.
+
+    Source: the Cayley transform of low rank is Wen and Yin's (2013); perturbation and merge are arXiv:2010.07033; their
+    combination, the gradient reset and the momentum are p4lab's.
+
+    Example:
+        >>> layer = P4Orthogonal(3, rank=2, seed=0)
+        >>> x = torch.randn(5, 3)
+        >>> torch.allclose(layer.inverse(layer(x)), x, atol=1e-6)
+        True
+        >>> bool(layer.merge())
+        True
+    """
+
+    def rows(self) -> Tensor:
+        """Return the rows of u, then those of v."""
+        return torch.cat([self.u, self.v])
+
+    def core(self, p: Tensor) -> Tensor:
+        """Return the core of the Cayley transform (`p4lab.linalg.cayley_core`)."""
+        return cayley_core(p)
+
+
+def orthogonal_start(init: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    """Return the orthogonal matrix nearest to a user's one, in float64 on the CPU.
+
+    Raises:
+        ShapeError, SingularMatrixError: not a (d, d) matrix, not finite, or singular.
+        OptionError: ``max |Q^T Q - I|`` above 1e-4.
+
+    Cost O(d^3).
+    """
+    inverse_and_logabsdet(init, dim, dtype)
+    q = init.detach().to("cpu", torch.float64)
+    error = float(orthogonality_error(q))
+    if not error <= LARGEST_ERROR:
+        raise OptionError(
+            f"init is not orthogonal: max |Q^T Q - I| = {error:.3g} (at most {LARGEST_ERROR} is accepted); "
+            "take the Q of torch.linalg.qr(init)"
+        )
+    return nearest_orthogonal(q)

@@ -1,0 +1,295 @@
+"""P4PositiveDefinite: symmetric positive definite matrices that always know their inverse and determinant."""
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from p4lab.errors import OptionError, ShapeError, SingularMatrixError
+from p4lab.linalg import (
+    capacitance,
+    congruence,
+    definiteness_defect,
+    gradient_rows,
+    initial_matrix,
+    inverse_and_det,
+    inverse_and_logabsdet,
+    operator_sketch,
+    refine_inverse_,
+    small_inverse,
+    small_slogdet,
+    symmetric_update,
+    symmetric_update_,
+    symmetrize_,
+)
+from p4lab.p4.contract import Check, MergeReport, MergeStatus, full_precision
+from p4lab.p4.linear import MIN_FACTOR, NOT_FINITE, Batch, P4Factored, Reset, add_low_rank, widest
+
+LARGEST_ROUNDING = 1.0
+LARGEST_ASYMMETRY = 1e-5
+
+
+class P4PositiveDefinite(P4Factored):
+    r"""Linear layer with symmetric positive definite weights, trained by congruences.
+
+    .. math:: y = W x + b, \qquad W = F^T A F, \quad F = I + u^T v, \qquad
+              W^{-1} = F^{-1} A^{-1} F^{-T}, \quad F^{-1} = I - u^T C^{-1} v, \qquad
+              \ln\det W = \ln\det A + 2 \ln|\det C|, \quad C = I_k + v u^T
+
+    W is positive definite for every u with det C other than 0, and can grow as well as shrink. A, its inverse and its
+    log-determinant are buffers; ``u`` and ``bias`` are trained; ``v`` has orthonormal rows and is redrawn by a merge.
+    As a covariance it belongs to a normal distribution with mean b: see `log_density`; as a metric: `quadratic`.
+
+    Args:
+        dim: width d.
+        rank: number k of rows of u.
+        bias: whether there is an additive bias.
+        init: "identity" or a symmetric positive definite (d, d) tensor.
+        reset: how ``v`` is redrawn: "gaussian" (random) or "gradient" (from a sketch of the gradient of the last
+            backward pass, that of the log-determinant included).
+        min_factor: smallest singular value of C (by the bound 1/|C^-1|_F) that a merge accepts; 0 switches skipping
+            off.
+        seed: seed of the layer's own generator, or a CPU generator to draw that seed from.
+        device: device of all tensors.
+        dtype: float32 or float64.
+
+    Attributes:
+        refine_order: order of the inverse's refinement in `correct`, 2, 3 or 7 (may be set at any time).
+
+    Raises:
+        OptionError: dim, rank, reset, init or min_factor out of range, or an ``init`` that is not symmetric.
+        ShapeError, SingularMatrixError: ``init`` has another shape, or is not positive definite in ``dtype``.
+        DtypeError: a dtype other than float32 and float64.
+
+    Cost for a batch of B: forward and backward 2 B d^2 + O(B d k) multiply-adds; merge O(d^2 k); `correct` O(d^3).
+
+    Source: P4 scheme arXiv:2010.07033; the family is p4lab's.
+
+    Example:
+        >>> layer = P4PositiveDefinite(3, rank=2, seed=0)
+        >>> normal = torch.distributions.MultivariateNormal(layer.bias, layer.weight)
+        >>> x = torch.randn(5, 3)
+        >>> torch.allclose(layer.log_density(x), normal.log_prob(x), atol=1e-5)
+        True
+    """
+
+    checks: ClassVar[tuple[Check, ...]] = (
+        NOT_FINITE,
+        Check(
+            MergeStatus.SKIPPED_SINGULAR,
+            "|C^-1|: merging would make the matrix nearly singular; the perturbation stays and trains on",
+        ),
+        Check(
+            MergeStatus.SKIPPED_SINGULAR,
+            "rounding error that merging would bring to |A A^-1 - I|; the perturbation stays and trains on",
+        ),
+    )
+    wide_buffers: ClassVar[tuple[str, ...]] = ("frozen_logabsdet",)
+
+    frozen_weight: Tensor
+    frozen_inverse: Tensor
+    frozen_logabsdet: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        rank: int = 1,
+        bias: bool = True,
+        init: str | Tensor = "identity",
+        reset: Reset = "gaussian",
+        min_factor: float = MIN_FACTOR,
+        seed: int | torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(min_factor, dim, dim, rank, bias, reset, seed, device, dtype)
+        self.dim, self.refine_order = dim, 3
+        self._volume: Tensor | None = None
+        kind: dict[str, Any] = {"device": device, "dtype": self.limits.dtype}
+        a, a_inv, logabsdet = _start(init, dim, kind["dtype"])
+        self.register_buffer("frozen_weight", a.to(**kind).clone())
+        self.register_buffer("frozen_inverse", a_inv.to(**kind).clone())
+        self.register_buffer("frozen_logabsdet", logabsdet.to(device=device, dtype=widest(self.limits.device)))
+        self.u = nn.Parameter(torch.zeros(rank, dim, **kind))
+        self.register_buffer("v", torch.zeros(rank, dim, **kind))
+        self.reset()
+
+    # --- the layer ---------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``W x + b`` for x of shape (..., d).
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: x does not fit the layer.
+        """
+        y = self._times(x)
+        return y if self.bias is None else y + self.bias
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Return ``W^-1 (y - b)`` for y of shape (..., d), differentiable.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: y does not fit the layer.
+        """
+        self._check(y, self.dim)
+        return self._solve(y if self.bias is None else y - self.bias)
+
+    @full_precision
+    def logabsdet(self) -> Tensor:
+        """Return ln det W (nats), a differentiable scalar in float64. Cost O(d k^2)."""
+        logabsdet = self.frozen_logabsdet + 2 * small_slogdet(capacitance(self.v, self.u))[1]
+        if self._reset_kind == "gradient" and self.training and logabsdet.requires_grad:
+            logabsdet.register_hook(self._keep_volume)
+        return logabsdet
+
+    def sign(self) -> Tensor:
+        """Return the sign of det W: 1."""
+        return torch.ones_like(self.limits[0])
+
+    def quadratic(self, x: Tensor) -> Tensor:
+        """Return ``x^T W x``, the squared length of x in the metric W; shape (..., d) to (...). Cost O(B d^2)."""
+        return (x * self._times(x)).sum(-1)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        r"""Return the log-density (nats) of the normal distribution with covariance W and mean b.
+
+        .. math:: -\tfrac12 (x - b)^T W^{-1} (x - b) - \tfrac12 \ln\det W - \tfrac{d}{2} \ln 2\pi
+
+        Args:
+            x: shape (..., d).
+
+        Returns:
+            Shape (...). Cost O(B d^2): no factorization.
+        """
+        self._check(x, self.dim)
+        r = x if self.bias is None else x - self.bias
+        squared = (r * self._solve(r)).sum(-1)
+        return -0.5 * (squared + self.logabsdet().to(squared.dtype) + self.dim * math.log(2 * math.pi))
+
+    @property
+    @full_precision
+    def weight(self) -> Tensor:
+        """The effective weights ``F^T A F``, shape (d, d), differentiable. Cost O(d^2 k)."""
+        return symmetric_update(self.frozen_weight, self.v, congruence(self.frozen_weight, self.u, self.v))
+
+    @property
+    @full_precision
+    def weight_inverse(self) -> Tensor:
+        """The inverse of the effective weights, shape (d, d), differentiable. Cost O(d^2 k)."""
+        p = -small_inverse(capacitance(self.v, self.u)).t() @ self.u
+        return symmetric_update(self.frozen_inverse, p, congruence(self.frozen_inverse, self.v, p))
+
+    # --- the P4 contract ---------------------------------------------------------------------------------------------
+
+    def thresholds(self) -> tuple[float, ...]:
+        """Return the limits of |C^-1| and of the rounding error."""
+        return *super().thresholds(), LARGEST_ROUNDING if self.min_factor > 0 else math.inf
+
+    def propose(self) -> tuple[MergeReport, dict[str, Tensor]]:
+        """Judge F by its k x k capacitance matrix. Cost O(d^2 k)."""
+        a, x, u, v = self.frozen_weight, self.frozen_inverse, self.u, self.v
+        wide = self.frozen_logabsdet.dtype
+        c_inv, _, logabsdet = inverse_and_det(capacitance(v.to(wide), u.to(wide)))
+        p = -(c_inv.t() @ u.to(wide)).to(u.dtype)
+        w, z = congruence(a, u, v), congruence(x, v, p)
+        w_norm, z_norm, p_norm, v_norm, c_norm = map(torch.linalg.vector_norm, (w, z, p, v, c_inv))
+        rounding = torch.finfo(u.dtype).eps * (w_norm * v_norm) * (z_norm * p_norm)
+        report = self.judge((w, z), c_norm, rounding)
+        zero = torch.zeros((), dtype=u.dtype, device=u.device)
+        return report, {
+            "w": torch.where(report.accepted, w, zero),
+            "p": torch.where(report.accepted, p, zero),
+            "z": torch.where(report.accepted, z, zero),
+            "logabsdet": self.frozen_logabsdet + 2 * logabsdet,
+        }
+
+    def absorb(self, report: MergeReport, update: dict[str, Tensor]) -> None:
+        """Write ``F^T A F``, its inverse and log-determinant. Cost O(d^2 k), no d x d temporary."""
+        super().absorb(report, update)
+        symmetric_update_(self.frozen_weight, self.v, update["w"])
+        symmetric_update_(self.frozen_inverse, update["p"], update["z"])
+        torch.where(report.accepted, update["logabsdet"], self.frozen_logabsdet, out=self.frozen_logabsdet)
+
+    @torch.no_grad()
+    @full_precision
+    def violation(self) -> Tensor:
+        """Return the largest of ``|A - A^T|``, ``|A^-1 - A^-T|`` and ``|A A^-1 - I|``; infinite if not definite.
+
+        Cost O(d^3).
+        """
+        return definiteness_defect(self.frozen_weight, self.frozen_inverse)
+
+    @torch.no_grad()
+    @full_precision
+    def correct(self) -> Tensor:
+        """Make A symmetric to the last bit, refine its inverse, and return the violation left. Cost O(d^3)."""
+        symmetrize_(self.frozen_weight)
+        refine_inverse_(self.frozen_weight, self.frozen_inverse, self.refine_order)
+        symmetrize_(self.frozen_inverse)
+        return self.violation()
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _times(self, x: Tensor) -> Tensor:
+        self._check(x, self.dim)
+        z = nn.functional.linear(add_low_rank(x, nn.functional.linear(x, self.v), self.u), self.frozen_weight)
+        y = add_low_rank(z, nn.functional.linear(z, self.u), self.v)
+        self._remember(x, y)
+        return y
+
+    def _solve(self, r: Tensor) -> Tensor:
+        c_inv = self._c_inv()
+        z = add_low_rank(r, nn.functional.linear(r, self.u) @ c_inv, self.v, alpha=-1)
+        z = nn.functional.linear(z, self.frozen_inverse)
+        x = add_low_rank(z, nn.functional.linear(nn.functional.linear(z, self.v), c_inv), self.u, alpha=-1)
+        self._remember(x, x, inverted=True)
+        return x
+
+    @full_precision
+    def _c_inv(self) -> Tensor:
+        return small_inverse(capacitance(self.v, self.u))
+
+    def _keep_volume(self, g: Tensor) -> None:
+        self._volume = g.detach()
+
+    def _sketch(self, omega: Tensor, batch: Batch) -> Tensor:
+        x, g, inverted = batch
+        a, a_inv, volume = self.frozen_weight, self.frozen_inverse, self._volume
+
+        def gradient(rows: Tensor) -> Tensor:  # of the loss by W, made symmetric: G + G^T
+            if inverted:  # through the inverse, W sees -W^-1 g x^T
+                total = -gradient_rows(x, g, rows) @ a_inv - gradient_rows(g, x, rows @ a_inv)
+            else:
+                total = gradient_rows(x, g, rows) + gradient_rows(g, x, rows)
+            return total if volume is None else total + 2 * volume.to(rows.dtype) * (rows @ a_inv)
+
+        # By u the gradient is v (G + G^T) A: v has to span the range of (G + G^T) A.
+        return operator_sketch(lambda rows: gradient(gradient(rows) @ a @ a), omega)
+
+    def _new_directions(self) -> Tensor:
+        directions, self._volume = super()._new_directions(), None
+        return directions
+
+
+def _start(init: str | Tensor, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    if isinstance(init, str):
+        if init != "identity":
+            raise OptionError(f"init={init!r} is not known: choose 'identity' or pass a positive definite tensor")
+        eye = initial_matrix(init, dim, torch.Generator())
+        return eye, eye, torch.zeros((), dtype=torch.float64)
+    a = init.detach().to("cpu", torch.float64)
+    if a.shape != (dim, dim):
+        raise ShapeError(f"init has shape {tuple(a.shape)}, expected ({dim}, {dim}): pass a matrix of the layer's dim")
+    inverse, _, logabsdet = inverse_and_logabsdet(a, dim, dtype)
+    asymmetry = float((a - a.t()).abs().max() / a.abs().max())
+    if asymmetry > LARGEST_ASYMMETRY:
+        raise OptionError(f"init is not symmetric (|A - A^T| is {asymmetry:.3g} of |A|): pass (A + A^T) / 2")
+    smallest = float(torch.linalg.eigvalsh(a)[0])
+    if smallest <= 0:
+        raise SingularMatrixError(
+            f"init is not positive definite: its smallest eigenvalue is {smallest:.3g}; add a multiple of the identity"
+        )
+    for matrix in (a := a.clone(), inverse):
+        symmetrize_(matrix)
+    return a, inverse, logabsdet

@@ -1,0 +1,260 @@
+"""P4 on the special linear group: linear layers that preserve volume, by shears."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from p4lab.errors import OptionError
+from p4lab.linalg import (
+    initial_matrix,
+    inverse_and_logabsdet,
+    orthonormal_rows,
+    refine_inverse_,
+    residual,
+    row_space_sketch,
+    unit_determinant_,
+)
+from p4lab.p4.contract import Check, MergeReport, MergeStatus, full_precision
+from p4lab.p4.linear import NOT_FINITE, Batch, P4Linear, Reset, add_low_rank, widest
+
+LARGEST_LOGABSDET = 1e-4
+"""A start counts as volume preserving up to this ``|log|det A||`` for each dimension."""
+LARGEST_ROUNDING = 1e-2
+ROUNDING = Check(
+    MergeStatus.SKIPPED_INACCURATE,
+    "rounding error that merging would bring to |A A^-1 - I|; the perturbation stays and trains on",
+)
+
+
+class P4SpecialLinear(P4Linear):
+    r"""Linear layer that preserves volume, ``|det W| = 1``, trained by shears of a frozen matrix.
+
+    .. math:: y = W x + b, \qquad W = (I + N) A, \qquad N = \bar u^T v, \qquad \bar u = u (I - v^T v), \qquad
+              W^{-1} = A^{-1} (I - N)
+
+    v (k orthonormal rows) is a buffer, ``u`` of shape (k, d) is a parameter whose part in the span of v does nothing:
+    then ``v \bar u^T = 0``, so that N^2 = 0, ``det(I + N) = 1`` for any u, and the inverse is known. No u is singular,
+    which is why shears were chosen: P4Inv divided by ``|det|^(1/d)`` has the same reach, but a wall at det = 0 between
+    merges, and a factor in front of every step. Shears (transvections) generate SL(d); those of one merge cannot
+    stretch along their own directions, so a gradient reset takes v as a random half of the dominant directions.
+    The sign of det W is that of the start. Rounding moves det A by about ``eps cond(A)`` in each merge: a target that
+    plain descent would reach through det = 0 only drives A to large condition numbers.
+
+    Args:
+        dim: width d.
+        rank: number k of shears, at least 1 (no more than d / 2 of them are kept).
+        bias: whether there is an additive bias.
+        init: "identity", "reverse", "permutation", "orthogonal" or a (d, d) tensor of determinant 1 or -1.
+        reset: how ``v`` is redrawn: "gaussian" (a random frame) or "gradient" (from a sketch of the weight gradient of
+            the last backward pass; random where there was none).
+        seed: seed of the layer's own generator, or a CPU generator to draw that seed from (None: torch's default
+            generator).
+        device: device of all tensors.
+        dtype: float32 or float64.
+
+    Raises:
+        OptionError: dim, rank, reset, init out of range, or a tensor of another determinant.
+        ShapeError, SingularMatrixError: ``init`` is a tensor that is not square, not finite or not invertible.
+        DtypeError: a dtype other than float32 and float64.
+
+    Cost for a batch of B: forward and backward 2 B d^2 + O(B d k + d k^2) multiply-adds (an `nn.Linear` has 3 B d^2);
+    merge O(d^2 k); correction O(d^3). No d x d tensor is made in forward or backward.
+
+    Source: P4 is arXiv:2010.07033; this family is p4lab's. Use: temperature-steerable flows (arXiv:2108.01590).
+
+    Example:
+        >>> layer = P4SpecialLinear(4, rank=2, seed=0)
+        >>> x = torch.randn(5, 4)
+        >>> torch.allclose(layer.inverse(layer(x)), x, atol=1e-6)
+        True
+        >>> bool(layer.merge())
+        True
+    """
+
+    checks: ClassVar[tuple[Check, ...]] = (NOT_FINITE, ROUNDING)
+    frozen_weight: Tensor
+    frozen_inverse: Tensor
+    frozen_sign: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        rank: int = 8,
+        bias: bool = True,
+        init: str | Tensor = "identity",
+        reset: Reset = "gaussian",
+        seed: int | torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        whole = isinstance(rank, int) and isinstance(dim, int) and rank > 0 and dim > 0
+        kept = min(rank, max(1, dim // 2)) if whole else rank
+        super().__init__(dim, dim, kept, bias, reset, seed, device, dtype)
+        kind: dict[str, Any] = {"device": device, "dtype": self.limits.dtype}
+        if isinstance(init, str):
+            a = initial_matrix(init, dim, self._generator)
+            a_inv, sign = a.t(), torch.linalg.slogdet(a).sign
+        else:
+            a, a_inv, sign = unimodular_start(init, dim, self.limits.dtype)
+        self.register_buffer("frozen_weight", a.to(**kind).clone().contiguous())
+        self.register_buffer("frozen_inverse", a_inv.to(**kind).clone().contiguous())
+        self.register_buffer("frozen_sign", sign.to(**kind))
+        self.u = nn.Parameter(torch.zeros(self.rank, dim, **kind))
+        self.register_buffer("v", torch.zeros(self.rank, dim, **kind))
+        self.reset()
+
+    @property
+    def dim(self) -> int:
+        """Width d."""
+        return self.dim_in
+
+    # --- the layer ---------------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``W x + b`` for x of shape (..., d).
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: x does not fit the layer.
+        """
+        self._check(x, self.dim)
+        z = F.linear(x, self.frozen_weight, self.bias)
+        s = F.linear(z, self.v, None if self.bias is None else -(self.v @ self.bias))
+        y = add_low_rank(z, s, self._sheared())
+        self._remember(z, y)
+        return y
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Return ``W^-1 (y - b)`` for y of shape (..., d), differentiable.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: y does not fit the layer.
+        """
+        self._check(y, self.dim)
+        r = y if self.bias is None else y - self.bias
+        z = add_low_rank(r, F.linear(r, self.v), self._sheared(), alpha=-1)
+        self._remember(r, z, inverted=True)
+        return F.linear(z, self.frozen_inverse)
+
+    def logabsdet(self) -> Tensor:
+        """Return log|det W| = 0 (nats), a constant without gradient, in float64 (float32 on mps). Cost O(1)."""
+        return torch.zeros((), dtype=widest(self.u.device), device=self.u.device)
+
+    def sign(self) -> Tensor:
+        """Return the sign of det W, a scalar: that of the start, for no shear changes it."""
+        return self.frozen_sign.clone()
+
+    @property
+    @full_precision
+    def weight(self) -> Tensor:
+        """The effective weights ``(I + N) A``, shape (d, d), differentiable. Cost O(d^2 k)."""
+        return torch.addmm(self.frozen_weight, self._sheared().t(), self.v @ self.frozen_weight)
+
+    @property
+    @full_precision
+    def weight_inverse(self) -> Tensor:
+        """The inverse of the effective weights, shape (d, d), differentiable. Cost O(d^2 k)."""
+        return torch.addmm(self.frozen_inverse, self.frozen_inverse @ self._sheared().t(), self.v, alpha=-1)
+
+    # --- the P4 contract ---------------------------------------------------------------------------------------------
+
+    def thresholds(self) -> tuple[float, ...]:
+        """Return the largest rounding error that a merge may bring."""
+        return (LARGEST_ROUNDING,)
+
+    def propose(self) -> tuple[MergeReport, dict[str, Tensor]]:
+        """Judge N by the rounding that it would bring, and compute ``v A`` and ``A^-1 u^T``. Cost O(d^2 k)."""
+        v = self.v
+        # v is orthonormal to rounding only: a second projection, in the wide dtype, leaves no more than u's rounding.
+        wide_v = v.to(widest(v.device))
+        u = _outside(_outside(self.u.to(wide_v.dtype), wide_v), wide_v).to(v.dtype)
+        p, q = self.frozen_inverse @ u.t(), v @ self.frozen_weight
+        size = torch.linalg.vector_norm(u) * torch.linalg.vector_norm(q)
+        rounding = torch.finfo(v.dtype).eps * size * torch.linalg.vector_norm(p) * torch.linalg.vector_norm(v)
+        report = self.judge((p,), rounding)
+        zero = torch.zeros((), dtype=v.dtype, device=v.device)
+        return report, {"u": torch.where(report.accepted, u, zero), "p": torch.where(report.accepted, p, zero), "q": q}
+
+    def absorb(self, report: MergeReport, update: dict[str, Tensor]) -> None:
+        """Write ``A <- (I + N) A`` and ``A^-1 <- A^-1 (I - N)`` in place. Cost O(d^2 k), no d x d temporary."""
+        super().absorb(report, update)
+        self.frozen_weight.addmm_(update["u"].t(), update["q"])
+        self.frozen_inverse.addmm_(update["p"], self.v, alpha=-1)
+
+    @torch.no_grad()
+    @full_precision
+    def violation(self) -> Tensor:
+        """Return ``|log|det A||`` of the frozen matrix, factorized anew in float64. Cost O(d^3)."""
+        return torch.linalg.slogdet(self.frozen_weight.to(widest(self.u.device))).logabsdet.abs()
+
+    @torch.no_grad()
+    @full_precision
+    def inverse_error(self) -> Tensor:
+        """Return ``max |A A^-1 - I|``. Cost O(d^3)."""
+        return residual(self.frozen_weight, self.frozen_inverse)
+
+    @torch.no_grad()
+    @full_precision
+    def correct(self) -> Tensor:
+        """Scale one row of A so that ``|det A| = 1``, refine A^-1 by one step, and return ``|log|det A||``.
+
+        Cost O(d^3). What is taken off is rounding, about ``eps sqrt(d)`` for each merge since the last correction.
+        """
+        error = unit_determinant_(self.frozen_weight, self.frozen_inverse)
+        refine_inverse_(self.frozen_weight, self.frozen_inverse)
+        return error
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    @full_precision
+    def _sheared(self) -> Tensor:
+        return _outside(self.u, self.v)
+
+    def _new_directions(self) -> Tensor:
+        # Of 2k dominant directions v takes a random k-dimensional part: shears map v's span to the rest, so a stretch
+        # along dominant directions (a symmetric gradient) can only be reached if v does not contain them all.
+        k, d = self.rank, self.dim
+        kind: dict[str, Any] = {"generator": self._generator, "dtype": self.u.dtype}
+        omega, mix = (
+            torch.randn(*shape, **kind).to(self.u.device) for shape in ((min(2 * k, d), d), (k, min(2 * k, d)))
+        )
+        sketch, batch, self._batch = omega, self._batch, None
+        if self.reset_kind == "gradient" and batch is not None:
+            x, g, inverted = batch
+            sketch = self._sketch(omega, (x.to(omega.dtype), g.to(omega.dtype), inverted))
+        return orthonormal_rows(mix @ orthonormal_rows(sketch, fallback=omega), fallback=omega[:k])
+
+    def _sketch(self, omega: Tensor, batch: Batch) -> Tensor:
+        # Relative to W, the gradient is G = g^T y; of a batch through the inverse it is -(g W^-1 W)^T y with the
+        # gradient g at z = (I - N) r, taken back to r.
+        z, g, inverted = batch
+        u = self._sheared()
+        if inverted:
+            return row_space_sketch(z, torch.addmm(g, g @ u.t(), self.v, alpha=-1), omega)
+        z = z if self.bias is None else z - self.bias
+        return row_space_sketch(torch.addmm(z, z @ self.v.t(), u), g, omega)
+
+
+def unimodular_start(init: Tensor, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a user's matrix, scaled to ``|det| = 1`` exactly, its inverse and sign, in float64 on the CPU.
+
+    Raises:
+        ShapeError, SingularMatrixError: not a (d, d) matrix, not finite, or singular.
+        OptionError: ``|log|det||`` above 1e-4 d.
+
+    Cost O(d^3).
+    """
+    inverse, sign, logabsdet = inverse_and_logabsdet(init, dim, dtype)
+    if not float(logabsdet.abs()) <= LARGEST_LOGABSDET * dim:
+        raise OptionError(
+            f"init has log|det| = {float(logabsdet):.3g} in {dim} dimensions, expected 0: "
+            "divide it by |det|^(1/d), or take P4Inv"
+        )
+    scale = (logabsdet / dim).exp()
+    return init.detach().to("cpu", torch.float64) / scale, inverse * scale, sign
+
+
+def _outside(u: Tensor, v: Tensor) -> Tensor:
+    """Return the part of the rows u that is orthogonal to the orthonormal rows v."""
+    return torch.addmm(u, u @ v.t(), v, alpha=-1)

@@ -1,0 +1,55 @@
+"""The benchmark of orthogonal layers: what it runs and chooses (no timing is asserted)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from p4lab.baselines import METHODS
+from p4lab.bench import orthogonal
+from p4lab.p4 import ORTHOGONAL, P4Orthogonal
+
+
+def test_every_orthogonal_method_takes_part() -> None:
+    assert {name for name, method in METHODS.items() if method.group == "orthogonal"} <= set(orthogonal.CONTENDERS)
+    assert set(orthogonal.STATIC) < set(orthogonal.PACKAGED) < set(orthogonal.CONTENDERS)
+
+
+@pytest.mark.parametrize("name", orthogonal.CONTENDERS)
+def test_each_starts_at_the_identity_and_learns(name: str) -> None:
+    choice = orthogonal.grid(orthogonal.CONTENDERS[name], 8)[0]
+    outcome = orthogonal.solve(name, 8, choice, seed=0, limit=0.3)
+    assert outcome.steps > 1
+    assert outcome.loss < 1.0
+    assert outcome.violation < 1e-3
+
+
+def test_the_same_rates_for_all_with_the_same_optimizer() -> None:
+    grids = {name: orthogonal.grid(method, 64) for name, method in orthogonal.CONTENDERS.items()}
+    for grid in grids.values():
+        assert set(grid) <= set(grids[orthogonal.OWN])
+
+
+def test_the_preset_reaches_a_rotation_in_few_steps() -> None:
+    outcome = orthogonal.solve(orthogonal.OWN, 16, orthogonal.Choice("sgd", 2.0), seed=0, limit=60.0)
+    assert outcome.reached
+    assert outcome.steps < 100
+    assert outcome.violation < 1e-6
+
+
+def test_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = (orthogonal.OWN, "cayley_descent", "torch_cayley", "geotorch_so_dynamic")
+    body = orthogonal.targets((4,), (0,), names, limit=0.1)
+    assert all(orthogonal.CONTENDERS[name].label in body for name in names)
+    assert "best of torch as it comes: Cayley (torch)" in body
+    monkeypatch.setattr(orthogonal, "STEP_BATCH", 8)
+    assert "nn.Linear [us]" in orthogonal.steps((4,), rounds=1, names=names)
+
+
+@pytest.mark.parametrize(("dim", "rank"), [(1, 1), (3, 1), (40, 20), (512, 32)])
+def test_the_preset_makes_a_layer(dim: int, rank: int) -> None:
+    layer = ORTHOGONAL.layer(dim, seed=0)
+    assert type(layer) is P4Orthogonal
+    assert (layer.rank, layer.reset_kind) == (rank, "gradient")
+    schedule = ORTHOGONAL.schedule(layer, torch.optim.SGD(layer.parameters(), lr=0.1))
+    assert (schedule.every, schedule.refine_every) == (ORTHOGONAL.every, ORTHOGONAL.refine_every)

@@ -1,0 +1,134 @@
+"""Congruences, low-rank rotations, frames and sketches against explicit algebra."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from p4lab.linalg import (
+    complete_frame,
+    congruence,
+    definiteness_defect,
+    gradient_rows,
+    low_rank_rotation,
+    operator_sketch,
+    orthonormal_rows,
+    orthonormalize_rows_,
+    row_defect,
+    symmetric_update,
+    symmetric_update_,
+    symmetrize_,
+)
+
+F64 = torch.float64
+shapes = pytest.mark.parametrize(("rank", "dim"), [(1, 2), (1, 7), (2, 7), (7, 7), (8, 32)], ids=str)
+
+
+def directions(rank: int, dim: int) -> torch.Tensor:
+    rows = torch.randn(rank, dim, dtype=F64)
+    return orthonormal_rows(rows, rows)
+
+
+@shapes
+def test_a_congruence_is_the_product(rank: int, dim: int) -> None:
+    u, v, a = torch.randn(rank, dim, dtype=F64), directions(rank, dim), torch.randn(dim, dim, dtype=F64)
+    a = a + a.T
+    f = torch.eye(dim, dtype=F64) + u.T @ v
+    w = congruence(a, u, v)
+    torch.testing.assert_close(symmetric_update(a, v, w), f.T @ a @ f)
+    torch.testing.assert_close(symmetric_update(f.T @ a @ f, v, w, alpha=-1), a)
+    symmetric_update_(a, v, w)
+    torch.testing.assert_close(a, symmetric_update(a - v.T @ w - w.T @ v, v, w))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+def test_symmetrize_is_exact(dtype: torch.dtype) -> None:
+    a = torch.randn(33, 33, dtype=dtype)
+    expected = (a + a.T) / 2
+    symmetrize_(a)
+    assert torch.equal(a, a.T)
+    torch.testing.assert_close(a, expected)
+
+
+def test_the_defect_is_the_largest_of_three() -> None:
+    a = torch.diag(torch.tensor([2.0, 4.0]))
+    assert definiteness_defect(a, a.inverse()) == 0
+    assert definiteness_defect(a, a.inverse() + torch.tensor([[0.0, 0.25], [0.0, 0.0]])) == 0.5
+    assert definiteness_defect(-a, -a.inverse()) == torch.inf
+
+
+@shapes
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 1e6, 1e100], ids=str)
+def test_a_rotation_is_the_cayley_map_and_orthogonal(scale: float, rank: int, dim: int) -> None:
+    u, v = scale * torch.randn(rank, dim, dtype=F64), directions(rank, dim)
+    eye = torch.eye(dim, dtype=F64)
+    left, m = low_rank_rotation(u, v)
+    f = eye - 2 * v.T @ v + left.T @ m
+    torch.testing.assert_close(f @ f.T, eye, rtol=0, atol=1e-13)
+    bounded = u / (1 + u.square().sum() / 4).sqrt()
+    k = bounded.T @ v - v.T @ bounded
+    torch.testing.assert_close(f, torch.linalg.solve(eye - k / 2, eye + k / 2), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+def test_an_overflowing_rotation_is_none(dtype: torch.dtype) -> None:
+    v = torch.eye(3, dtype=dtype)[:1]
+    left, m = low_rank_rotation(torch.full_like(v, 1e30 if dtype == torch.float32 else 1e200), v)
+    torch.testing.assert_close(left.T @ m, 2 * v.T @ v)
+
+
+def test_the_derivative_of_a_rotation_at_rest_is_the_skew_matrix() -> None:
+    v, du = directions(2, 5), torch.randn(2, 5, dtype=F64)
+
+    def rotation(u: torch.Tensor) -> torch.Tensor:
+        left, m = low_rank_rotation(u, v)
+        return left.T @ m
+
+    _, slope = torch.autograd.functional.jvp(rotation, torch.zeros_like(v), du)
+    torch.testing.assert_close(slope, du.T @ v - v.T @ du)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 3), (2, 5), (5, 2), (1, 1)], ids=str)
+@pytest.mark.parametrize("norm", [0.0, 0.5, 1.0], ids=str)
+def test_a_completed_frame_has_orthonormal_rows(norm: float, rows: int, columns: int) -> None:
+    block = torch.randn(rows, columns, dtype=F64)
+    block *= norm / torch.linalg.matrix_norm(block, 2)
+    frame = complete_frame(block)
+    assert torch.equal(frame[:, :columns], block)
+    torch.testing.assert_close(row_defect(frame), torch.zeros(rows, rows, dtype=F64), rtol=0, atol=1e-13)
+
+
+def test_orthonormalizing_squares_the_error() -> None:
+    frame = 3 * complete_frame(0.5 * torch.eye(4, dtype=F64))
+    frame += 1e-3 * torch.randn_like(frame)
+    before = float(row_defect(frame, 3.0).abs().max())
+    after = [float(orthonormalize_rows_(frame, 3.0)) for _ in range(3)]
+    assert after[0] < 10 * before**2
+    assert after[2] < 1e-14
+
+
+@pytest.mark.parametrize("value", [10.0, torch.nan], ids=str)
+def test_orthonormalizing_leaves_alone_what_would_not_converge(value: float) -> None:
+    frame = torch.full((2, 3), value)
+    assert not orthonormalize_rows_(frame) < 1
+    torch.testing.assert_close(frame, torch.full((2, 3), value), equal_nan=True)
+
+
+def test_a_sketch_finds_the_dominant_range() -> None:
+    q = torch.linalg.qr(torch.randn(9, 9, dtype=F64)).Q
+    s = q * torch.tensor([9.0, -8.0, *[1e-3] * 7], dtype=F64) @ q.T
+    rows = operator_sketch(lambda r: r @ s, torch.randn(2, 9, dtype=F64))
+    basis = orthonormal_rows(rows, rows)
+    torch.testing.assert_close(basis.T @ basis, q[:, :2] @ q[:, :2].T, rtol=0, atol=1e-5)
+
+
+def test_a_sketch_of_tiny_gradients_does_not_underflow() -> None:
+    rows = operator_sketch(lambda r: 1e-30 * r, torch.ones(1, 4))
+    assert (rows.abs() > 0).all()
+
+
+def test_gradient_rows_apply_the_weight_gradient() -> None:
+    x, g = torch.randn(6, 3, dtype=F64), torch.randn(6, 4, dtype=F64)
+    rows, columns = torch.randn(2, 3, dtype=F64), torch.randn(2, 4, dtype=F64)
+    torch.testing.assert_close(gradient_rows(x, g, rows), rows @ (g.T @ x).T)
+    torch.testing.assert_close(gradient_rows(g, x, columns), columns @ (g.T @ x))
