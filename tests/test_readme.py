@@ -50,3 +50,11 @@ def test_the_training_loop_with_p4lab_runs_and_inverts() -> None:
     exec(block("P4Inv(512)"), names)
     assert names["merges"].attempts == 1
     torch.testing.assert_close(names["layer"](names["x"]), names["z"], atol=1e-4, rtol=1e-4)
+
+
+def test_the_flows_example_runs_and_folds() -> None:
+    names: dict[str, Any] = {}
+    exec(block("flows.realnvp"), names)
+    x = names["x"]
+    torch.testing.assert_close(names["plain"].log_prob(x), names["flow"].log_prob(x), atol=1e-4, rtol=1e-5)
+    assert len(names["z"]) == len(names["flow"].layers) + 1

@@ -202,7 +202,7 @@ function lines(context, segments, color) {
 
 function axes(context, frame, labels, colors) {
   const { x, y, w, h, X, Y } = frame;
-  const across = ticks(frame.x0, frame.x1, Math.max(2, Math.min(6, w / 60))), up = ticks(frame.y0, frame.y1, Math.max(2, Math.min(6, h / 50)));
+  const across = ticks(frame.x0, frame.x1, Math.max(2, Math.min(6, w / 40))), up = ticks(frame.y0, frame.y1, Math.max(2, Math.min(6, h / 40)));
   const vertical = (v) => [crisp(X(v)), y, crisp(X(v)), y + h], horizontal = (v) => [x, crisp(Y(v)), x + w, crisp(Y(v))];
   lines(context, [...across.map(({ value }) => vertical(value)), ...up.map(({ value }) => horizontal(value))], colors.grid);
   const zero = [...across.filter((t) => !t.value).map(() => vertical(0)), ...up.filter((t) => !t.value).map(() => horizontal(0))];

@@ -223,11 +223,11 @@ export default () => {
     context.strokeRect(frame.x + 0.5, frame.y + 0.5, side - 1, side - 1);
     [context.font, context.fillStyle, context.textBaseline] = [`11px ${colors.font}`, colors.soft, "middle"];
     context.textAlign = "center";
-    for (const { value, text } of ticks(x0, x1, Math.max(2, Math.min(6, side / 50)))) {
+    for (const { value, text } of ticks(x0, x1, Math.max(2, Math.min(6, side / 40)))) {
       context.fillText(text, frame.x + (side * (value - x0)) / (x1 - x0), frame.y + side + 12);
     }
     context.textAlign = "right";
-    for (const { value, text } of ticks(y0, y1, Math.max(2, Math.min(6, side / 50)))) {
+    for (const { value, text } of ticks(y0, y1, Math.max(2, Math.min(6, side / 40)))) {
       context.fillText(text, frame.x - 6, frame.y + side - (side * (value - y0)) / (y1 - y0));
     }
   }
