@@ -114,6 +114,10 @@ class Notebook:
         """Return the run state that the header shows."""
         return str(self.item("state").inner_text()).strip()
 
+    def told(self, name: str) -> str:
+        """Return what a number in the header says, without its unit."""
+        return str(self.item(name).locator(".p4-value").inner_text())
+
     def points(self) -> int:
         """Return the number of points of the raw loss curve, as plotly has them."""
         return int(self.page.evaluate("() => document.querySelector('.p4-plot .js-plotly-plot').data[0].x.length"))
@@ -136,6 +140,22 @@ class Notebook:
         self.wait_for_state("paused")
         self.page.wait_for_timeout(700)
         return self.count()
+
+    def reset(self) -> None:
+        """Press Reset and wait until the run stands at step 0."""
+        self.button("Reset").click()
+        self.wait_for_state("idle")
+        self.wait_for_count("===", 0)
+
+    def choose(self, name: str, text: str) -> None:
+        """Choose from a menu by what is read there."""
+        self.item(name).locator("select").select_option(label=text)
+
+    def write(self, name: str, text: str) -> None:
+        """Write into a field, in place of what stands there, and press Enter."""
+        field = self.item(name).locator("input")
+        field.fill(text)
+        field.press("Enter")
 
     def press(self, name: str, key: str) -> None:
         """Press a key on a control, as in ``press("learning_rate", "ArrowRight")``."""
@@ -179,6 +199,14 @@ class Notebook:
         """Wait until the step that the header shows compares so with ``steps``, as in ``">", 10``."""
         count = COUNT.format(lab=f"document.querySelectorAll('.p4-lab')[{self.lab}]")
         self.wait_for(f"steps => {count} {comparison} steps", steps)
+
+    def wait_for_message(self, part: str) -> None:
+        """Wait until the message below the header contains a text."""
+        self.wait_for("part => document.querySelector('.p4-message').innerText.includes(part)", part)
+
+    def wait_for_runs(self, number: int) -> None:
+        """Wait until the table lists so many runs."""
+        self.wait_for("n => document.querySelectorAll('[data-name=runs] input').length === n", number)
 
     def wait_for_picture(self) -> None:
         """Wait until a frame from the kernel has been drawn."""

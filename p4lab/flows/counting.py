@@ -8,6 +8,7 @@ from torch import nn
 from p4lab.baselines import Baseline, OrthogonalBaseline
 from p4lab.errors import OptionError
 from p4lab.p4 import P4Inv, P4Module
+from p4lab.p4.orthogonal import Orthogonal
 
 WIDEST = 2**16
 """The largest hidden width that `matched` tries."""
@@ -87,10 +88,10 @@ def _degrees_of_freedom(module: Any) -> int:
     if known is not None:
         return int(known() if callable(known) else known)
     seen = trainable(module)
-    if not seen or (isinstance(module, P4Module) and not isinstance(module, P4Inv)):
+    if not seen or (isinstance(module, P4Module) and not isinstance(module, P4Inv | Orthogonal)):
         return seen
     d: int = module.dim
     bias = 0 if module.bias is None else d
-    if isinstance(module, OrthogonalBaseline):
+    if isinstance(module, OrthogonalBaseline | Orthogonal):
         return d * (d - 1) // 2 + bias
     return d * d + bias if isinstance(module, P4Inv) else min(seen, d * d + bias)

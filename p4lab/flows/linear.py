@@ -15,7 +15,9 @@ from p4lab.p4._validate import check_input
 class Linear(Protocol):
     """What a flow asks of a linear layer: `p4lab.p4.P4Inv` and the linear layers of `p4lab.baselines` have it."""
 
-    dim: int
+    @property
+    def dim(self) -> int:
+        """Width d."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return ``W x + b``."""

@@ -7,7 +7,7 @@ import torch
 from p4lab.baselines import PLU, TorchTrivialized
 from p4lab.errors import OptionError
 from p4lab.flows.linear import Linear, Permutation
-from p4lab.p4 import RECOMMENDED, Preset
+from p4lab.p4 import ORTHOGONAL, RECOMMENDED, P4Orthogonal, Preset
 
 SWAP = "reverse"
 
@@ -66,12 +66,21 @@ def orthogonal(
     return TorchTrivialized(dim, **{"init": SWAP, "seed": seed, **options})
 
 
+def p4orthogonal(
+    dim: int, seed: int | torch.Generator | None = None, preset: Preset = RECOMMENDED, **options: Any
+) -> Linear:
+    """Return a P4 layer on the orthogonal group that starts as the swap; log|det| stays 0."""
+    rank = min(preset.rank_for(dim), ORTHOGONAL.rank_for(dim))
+    return P4Orthogonal(dim, **{"rank": rank, "reset": preset.reset, "init": SWAP, "seed": seed, **options})
+
+
 MIXINGS: dict[str, Mixing] = {
     "swap": swap,
     "permutation": permutation,
     "p4inv": p4inv,
     "plu": plu,
     "orthogonal": orthogonal,
+    "p4orthogonal": p4orthogonal,
 }
 """Mixing layers by name; all but "permutation" start as the swap. A new one is an entry here."""
 

@@ -16,6 +16,7 @@ from p4lab.widgets.race_lab import race_lab
 from p4lab.widgets.sketch import Sketch
 from p4lab.widgets.space import Space
 from p4lab.widgets.start_lab import start_lab
+from p4lab.widgets.swaps_lab import swaps_lab
 
 __all__ = [
     "BrowserError",
@@ -39,5 +40,6 @@ __all__ = [
     "parameter_lab",
     "race_lab",
     "start_lab",
+    "swaps_lab",
     "train_live",
 ]

@@ -10,13 +10,14 @@ import numpy as np
 from p4lab.errors import ConfigError
 from p4lab.plots import Figure, Loss, Shown
 from p4lab.plots.exact_loss import exact_loss
-from p4lab.training import Engine, Frame, Lanes, Snapshot, State
+from p4lab.training import Engine, Frame, Lanes, Snapshot
 from p4lab.training.runs import Runs
 from p4lab.training.stability import DAMAGE, LANES, WRECK, StabilityConfig, damage, precisions, recompute
+from p4lab.widgets import settings_items as shared
 from p4lab.widgets.break_pictures import EigenvaluePicture, SingularPicture
 from p4lab.widgets.controls import Group, Item
 from p4lab.widgets.dashboard import WAIT, Dashboard, Picture, Style
-from p4lab.widgets.panels import Readout
+from p4lab.widgets.panels import Readout, readout, speed_text, with_stopped
 
 LOSS = Loss("loss |W − T|² / d", log=True, bits=False, test=False)
 PUSHES = (-1.0, -0.3, -0.1, -1e-2, -1e-3, -1e-4, -1e-6, 0.0, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0)
@@ -106,9 +107,7 @@ class BreakLab(Dashboard):
             super()._touched(name, value)
 
     def _message(self, frame: Frame) -> dict[str, str]:
-        message = super()._message(frame)
-        stopped = [f"{name} stopped: {lane.message}" for name, lane in frame.snapshot.lanes.items() if lane.message]
-        return {"level": "error", "text": "; ".join(stopped)} if stopped and message["level"] == "info" else message
+        return with_stopped(super()._message(frame), frame, self._style.lanes, level="error")
 
     def _lane(self, name: str, number: int, lane: Snapshot) -> Shown:
         # The loss is exact; on a logarithmic axis a running mean would hide how far it has come.
@@ -131,16 +130,13 @@ def _do(runs: Runs, name: str) -> None:
 def numbers() -> list[Readout]:
     """Return the numbers in the header."""
 
-    def readout(name: str, label: str, help: str, value: Callable[[Frame], Any], unit: str = "") -> Readout:
-        return Readout(Item("readout", name, label, help=help, unit=unit), value)
-
     def of_lane(key: str, lane: str) -> Callable[[Frame], str]:
         return lambda frame: _number(frame.snapshot.lanes[lane].pictures[key])
 
     residual, error = "Largest entry of |A A⁻¹ − I|", "Carried log|det W| against a factorization in float64, nats"
     return [
         readout("count", "step", "Optimizer steps", lambda frame: f"{frame.snapshot.step:,}"),
-        readout("rate", "steps/s", "Speed", _rate),
+        readout("rate", "steps/s", "Speed", speed_text),
         readout("merges", "merged", "Merges: float32 | float64", lambda frame: _counts(frame, "merge")),
         readout(
             "skips", "refused", "Merges refused: float32 | float64", lambda frame: _counts(frame, "skip", "discard")
@@ -156,10 +152,6 @@ def numbers() -> list[Readout]:
             for name in LANES
         ),
     ]
-
-
-def _rate(frame: Frame) -> str:
-    return f"{frame.steps_per_second:.0f}" if frame.state is State.RUNNING else "–"
 
 
 def _number(value: Any) -> str:
@@ -191,12 +183,7 @@ def _counts(frame: Frame, *kinds: Any) -> dict[str, str]:
 
 def settings(config: StabilityConfig) -> list[Group]:
     """Return the settings that the lab offers; the values of ``config`` are among the choices, whatever they are."""
-
-    def grid(name: str, *values: Any) -> tuple[Any, ...]:
-        return tuple(sorted({*values, getattr(config, name)}))
-
-    refine = grid("refine_every", 0, 1, 2, 5, 20)
-    speeds = tuple("none" if speed is None else f"{speed} / s" for speed in SPEEDS)
+    grid = shared.grid(config)
     return [
         Group(
             "Attacks",
@@ -212,16 +199,9 @@ def settings(config: StabilityConfig) -> list[Group]:
         Group(
             "Rescues",
             [
-                Item("toggle", "skip", "Skip bad merges", help="Refuse merges that would ruin the inverse"),
-                Item("toggle", "penalty", "Penalty on det", help="Add a penalty on vanishing determinants to the loss"),
-                Item(
-                    "segments",
-                    "refine_every",
-                    "Refine every n merges",
-                    choices=refine,
-                    texts=tuple(str(n) if n else "off" for n in refine),
-                    help="Iterative refinement of the inverse",
-                ),
+                shared.skip("Refuse merges that would ruin the inverse"),
+                shared.penalty(),
+                shared.refine_or_not(config, 0, 1, 2, 5, 20),
                 Item("segments", "refine_order", "Order of refinement", choices=(2, 3, 7), help="R becomes R^p"),
                 Item("button", "recompute", "Recompute A⁻¹", help="Factorize A anew: the last resort, O(d³)"),
             ],
@@ -229,16 +209,9 @@ def settings(config: StabilityConfig) -> list[Group]:
         Group(
             "Steps",
             [
-                Item("slider", "learning_rate", "Learning rate", choices=grid("learning_rate", *RATES)),
-                Item("slider", "merge_every", "Merge every", unit="steps", choices=grid("merge_every", *INTERVALS)),
-                Item(
-                    "choice",
-                    "speed",
-                    "Most steps",
-                    help="Speed limit, in steps per second",
-                    choices=SPEEDS,
-                    texts=speeds,
-                ),
+                shared.learning_rate(config, *RATES, help=""),
+                shared.merge_every(config, *INTERVALS),
+                shared.most_steps(*SPEEDS),
             ],
         ),
         Group(
@@ -246,8 +219,8 @@ def settings(config: StabilityConfig) -> list[Group]:
             [
                 Item("choice", "dim", "Width d", choices=grid("dim", 2, 8, 16, 64), live=False),
                 Item("choice", "rank", "Rank", choices=grid("rank", 1, 4, 8, 16), live=False, help="At most d"),
-                Item("choice", "optimizer", "Method", choices=("adam", "sgd"), texts=("Adam", "SGD"), live=False),
-                Item("number", "seed", "Seed", live=False),
+                shared.method("adam", "sgd"),
+                shared.seed(),
             ],
         ),
     ]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from p4lab.plots import Figure, Loss
-from p4lab.training import Frame, Snapshot, State
+from p4lab.training import Frame, Snapshot
 from p4lab.training.density_setup import (
     AREA,
     DRAWING,
@@ -24,7 +24,7 @@ from p4lab.widgets.density_board import BOARD_INTERVAL, Board
 from p4lab.widgets.density_pictures import Copies, FlowPicture, LaneDensity, Look, TruthPicture, config_of
 from p4lab.widgets.density_settings import settings
 from p4lab.widgets.depth_bar import DepthBar
-from p4lab.widgets.panels import Readout, run_rows
+from p4lab.widgets.panels import Readout, run_rows, speed_text, with_stopped
 from p4lab.widgets.sketch import Ink, Sketch
 
 NAMES = {"p4inv_bent": "P4Inv + Bent", "realnvp": "RealNVP"}
@@ -137,11 +137,7 @@ class DensityLab(Dashboard):
         self._runs.show({"runs": rows, "config": frame.planned.to_text()})
 
     def _message(self, frame: Frame) -> dict[str, str]:
-        message = super()._message(frame)
-        stopped = [
-            f"{NAMES[name]} stopped: {lane.message}" for name, lane in frame.snapshot.lanes.items() if lane.message
-        ]
-        return {"level": "notice", "text": "; ".join(stopped)} if stopped and message["level"] == "info" else message
+        return with_stopped(super()._message(frame), frame, self._style.lanes)
 
     def _curves(self, frame: Frame) -> Figure:
         return with_entropy(super()._curves(frame), frame)
@@ -198,13 +194,10 @@ def numbers() -> list[Readout]:
 
         return shown
 
-    def rate(frame: Frame) -> str:
-        return f"{frame.steps_per_second:.0f}" if frame.state is State.RUNNING else "–"
-
     help = "Kullback-Leibler divergence of the flow from the truth: test loss minus entropy"
     return [
         Readout(Item("readout", "count", "step", help="Optimizer steps"), lambda frame: f"{frame.snapshot.step:,}"),
-        Readout(Item("readout", "rate", "speed", unit="steps/s"), rate),
+        Readout(Item("readout", "rate", "speed", unit="steps/s"), speed_text),
         *(
             Readout(Item("readout", f"kl_{lane}", f"KL, {NAMES[lane]}", help=help, unit="nats"), divergence(lane))
             for lane in ORDER

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from p4lab.training import DigitsConfig, Engine, devices
+from p4lab.training import DigitsConfig, Engine
+from p4lab.widgets import settings_items as shared
 from p4lab.widgets.controls import Group, Item
 from p4lab.widgets.dashboard import Dashboard, Picture
 from p4lab.widgets.image_grid import ImageGrid, Panel
@@ -47,10 +48,7 @@ def digits_lab(config: DigitsConfig | None = None, name: str | None = None, **ch
 
 def settings(config: DigitsConfig) -> list[Group]:
     """Return the settings that the lab offers; the values of ``config`` are among the choices, whatever they are."""
-
-    def grid(name: str, *values: Any) -> tuple[Any, ...]:
-        return tuple(sorted({*values, getattr(config, name)}))
-
+    grid = shared.grid(config)
     return [
         Group(
             "Preset",
@@ -68,16 +66,14 @@ def settings(config: DigitsConfig) -> list[Group]:
         Group(
             "Optimizer",
             [
-                Item(
-                    "slider", "learning_rate", "Learning rate", choices=grid("learning_rate", *RATES), help="Step size"
-                ),
-                Item("choice", "optimizer", "Method", choices=("adam", "sgd"), texts=("Adam", "SGD"), live=False),
+                shared.learning_rate(config, *RATES),
+                shared.method("adam", "sgd"),
             ],
         ),
         Group(
             "Perturbations",
             [
-                Item("slider", "merge_every", "Merge every", unit="steps", choices=grid("merge_every", *INTERVALS)),
+                shared.merge_every(config, *INTERVALS),
                 Item(
                     "choice",
                     "rank",
@@ -86,31 +82,12 @@ def settings(config: DigitsConfig) -> list[Group]:
                     live=False,
                     help="Rank-one terms per layer",
                 ),
-                Item(
-                    "choice",
-                    "reset",
-                    "Directions",
-                    choices=("gradient", "gaussian"),
-                    texts=("gradient", "Gaussian"),
-                    help="How new directions are drawn after a merge",
+                shared.directions("How new directions are drawn after a merge"),
+                shared.skip(),
+                shared.refine_every(
+                    config, 1, 2, 5, 10, 20, 50, 100, help="Iterative refinement of the inverses after so many merges"
                 ),
-                Item(
-                    "toggle", "skip", "Skip bad merges", help="Refuse merges that would make a matrix nearly singular"
-                ),
-                Item(
-                    "slider",
-                    "refine_every",
-                    "Refine every",
-                    unit="merges",
-                    choices=grid("refine_every", 1, 2, 5, 10, 20, 50, 100),
-                    help="Iterative refinement of the inverses after so many merges",
-                ),
-                Item(
-                    "toggle",
-                    "penalty",
-                    "Penalty on det",
-                    help="Add a penalty on vanishing and exploding determinants to the loss",
-                ),
+                shared.penalty("Add a penalty on vanishing and exploding determinants to the loss"),
             ],
         ),
         Group(
@@ -124,16 +101,10 @@ def settings(config: DigitsConfig) -> list[Group]:
                     live=False,
                     help="Nonlinearities",
                 ),
-                Item("number", "seed", "Seed", live=False),
-                Item("choice", "device", "Device", choices=grid("device", *devices()), live=False),
-                Item("choice", "dtype", "Precision", choices=("float32", "float64"), live=False),
-                Item(
-                    "choice",
-                    "speed",
-                    "Speed limit",
-                    choices=(1, 5, 20, None),
-                    texts=("1 step/s", "5 steps/s", "20 steps/s", "none"),
-                ),
+                shared.seed(),
+                shared.device(config),
+                shared.precision(),
+                shared.slow_speed_limit(),
             ],
         ),
     ]

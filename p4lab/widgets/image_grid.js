@@ -1,14 +1,20 @@
-// Grids of small grey images on canvases: sharp, square, in the theme's colours.
+// Grids of small images of one channel on canvases: sharp, square, in the theme's colours.
 
 const GAP = 1; // native pixels between two images
-const INK = {
-  light: [[255, 255, 255], [168, 197, 236], [46, 94, 170], [12, 28, 66]],
-  dark: [[22, 26, 33], [37, 70, 120], [110, 165, 235], [240, 247, 255]],
+const COLORS = {
+  ink: {
+    light: [[255, 255, 255], [168, 197, 236], [46, 94, 170], [12, 28, 66]],
+    dark: [[22, 26, 33], [37, 70, 120], [110, 165, 235], [240, 247, 255]],
+  },
+  diverging: {
+    light: [[29, 79, 145], [91, 143, 201], [179, 207, 232], [250, 250, 250], [243, 192, 168], [217, 122, 91], [165, 48, 31]],
+    dark: [[142, 193, 255], [74, 134, 207], [34, 70, 111], [20, 23, 28], [110, 50, 38], [205, 102, 74], [255, 171, 140]],
+  },
 };
 
 /** A lookup table of RGB for the levels 0..top, interpolated between the colours of the theme. */
-function palette(top) {
-  const stops = INK[isDark() ? "dark" : "light"];
+function palette(top, colors) {
+  const stops = COLORS[colors][isDark() ? "dark" : "light"];
   return Array.from({ length: top + 1 }, (_, level) => {
     const t = (level / top) * (stops.length - 1), i = Math.min(Math.floor(t), stops.length - 2);
     return stops[i].map((c, k) => c + (stops[i + 1][k] - c) * (t - i));
@@ -16,18 +22,17 @@ function palette(top) {
 }
 
 /** Draw n images (n, h, w) into a canvas at the largest whole magnification that fits `width` CSS pixels. */
-function drawGrid(canvas, { data, shape: [n, h, w], columns }, top, width) {
+function drawGrid(canvas, { data, shape: [n, h, w], columns }, table, width) {
   const rows = Math.ceil(n / columns);
   const W = columns * (w + GAP) - GAP, H = rows * (h + GAP) - GAP;
   const dpr = window.devicePixelRatio || 1;
   const zoom = Math.max(1, Math.floor((width * dpr) / W));
   const native = new OffscreenCanvas(W, H), context = native.getContext("2d"), image = context.createImageData(W, H);
-  const colours = palette(top);
   for (let k = 0; k < n; k++) {
     const left = (k % columns) * (w + GAP), up = Math.floor(k / columns) * (h + GAP);
     for (let i = 0; i < h; i++) {
       for (let j = 0; j < w; j++) {
-        const rgb = colours[Math.min(data[(k * h + i) * w + j], top)], at = 4 * ((up + i) * W + left + j);
+        const rgb = table[Math.min(data[(k * h + i) * w + j], table.length - 1)], at = 4 * ((up + i) * W + left + j);
         [image.data[at], image.data[at + 1], image.data[at + 2], image.data[at + 3]] = [rgb[0], rgb[1], rgb[2], 255];
       }
     }
@@ -43,10 +48,12 @@ function drawGrid(canvas, { data, shape: [n, h, w], columns }, top, width) {
 export default () => {
   const views = new Map();
   const panels = [];
-  let top = 1, line = null;
+  let top = 1, colors = "ink", ends = ["", ""], line = null;
 
   function receive(message, buffers) {
     top = message.top ?? top;
+    colors = message.colors ?? colors;
+    ends = message.ends ?? ends;
     message.panels?.forEach(({ index, ...panel }, i) => {
       panels[index] = { ...panel, data: typed(buffers[i], "u1") };
     });
@@ -67,21 +74,24 @@ export default () => {
     const bar = document.createElement("div");
     bar.className = "p4-scale";
     const ramp = document.createElement("i");
-    bar.append("grey level 0", ramp, String(top));
+    const [low, high] = [document.createElement("span"), document.createElement("span")];
+    bar.append(low, ramp, high);
     el.replaceChildren(...boxes.map(({ box }) => box), bar);
-    return { boxes, ramp };
+    return { boxes, ramp, low, high };
   }
 
   function paint() {
     for (const [el, view] of views) {
       if (!panels.length || !isVisible(el)) continue;
       if (view.boxes?.length !== panels.length) Object.assign(view, build(el));
+      const table = palette(top, colors);
       view.boxes.forEach(({ box, canvas, small }, i) => {
         small.textContent = panels[i].note;
         canvas.setAttribute("aria-label", `${panels[i].label}: ${panels[i].note}`);
-        if (panels[i].shape[0]) drawGrid(canvas, panels[i], top, box.clientWidth);
+        if (panels[i].shape[0]) drawGrid(canvas, panels[i], table, box.clientWidth);
       });
-      view.ramp.style.background = `linear-gradient(to right, ${palette(top).map((c) => `rgb(${c})`).join()})`;
+      view.ramp.style.background = `linear-gradient(to right, ${table.map((c) => `rgb(${c})`).join()})`;
+      [view.low.textContent, view.high.textContent] = ends;
     }
   }
 

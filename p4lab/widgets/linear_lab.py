@@ -8,12 +8,13 @@ import numpy as np
 
 from p4lab.plots import RUN_COLORS, Figure, Loss, Shown
 from p4lab.plots.exact_loss import exact_loss
-from p4lab.training import Frame, Snapshot, State
+from p4lab.training import Frame, Snapshot
 from p4lab.training.linear_setup import CASES, INTERVALS, LinearConfig, side_by_side, ways
+from p4lab.widgets import settings_items as shared
 from p4lab.widgets.controls import Group, Item
 from p4lab.widgets.dashboard import Dashboard, Picture, Style
 from p4lab.widgets.linear_pictures import EigenvaluePicture
-from p4lab.widgets.panels import Readout
+from p4lab.widgets.panels import Readout, readout, speed_text, with_stopped
 
 WAYS = {
     "plain": "plain",
@@ -90,9 +91,7 @@ class LinearLab(Dashboard):
         self._side.show({**shown, "view": self._view}, pending=pending)
 
     def _message(self, frame: Frame) -> dict[str, str]:
-        message = super()._message(frame)
-        stopped = [f"{WAYS[name]} stopped: {lane.message}" for name, lane in _lanes(frame) if lane.message]
-        return {"level": "notice", "text": "; ".join(stopped)} if stopped and message["level"] == "info" else message
+        return with_stopped(super()._message(frame), frame, self._style.lanes)
 
     def _lane(self, name: str, number: int, lane: Snapshot) -> Shown:
         shown = super()._lane(name, list(WAYS).index(name), lane)
@@ -110,15 +109,12 @@ class LinearLab(Dashboard):
         return figure if frame.snapshot.config.to_dict()["sampled"] else exact_loss(figure)
 
     def _numbers(self) -> list[Readout]:
-        def readout(name: str, label: str, help: str, value: Callable[[Frame], Any]) -> Readout:
-            return Readout(Item("readout", name, label, help=help), value)
-
         def of_chosen(key: str, form: str) -> Callable[[Frame], str]:
             return lambda frame: _number(frame.snapshot.lanes[self._chosen.lane].last(key), form)
 
         return [
             readout("count", "step", "Optimizer steps", lambda frame: f"{frame.snapshot.step:,}"),
-            readout("rate", "steps/s", "Speed", _rate),
+            readout("rate", "steps/s", "Speed", speed_text),
             *(readout(f"loss_{name}", text, f"{LOSS.label}, {text}", _loss(name)) for name, text in WAYS.items()),
             readout("logabsdet", "log|det W|", "Carried, nats; of the lane shown", of_chosen("logabsdet", ".2f")),
             readout("residual", "|A A⁻¹ − I|", "Largest entry; of the lane shown", of_chosen("residual", ".0e")),
@@ -127,10 +123,6 @@ class LinearLab(Dashboard):
 
 def _lanes(frame: Frame) -> list[tuple[str, Snapshot]]:
     return list(frame.snapshot.lanes.items())
-
-
-def _rate(frame: Frame) -> str:
-    return f"{frame.steps_per_second:.0f}" if frame.state is State.RUNNING else "–"
 
 
 def _number(value: float, form: str) -> str:
@@ -148,13 +140,7 @@ def _loss(lane: str) -> Callable[[Frame], str]:
 def settings(config: LinearConfig) -> list[Group]:
     """Return the settings that the lab offers; the values of ``config`` are among the choices, whatever they are."""
 
-    def grid(name: str, *values: Any) -> tuple[Any, ...]:
-        return tuple(sorted({*values, getattr(config, name)}))
-
     cases = tuple(case.title for case in CASES.values())
-    refine = grid("refine_every", 0, 1, 10, 50)
-    speeds = tuple("none" if speed is None else f"{speed} / s" for speed in SPEEDS)
-    rate_help = "Of all lanes"
     return [
         Group(
             "Problem",
@@ -167,38 +153,24 @@ def settings(config: LinearConfig) -> list[Group]:
         Group(
             "Steps",
             [
-                Item("slider", "learning_rate", "Learning rate", choices=grid("learning_rate", *GRID), help=rate_help),
-                Item("choice", "optimizer", "Method", choices=("sgd", "adam"), texts=("SGD", "Adam"), live=False),
+                shared.learning_rate(config, *GRID, help="Of all lanes"),
+                shared.method("sgd", "adam"),
             ],
         ),
         Group(
             "Inverse and determinant",
             [
-                Item("toggle", "penalty", "Penalty on det", help="Add a penalty on vanishing determinants to the loss"),
-                Item("toggle", "skip", "Skip bad merges", help="Refuse merges that would ruin the inverse"),
-                Item(
-                    "segments",
-                    "refine_every",
-                    "Refine every n merges",
-                    choices=refine,
-                    texts=tuple(str(n) if n else "off" for n in refine),
-                    help="Iterative refinement of the inverse",
-                ),
+                shared.penalty(),
+                shared.skip("Refuse merges that would ruin the inverse"),
+                shared.refine_or_not(config, 0, 1, 10, 50),
             ],
         ),
         Group(
             "Run",
             [
-                Item(
-                    "choice",
-                    "speed",
-                    "Most steps",
-                    choices=SPEEDS,
-                    texts=speeds,
-                    help="Speed limit, in steps per second",
-                ),
-                Item("number", "seed", "Seed", live=False),
-                Item("choice", "dtype", "Precision", choices=("float32", "float64"), live=False),
+                shared.most_steps(*SPEEDS),
+                shared.seed(),
+                shared.precision(),
             ],
         ),
     ]

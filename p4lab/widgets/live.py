@@ -12,7 +12,8 @@ from p4lab.errors import OptionError
 from p4lab.p4 import MergeSchedule, P4Inv, p4_modules
 from p4lab.plots import Loss
 from p4lab.training import CustomConfig, Engine, Problem, RunConfig
-from p4lab.widgets.controls import Group, Item
+from p4lab.widgets import settings_items as shared
+from p4lab.widgets.controls import Group
 from p4lab.widgets.dashboard import Dashboard, Picture, Style
 from p4lab.widgets.spectrum import show_spectrum, spectrum_plane
 
@@ -119,34 +120,24 @@ def _config(
 
 
 def _settings(config: CustomConfig, merges: bool, invertible: bool) -> list[Group]:
-    def grid(name: str, *values: Any) -> tuple[Any, ...]:
-        return tuple(sorted({*values, getattr(config, name)}))
-
     groups = [
         Group(
             "Optimizer",
-            [Item("slider", "learning_rate", "Learning rate", choices=grid("learning_rate", *RATES), help="Step size")],
+            [shared.learning_rate(config, *RATES)],
         )
     ]
     perturbations = []
     if merges:
         perturbations += [
-            Item("slider", "merge_every", "Merge every", unit="steps", choices=grid("merge_every", *INTERVALS)),
-            Item("slider", "refine_every", "Refine every", unit="merges", choices=grid("refine_every", *INTERVALS)),
+            shared.merge_every(config, *INTERVALS),
+            shared.refine_every(config, *INTERVALS),
         ]
     if invertible:
         perturbations += [
-            Item("choice", "reset", "Directions", choices=("gradient", "gaussian"), texts=("gradient", "Gaussian")),
-            Item("toggle", "skip", "Skip bad merges", help="Refuse merges that would make a matrix nearly singular"),
-            Item("toggle", "penalty", "Penalty on det", help="Penalize vanishing and exploding determinants"),
+            shared.directions(),
+            shared.skip(),
+            shared.penalty("Penalize vanishing and exploding determinants"),
         ]
     if perturbations:
         groups.append(Group("Perturbations", perturbations))
-    speeds = Item(
-        "choice",
-        "speed",
-        "Speed limit",
-        choices=(1, 5, 20, None),
-        texts=("1 step/s", "5 steps/s", "20 steps/s", "none"),
-    )
-    return [*groups, Group("Run", [Item("number", "seed", "Seed", live=False), speeds])]
+    return [*groups, Group("Run", [shared.seed(), shared.slow_speed_limit()])]

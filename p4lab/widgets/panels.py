@@ -1,7 +1,7 @@
 """What stands in a dashboard's panels, as plain data."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,16 @@ class Readout:
     value: Callable[[Frame], Any]
 
 
+def readout(name: str, label: str, help: str, value: Callable[[Frame], Any], unit: str = "") -> Readout:
+    """Return a number in the header."""
+    return Readout(Item("readout", name, label, help=help, unit=unit), value)
+
+
+def speed_text(frame: Frame) -> str:
+    """Return how the speed reads, in steps per second: a dash unless the run goes on."""
+    return f"{frame.steps_per_second:.0f}" if frame.state is State.RUNNING else "–"
+
+
 def readouts(loss: Loss) -> list[Readout]:
     """Return the usual numbers: step, speed, losses, merges."""
 
@@ -41,10 +51,7 @@ def readouts(loss: Loss) -> list[Readout]:
 
     usual = [
         Readout(item("count", "step", "Optimizer steps"), lambda frame: f"{frame.snapshot.step:,}"),
-        Readout(
-            item("rate", "speed", unit="steps/s"),
-            lambda frame: f"{frame.steps_per_second:.0f}" if frame.state is State.RUNNING else "–",
-        ),
+        Readout(item("rate", "speed", unit="steps/s"), speed_text),
         Readout(
             item("train", "train loss", f"{loss.label}, running mean"),
             lambda frame: loss_text(frame.snapshot.last("smooth_loss"), loss),
@@ -63,7 +70,7 @@ def readouts(loss: Loss) -> list[Readout]:
             lambda frame: f"{frame.snapshot.counts['refine']:,}",
         ),
     ]
-    return [readout for readout in usual if loss.test or readout.item.name != "test"]
+    return [number for number in usual if loss.test or number.item.name != "test"]
 
 
 def loss_text(value: float, loss: Loss) -> dict[str, str]:
@@ -187,3 +194,19 @@ def hint(frame: Frame) -> dict[str, str]:
     if frame.pending:
         return {"level": "notice", "text": f"Press Reset to apply: {names}."}
     return {"level": "info", "text": HINTS[frame.state]}
+
+
+def with_stopped(
+    message: dict[str, str], frame: Frame, lanes: Mapping[str, str], level: str = "notice"
+) -> dict[str, str]:
+    """Return a message that tells which lanes have stopped and why, unless it has something more pressing to tell.
+
+    Args:
+        message: what it says otherwise.
+        frame: with the lanes.
+        lanes: what they are called, if not by their names.
+        level: of the new message.
+    """
+    now = frame.snapshot.lanes.items()
+    stopped = [f"{lanes.get(name, name)} stopped: {lane.message}" for name, lane in now if lane.message]
+    return {"level": level, "text": "; ".join(stopped)} if stopped and message["level"] == "info" else message

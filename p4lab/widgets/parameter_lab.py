@@ -8,10 +8,11 @@ import numpy as np
 
 from p4lab.plots import Figure, Loss, Shown
 from p4lab.plots.exact_loss import exact_loss
-from p4lab.training import Frame, Lanes, MatrixConfig, RunConfig, Snapshot, State
+from p4lab.training import Frame, Lanes, MatrixConfig, RunConfig, Snapshot
+from p4lab.widgets import settings_items as shared
 from p4lab.widgets.controls import Group, Item
 from p4lab.widgets.dashboard import WAIT, Dashboard, Picture, Style
-from p4lab.widgets.panels import Readout
+from p4lab.widgets.panels import Readout, readout, speed_text, with_stopped
 from p4lab.widgets.parameter_pictures import ROUTES, EigenPlane, LossPlane, MatrixSpace, PathPlane, width
 
 PAIRS = {
@@ -108,11 +109,7 @@ class ParameterLab(Dashboard):
         self._side.show({**shown, "view": self._view}, pending=pending)
 
     def _message(self, frame: Frame) -> dict[str, str]:
-        message = super()._message(frame)
-        stopped = [
-            f"{ROUTES[name]} stopped: {lane.message}" for name, lane in frame.snapshot.lanes.items() if lane.message
-        ]
-        return {"level": "notice", "text": "; ".join(stopped)} if stopped and message["level"] == "info" else message
+        return with_stopped(super()._message(frame), frame, self._style.lanes)
 
     def _lane(self, name: str, number: int, lane: Snapshot) -> Shown:
         # On a logarithmic axis, a running mean of an exact loss hides how far it has come.
@@ -124,15 +121,12 @@ class ParameterLab(Dashboard):
         return figure if _sampled(frame.snapshot) else exact_loss(figure)
 
     def _numbers(self) -> list[Readout]:
-        def readout(name: str, label: str, help: str, value: Callable[[Frame], Any], unit: str = "") -> Readout:
-            return Readout(Item("readout", name, label, help=help, unit=unit), value)
-
         def off(frame: Frame) -> str:
             return f"{self._space.off if width(frame) == 2 else self._paths.off:.2f}"
 
         return [
             readout("count", "step", "Optimizer steps", lambda frame: f"{frame.snapshot.step:,}"),
-            readout("rate", "steps/s", "Speed", _rate),
+            readout("rate", "steps/s", "Speed", speed_text),
             *(readout(f"loss_{name}", f"loss: {text}", LOSS.label, _loss(name)) for name, text in _SHORT.items()),
             readout("det", "det, P4Inv", "Determinant of the matrix that maps x to y", _det),
             readout("off", "off picture", "Distance (Frobenius) of P4Inv's W from the slice or plane shown", off),
@@ -161,10 +155,6 @@ def _lanes(config: RunConfig) -> Lanes:
     return Lanes(config, "route", tuple(ROUTES))
 
 
-def _rate(frame: Frame) -> str:
-    return f"{frame.steps_per_second:.0f}" if frame.state is State.RUNNING else "–"
-
-
 def _loss(lane: str) -> Callable[[Frame], str]:
     def shown(frame: Frame) -> str:
         snapshot = frame.snapshot.lanes[lane]
@@ -186,10 +176,7 @@ def _det(frame: Frame) -> str:
 
 def settings(config: MatrixConfig) -> list[Group]:
     """Return the settings that the lab offers; the values of ``config`` are among the choices, whatever they are."""
-
-    def grid(name: str, *values: Any) -> tuple[Any, ...]:
-        return tuple(sorted({*values, getattr(config, name)}))
-
+    grid = shared.grid(config)
     typed = 'A name such as shear, or rows such as "1 0; 0.5 1"'
     pairs = Item("choice", "pair", "From, to", choices=tuple(PAIRS), texts=tuple(text for text, _, _ in PAIRS.values()))
     matrices = [
@@ -200,24 +187,22 @@ def settings(config: MatrixConfig) -> list[Group]:
         Item("toggle", "sampled", "Sampled batches", live=False, help="x from N(0, I); if off, the loss is exact"),
     ]
     steps = [
-        Item("slider", "learning_rate", "Learning rate", choices=grid("learning_rate", *RATES), help="Step size"),
-        Item("choice", "optimizer", "Method", choices=("sgd", "adam"), texts=("SGD", "Adam"), live=False),
+        shared.learning_rate(config, *RATES),
+        shared.method("sgd", "adam"),
     ]
-    gradient = ("gradient", "gaussian")
     perturbations = [
-        Item("slider", "merge_every", "Merge every", unit="steps", choices=grid("merge_every", *INTERVALS)),
-        Item("choice", "reset", "Directions", choices=gradient, texts=("gradient", "Gaussian"), help="Of the next v"),
+        shared.merge_every(config, *INTERVALS),
+        shared.directions("Of the next v"),
         Item("choice", "rank", "Rank", choices=grid("rank", 1, 2, 4), live=False, help="Rank-one terms"),
-        Item("toggle", "train_v", "Train v, too", live=False, help="As in the paper; else v is fixed between merges"),
-        Item("toggle", "skip", "Skip bad merges", help="Refuse merges that would make the matrix nearly singular"),
-        Item("toggle", "penalty", "Penalty on det", help="Add a penalty on vanishing and exploding determinants"),
+        shared.train_v(),
+        shared.skip("Refuse merges that would make the matrix nearly singular"),
+        shared.penalty("Add a penalty on vanishing and exploding determinants"),
     ]
     lane = Item("segments", "map", "Loss map of", choices=("p4inv", "through_inverse"), texts=("P4Inv", "inverse"))
-    speeds = tuple("none" if speed is None else f"{speed} / s" for speed in SPEEDS)
     run = [
-        Item("choice", "speed", "Most steps", help="Speed limit, in steps per second", choices=SPEEDS, texts=speeds),
-        Item("number", "seed", "Seed", live=False),
-        Item("choice", "dtype", "Precision", choices=("float32", "float64"), live=False),
+        shared.most_steps(*SPEEDS),
+        shared.seed(),
+        shared.precision(),
     ]
     return [
         Group("Matrices", matrices),

@@ -14,12 +14,13 @@ from p4lab.plots.race import Axis, lane_style, race_curves
 from p4lab.problems.tasks import MAPS, TASKS
 from p4lab.training import Frame, Snapshot, State
 from p4lab.training.race import SEPARATOR, Race, RaceConfig, standings, unfit
+from p4lab.widgets import settings_items as shared
 from p4lab.widgets.channel import FOLDER
 from p4lab.widgets.controls import ControlPanel, Group, Item
 from p4lab.widgets.dashboard import WAIT, Dashboard, Picture, Style
 from p4lab.widgets.image_grid import ImageGrid, Panel
 from p4lab.widgets.layers import Layer
-from p4lab.widgets.panels import Readout
+from p4lab.widgets.panels import Readout, with_stopped
 from p4lab.widgets.plane import Path, Plane, Points
 from p4lab.widgets.spectrum import CIRCLE
 
@@ -176,16 +177,10 @@ class RaceLab(Dashboard):
         )
 
     def _message(self, frame: Frame) -> dict[str, str]:
-        message = super()._message(frame)
+        labels = {name: method.label for name, method in METHODS.items()}
+        message = with_stopped(super()._message(frame), frame, labels)
         if message["level"] != "info":
             return message
-        stopped = [
-            f"{METHODS[name].label} stopped: {lane.message}"
-            for name, lane in frame.snapshot.lanes.items()
-            if lane.message
-        ]
-        if stopped:
-            return {"level": "notice", "text": "; ".join(stopped)}
         config = frame.snapshot.config.to_dict()
         if frame.state is State.PAUSED and frame.snapshot.step * config["turn"] / 1000 >= config["budget"]:
             text = (
@@ -334,10 +329,7 @@ def numbers() -> list[Readout]:
 
 def settings(config: RaceConfig) -> list[Group]:
     """Return the settings that the lab offers; the values of ``config`` are among the choices, whatever they are."""
-
-    def grid(name: str, *values: Any) -> tuple[Any, ...]:
-        return tuple(sorted({*values, getattr(config, name)}))
-
+    grid = shared.grid(config)
     race = Group(
         "Race",
         [
@@ -353,7 +345,7 @@ def settings(config: RaceConfig) -> list[Group]:
                 choices=grid("rate_factor", *FACTORS),
                 help="On top of each method's best",
             ),
-            Item("number", "seed", "Seed", live=False),
+            shared.seed(),
             Item("button", "next_seed", "Next seed", help="Keep this race, and run it again with another seed"),
             Item("segments", "axis", "Curves over", choices=("seconds", "steps"), texts=("Time", "Steps")),
         ],

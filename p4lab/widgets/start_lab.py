@@ -9,11 +9,12 @@ from p4lab.plots import Figure, Loss
 from p4lab.plots.exact_loss import exact_loss
 from p4lab.problems.matrix import MatrixModel, MatrixProblem
 from p4lab.training import Engine, Frame, MatrixConfig, RunConfig, Snapshot, State
+from p4lab.widgets import settings_items as shared
 from p4lab.widgets.channel import FOLDER
 from p4lab.widgets.controls import Group, Item
 from p4lab.widgets.dashboard import Dashboard, Picture, Style
 from p4lab.widgets.formula import Formula
-from p4lab.widgets.panels import Readout, loss_text
+from p4lab.widgets.panels import Readout, loss_text, speed_text
 from p4lab.widgets.start_pictures import ImagePicture, SearchPicture, equations
 
 CONFIG = MatrixConfig(
@@ -124,27 +125,14 @@ def _engine(config: RunConfig) -> Engine:
 
 
 def _settings(config: MatrixConfig) -> list[Group]:
-    def grid(name: str, *values: float) -> tuple[Any, ...]:
-        return tuple(sorted({*values, getattr(config, name)}))
-
     speeds = (1.0, 2.0, SPEED, 20.0, None)
     return [
         Group(
             "Try",
             [
-                Item(
-                    "slider",
-                    "merge_every",
-                    "Merge every",
-                    unit="steps",
-                    choices=grid("merge_every", 1, 2, 5, 10, 15, 30, 60),
-                ),
-                Item(
-                    "slider",
-                    "learning_rate",
-                    "Learning rate",
-                    choices=grid("learning_rate", 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
-                    help="Step size of plain gradient descent on u",
+                shared.merge_every(config, 1, 2, 5, 10, 15, 30, 60),
+                shared.learning_rate(
+                    config, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, help="Step size of plain gradient descent on u"
                 ),
                 Item(
                     "segments",
@@ -156,7 +144,7 @@ def _settings(config: MatrixConfig) -> list[Group]:
                 ),
             ],
         ),
-        Group("Directions", [Item("number", "seed", "Seed", live=False, help="Other directions v")]),
+        Group("Directions", [shared.seed("Other directions v")]),
     ]
 
 
@@ -166,10 +154,7 @@ def _readouts() -> list[Readout]:
 
     return [
         Readout(item("count", "step", "Optimizer steps"), lambda frame: f"{frame.snapshot.step:,}"),
-        Readout(
-            item("rate", "speed", unit="steps/s"),
-            lambda frame: f"{frame.steps_per_second:.0f}" if frame.state is State.RUNNING else "–",
-        ),
+        Readout(item("rate", "speed", unit="steps/s"), speed_text),
         Readout(
             item("train", "loss", "|W − T|² / 2 before the last step"),
             lambda frame: loss_text(frame.snapshot.last("loss"), LOSS),

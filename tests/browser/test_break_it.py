@@ -5,19 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from live_notebook import Notebook, check_fit, looks
+from live_notebook import Notebook, becomes, check_fit, looks, start_lab
 
 NAME = "03_break_it.ipynb"
 CONFIG = "lab.player.engine.config"
 ATTACKS = {"Drive to 0": "0.0", "Hover at 1e-3": "0.001", "Cross det = 0": "-1.0", "Back to safety": "1.0"}
-
-
-def start_lab(notebook: Notebook) -> None:
-    notebook.open(NAME)
-    notebook.run_all()
-    notebook.wait_for_state("idle")
-    notebook.page.wait_for_selector(".p4-plot .main-svg")
-    notebook.wait_for_picture()
 
 
 def more(notebook: Notebook, steps: int) -> None:
@@ -26,7 +18,7 @@ def more(notebook: Notebook, steps: int) -> None:
 
 
 def at_full_speed(notebook: Notebook) -> None:
-    notebook.item("speed").locator("select").select_option(label="none")
+    notebook.choose("speed", "none")
     notebook.train(100)
 
 
@@ -44,46 +36,32 @@ def reads(notebook: Notebook, name: str, condition: str) -> None:
     notebook.wait_for(f"() => {{ const x = parseFloat({value}); return {condition}; }}")
 
 
-def becomes(notebook: Notebook, name: str, value: Any) -> None:
-    """Wait until a setting of the running engine has a value."""
-    for _ in range(100):
-        found = notebook.ask(f"{CONFIG}.{name}")
-        if found == str(value):
-            return
-        notebook.page.wait_for_timeout(100)
-    raise AssertionError(f"{name} is {found}, not {value}")
-
-
-def message(notebook: Notebook, part: str) -> None:
-    notebook.wait_for("part => document.querySelector('.p4-message').innerText.includes(part)", part)
-
-
 @pytest.mark.browser
 @pytest.mark.long
 def test_every_control_acts_while_it_runs(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start_lab(notebook, NAME)
     still = notebook.picture()
     notebook.train(50)
     notebook.wait_for("before => document.querySelector('.p4-lab canvas').toDataURL() !== before", still)
 
     for label, push in ATTACKS.items():
         notebook.button(label).click()
-        becomes(notebook, "push", push)
+        becomes(notebook, f"{CONFIG}.push", push)
     for name in ("push", "learning_rate", "merge_every"):
         for end in ("min", "max"):
             value = notebook.drag_to(name, end).split()[0]
             number = float(value.replace("−", "-"))
-            becomes(notebook, name, int(number) if name == "merge_every" else number)
+            becomes(notebook, f"{CONFIG}.{name}", int(number) if name == "merge_every" else number)
         if name == "learning_rate":
             notebook.item(name).locator("input").press("Home")
     for name, after in (("skip", False), ("penalty", True)):
-        becomes(notebook, name, not after)
+        becomes(notebook, f"{CONFIG}.{name}", not after)
         switch(notebook, name)
-        becomes(notebook, name, after)
+        becomes(notebook, f"{CONFIG}.{name}", after)
     for name, texts in (("refine_every", ("1", "2", "5", "20", "off")), ("refine_order", ("2", "7", "3"))):
         for text in texts:
             choose(notebook, name, text)
-            becomes(notebook, name, text.replace("off", "0"))
+            becomes(notebook, f"{CONFIG}.{name}", text.replace("off", "0"))
     for label in ("Damage A⁻¹", "Wreck A⁻¹", "Recompute A⁻¹"):
         notebook.button(label).click()
         more(notebook, 5)
@@ -91,15 +69,13 @@ def test_every_control_acts_while_it_runs(notebook: Notebook) -> None:
     assert notebook.state() == "running"
 
     notebook.pause()
-    notebook.button("Reset").click()
-    notebook.wait_for_state("idle")
-    notebook.wait_for_count("===", 0)
+    notebook.reset()
     notebook.check_clean()
 
 
 @pytest.mark.browser
 def test_det_zero_ruins_float32_without_skip_and_recomputing_mends_it(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start_lab(notebook, NAME)
     switch(notebook, "skip")
     at_full_speed(notebook)
     more(notebook, 100)
@@ -113,14 +89,14 @@ def test_det_zero_ruins_float32_without_skip_and_recomputing_mends_it(notebook: 
     reads(notebook, "residual_float32", "x < 1e-5")
     reads(notebook, "error_float32", "x < 1e-4")
     notebook.pause()
-    assert notebook.item("skips").locator(".p4-value").inner_text() == "0"
+    assert notebook.told("skips") == "0"
     notebook.check_clean()
 
 
 @pytest.mark.browser
 @pytest.mark.long
 def test_skip_gets_stuck_and_refinement_frees_it(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start_lab(notebook, NAME)
     at_full_speed(notebook)
     notebook.button("Drive to 0").click()
     reads(notebook, "skips", "x > 20")
@@ -140,7 +116,7 @@ def test_skip_gets_stuck_and_refinement_frees_it(notebook: Notebook) -> None:
 @pytest.mark.browser
 @pytest.mark.long
 def test_penalty_keeps_away_and_a_branch_without_it_crosses(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start_lab(notebook, NAME)
     switch(notebook, "penalty")
     at_full_speed(notebook)
     notebook.button("Drive to 0").click()
@@ -153,10 +129,10 @@ def test_penalty_keeps_away_and_a_branch_without_it_crosses(notebook: Notebook) 
     scrubber.press("Home")
     notebook.wait_for("() => !document.querySelector('[data-name=now] button').disabled")
     notebook.button("Damage A⁻¹").click()
-    message(notebook, "is past")
+    notebook.wait_for_message("is past")
     switch(notebook, "penalty")
     notebook.button("Branch here").click()
-    message(notebook, "To merge goes on")
+    notebook.wait_for_message("To merge goes on")
     notebook.button("Cross det = 0").click()
     notebook.train(400)
     notebook.wait_for("() => document.querySelector('[data-name=det] .p4-value').innerText === '−'")
@@ -169,7 +145,7 @@ def test_penalty_keeps_away_and_a_branch_without_it_crosses(notebook: Notebook) 
 
 @pytest.mark.browser
 def test_fits_the_page(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start_lab(notebook, NAME)
     at_full_speed(notebook)
     notebook.button("Drive to 0").click()
     more(notebook, 300)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_notebook import Notebook, check_fit, looks
+from live_notebook import Notebook, becomes, check_fit, download, looks, start_lab
 
 NAME = "06_densities_2d.ipynb"
 CONFIG = "lab.player.engine.config"
@@ -15,12 +15,8 @@ ROUTE = ".p4-pictures > :nth-child(7) canvas"
 SKETCH = ".p4-sketch canvas"
 
 
-def start_lab(notebook: Notebook) -> None:
-    notebook.open(NAME)
-    notebook.run_all()
-    notebook.wait_for_state("idle")
-    notebook.page.wait_for_selector(".p4-plot .main-svg")
-    notebook.wait_for_picture()
+def start(notebook: Notebook) -> None:
+    start_lab(notebook, NAME)
     notebook.item("board").locator("td", has_text="RealNVP").wait_for()
 
 
@@ -32,24 +28,6 @@ def changes(notebook: Notebook, selector: str, before: str) -> str:
     """Wait until a picture is another one, and return it."""
     notebook.wait_for("([s, before]) => document.querySelector(s).toDataURL() !== before", [selector, before])
     return picture(notebook, selector)
-
-
-def becomes(notebook: Notebook, expression: str, value: Any) -> None:
-    """Wait until an expression in the kernel has a value."""
-    for _ in range(200):
-        found = notebook.ask(expression)
-        if found == str(value):
-            return
-        notebook.page.wait_for_timeout(100)
-    raise AssertionError(f"{expression} is {found}, not {value}")
-
-
-def message(notebook: Notebook, part: str) -> None:
-    notebook.wait_for("part => document.querySelector('.p4-message').innerText.includes(part)", part)
-
-
-def choose(notebook: Notebook, name: str, text: str) -> None:
-    notebook.item(name).locator("select").select_option(label=text)
 
 
 def shows(notebook: Notebook, name: str, index: int) -> None:
@@ -87,7 +65,7 @@ def inked(notebook: Notebook, condition: str) -> None:
 @pytest.mark.browser
 @pytest.mark.long
 def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start(notebook)
     still = picture(notebook, RIGHT)
     notebook.train(5)
     changes(notebook, RIGHT, still)
@@ -112,7 +90,7 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
             shows(notebook, name, index)
         select.select_option(index=int(first))
     notebook.item("train_v").locator("input").click()
-    message(notebook, "train v")
+    notebook.wait_for_message("train v")
     for text in ("Density", "Log-density"):
         before = picture(notebook, RIGHT)
         notebook.item("log").get_by_role("button", name=text, exact=True).click()
@@ -122,15 +100,14 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
     assert notebook.state() == "running"
     notebook.screenshot("controls")
     notebook.pause()
-    notebook.button("Reset").click()
-    notebook.wait_for_count("===", 0)
+    notebook.reset()
     notebook.check_clean()
 
 
 @pytest.mark.browser
 @pytest.mark.long
 def test_depth_while_it_runs_and_while_it_rests(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start(notebook)
     notebook.train(20)
     for end, text in (("min", "latent z"), ("max", "data x")):
         assert notebook.drag_to("depth", end) == text
@@ -156,7 +133,7 @@ def test_depth_while_it_runs_and_while_it_rests(notebook: Notebook) -> None:
 @pytest.mark.browser
 @pytest.mark.long
 def test_draw_and_train_on_it(notebook: Notebook, tmp_path: Path) -> None:
-    start_lab(notebook)
+    start(notebook)
     assert tool(notebook, "Train on this").is_disabled()
     draw(notebook, (0.2, 0.2), (0.5, 0.8), (0.8, 0.2))
     inked(notebook, "> 500")
@@ -189,14 +166,10 @@ def test_draw_and_train_on_it(notebook: Notebook, tmp_path: Path) -> None:
     notebook.screenshot("drawing")
     notebook.pause()
 
-    path = tmp_path / "run.p4run"
-    with notebook.page.expect_download() as download:
-        notebook.button("Save run").click()
-    download.value.save_as(path)
+    path = download(notebook, "Save run", tmp_path)
     text = notebook.item("config").locator("input").input_value()
-    choose(notebook, "density", "Two moons")
-    notebook.button("Reset").click()
-    notebook.wait_for_count("===", 0)
+    notebook.choose("density", "Two moons")
+    notebook.reset()
     notebook.page.locator("input[type=file]").set_input_files(path)
     notebook.wait_for_count(">=", 20)
     becomes(notebook, "lab.config.to_text()", text)
@@ -206,7 +179,7 @@ def test_draw_and_train_on_it(notebook: Notebook, tmp_path: Path) -> None:
 @pytest.mark.browser
 @pytest.mark.long
 def test_scrub_branch_and_reset(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start(notebook)
     notebook.train(40)
     notebook.pause()
     last, present = notebook.count(), picture(notebook, RIGHT)
@@ -219,16 +192,15 @@ def test_scrub_branch_and_reset(notebook: Notebook) -> None:
     notebook.press("scrub", "Home")
     notebook.wait_for_count("===", 0)
     notebook.drag_by("learning_rate", 1)
-    message(notebook, "and press Branch here")
+    notebook.wait_for_message("and press Branch here")
     notebook.button("Branch here").click()
-    notebook.wait_for("() => document.querySelectorAll('[data-name=runs] input').length === 2")
+    notebook.wait_for_runs(2)
     notebook.train(20)
     notebook.pause()
     assert picture(notebook, RIGHT) != past
-    choose(notebook, "density", "Rings")
-    message(notebook, "Press Reset to apply: density")
-    notebook.button("Reset").click()
-    notebook.wait_for_count("===", 0)
+    notebook.choose("density", "Rings")
+    notebook.wait_for_message("Press Reset to apply: density")
+    notebook.reset()
     notebook.item("board").locator("td", has_text="Rings").wait_for()
     notebook.screenshot("branched")
     notebook.check_clean()
@@ -236,7 +208,7 @@ def test_scrub_branch_and_reset(notebook: Notebook) -> None:
 
 @pytest.mark.browser
 def test_fits_the_page(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start(notebook)
     draw(notebook, (0.3, 0.3), (0.7, 0.7))
     notebook.train(30)
     for _ in looks(notebook):

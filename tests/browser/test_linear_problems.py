@@ -2,55 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from live_notebook import Notebook, check_fit, looks
+from live_notebook import Notebook, becomes, check_fit, looks, start_lab
 
 NAME = "04_linear_problems.ipynb"
 CONFIG = "lab.player.engine.config"
 
 
-def start_lab(notebook: Notebook) -> None:
-    notebook.open(NAME)
-    notebook.run_all()
-    notebook.wait_for_state("idle")
-    notebook.page.wait_for_selector(".p4-plot .main-svg")
-    notebook.wait_for_picture()
-
-
-def choose(notebook: Notebook, name: str, text: str) -> None:
-    notebook.item(name).locator("select").select_option(label=text)
-
-
-def becomes(notebook: Notebook, expression: str, value: Any) -> None:
-    """Wait until an expression in the kernel has a value."""
-    for _ in range(100):
-        found = notebook.ask(expression)
-        if found == str(value):
-            return
-        notebook.page.wait_for_timeout(100)
-    raise AssertionError(f"{expression} is {found}, not {value}")
-
-
-def message(notebook: Notebook, part: str) -> None:
-    notebook.wait_for("part => document.querySelector('.p4-message').innerText.includes(part)", part)
-
-
-def reset(notebook: Notebook) -> None:
-    notebook.button("Reset").click()
-    notebook.wait_for_state("idle")
-    notebook.wait_for_count("===", 0)
-
-
-def told(notebook: Notebook, name: str) -> str:
-    return str(notebook.item(name).locator(".p4-value").inner_text())
-
-
 @pytest.mark.browser
 @pytest.mark.long
 def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start_lab(notebook, NAME)
     still = notebook.picture()
     notebook.train(50)
     notebook.wait_for("before => document.querySelector('.p4-lab canvas').toDataURL() !== before", still)
@@ -67,47 +29,47 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
             notebook.page.wait_for_timeout(500)
             assert select.input_value() == str(index)
     notebook.item("sampled").locator("input").click()
-    message(notebook, "sampled")
+    notebook.wait_for_message("sampled")
     for end in ("max", "min"):
         value = notebook.drag_to("learning_rate", end).split()[0]
         becomes(notebook, f"{CONFIG}.learning_rate", float(value))
     assert notebook.state() == "running"
     notebook.screenshot("controls")
     notebook.pause()
-    reset(notebook)
+    notebook.reset()
     notebook.check_clean()
 
 
 @pytest.mark.browser
 @pytest.mark.long
 def test_a_lane_that_runs_away_says_so_and_the_others_go_on(notebook: Notebook) -> None:
-    start_lab(notebook)
-    choose(notebook, "speed", "none")
+    start_lab(notebook, NAME)
+    notebook.choose("speed", "none")
     notebook.drag_to("learning_rate", "max")
     notebook.train(50)
-    message(notebook, "N = 1 stopped")
-    assert told(notebook, "loss_n1") == "stopped"
-    assert float(told(notebook, "loss_plain").replace("−", "-")) < 1e-3
+    notebook.wait_for_message("N = 1 stopped")
+    assert notebook.told("loss_n1") == "stopped"
+    assert float(notebook.told("loss_plain").replace("−", "-")) < 1e-3
     assert notebook.state() == "running"
     notebook.screenshot("runaway")
     notebook.pause()
-    reset(notebook)
-    assert told(notebook, "loss_n1") != "stopped"
+    notebook.reset()
+    assert notebook.told("loss_n1") != "stopped"
     notebook.check_clean()
 
 
 @pytest.mark.browser
 def test_another_problem_another_lane(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start_lab(notebook, NAME)
     notebook.train(30)
     notebook.pause()
     for text, target in (("SO(128)", "rotation"), ("SPD 32", "spd_near_one"), ("−I 101", "minus_identity")):
-        choose(notebook, "case", text)
-        message(notebook, "Press Reset to apply: ")
-        reset(notebook)
+        notebook.choose("case", text)
+        notebook.wait_for_message("Press Reset to apply: ")
+        notebook.reset()
         becomes(notebook, f"{CONFIG}.target", target)
         for lane in ("N = 50", "inverse", "N = 10"):
-            choose(notebook, "way", lane)
+            notebook.choose("way", lane)
             notebook.page.locator(".p4-legend", has_text=f"{lane}, step 0").wait_for()
         notebook.train(50)
         notebook.pause()
@@ -117,10 +79,9 @@ def test_another_problem_another_lane(notebook: Notebook) -> None:
 @pytest.mark.browser
 @pytest.mark.long
 def test_scrub_branch_and_penalty(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start_lab(notebook, NAME)
     notebook.train(100)
     notebook.pause()
-    notebook.page.wait_for_timeout(700)
     last, present = notebook.count(), notebook.picture()
     notebook.press("scrub", "Home")
     notebook.wait_for_count("===", 0)
@@ -134,12 +95,12 @@ def test_scrub_branch_and_penalty(notebook: Notebook) -> None:
     notebook.press("scrub", "Home")
     notebook.wait_for_count("===", 0)
     notebook.item("penalty").locator("input").click()
-    message(notebook, "and press Branch here")
+    notebook.wait_for_message("and press Branch here")
     notebook.button("Branch here").click()
-    notebook.wait_for("() => document.querySelectorAll('[data-name=runs] input').length === 2")
-    choose(notebook, "speed", "none")
+    notebook.wait_for_runs(2)
+    notebook.choose("speed", "none")
     notebook.train(80)
-    message(notebook, "N = 1 stopped")
+    notebook.wait_for_message("N = 1 stopped")
     notebook.screenshot("branched")
     notebook.pause()
     notebook.check_clean()
@@ -147,8 +108,8 @@ def test_scrub_branch_and_penalty(notebook: Notebook) -> None:
 
 @pytest.mark.browser
 def test_fits_the_page(notebook: Notebook) -> None:
-    start_lab(notebook)
-    choose(notebook, "speed", "none")
+    start_lab(notebook, NAME)
+    notebook.choose("speed", "none")
     notebook.train(500)
     for _ in looks(notebook):
         check_fit(notebook)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from live_notebook import Notebook, check_fit, looks
+from live_notebook import Notebook, check_fit, looks, start_lab
 
 from p4lab.p4 import PAPER, RECOMMENDED
 
@@ -15,17 +15,9 @@ NAME = "01_p4inv_live.ipynb"
 README_FOLDER = os.environ.get("P4LAB_SCREENSHOT_DIR")
 
 
-def start_lab(notebook: Notebook) -> None:
-    notebook.open(NAME)
-    notebook.run_all()
-    notebook.wait_for_state("idle")
-    notebook.page.wait_for_selector(".p4-plot .main-svg")
-    notebook.wait_for_picture()
-
-
 @pytest.mark.browser
 def test_start_drag_pause_step_reset(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start_lab(notebook, NAME)
     assert notebook.count() == 0
     assert notebook.points() == 0
     assert notebook.button("Reset").is_disabled()
@@ -56,8 +48,7 @@ def test_start_drag_pause_step_reset(notebook: Notebook) -> None:
     assert int(notebook.ask("lab.player.engine.schedule.attempts")) == int(merged) + 1
     notebook.screenshot("paused")
 
-    notebook.button("Reset").click()
-    notebook.wait_for_state("idle")
+    notebook.reset()
     notebook.wait_for("() => document.querySelector('.p4-plot .js-plotly-plot').data[0].x.length === 0")
     assert notebook.count() == 0
     notebook.check_clean()
@@ -66,15 +57,14 @@ def test_start_drag_pause_step_reset(notebook: Notebook) -> None:
 @pytest.mark.browser
 @pytest.mark.long
 def test_a_setting_that_waits_says_so_and_applies_at_reset(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start_lab(notebook, NAME)
     notebook.train(5)
     notebook.pause()
     notebook.item("preset").locator("button", has_text="Paper").click()
     notebook.page.wait_for_selector('.p4-item[data-name="rank"][data-pending="true"]')
     assert "Press Reset" in notebook.item("message").inner_text()
     assert notebook.ask("lab.player.engine.config.rank") == str(RECOMMENDED.rank_for(64))
-    notebook.button("Reset").click()
-    notebook.wait_for_state("idle")
+    notebook.reset()
     notebook.page.wait_for_selector('.p4-item[data-name="rank"][data-pending="false"]')
     assert notebook.ask("lab.player.engine.config.rank") == str(PAPER.rank_for(64))
     notebook.check_clean()
@@ -82,7 +72,7 @@ def test_a_setting_that_waits_says_so_and_applies_at_reset(notebook: Notebook) -
 
 @pytest.mark.browser
 def test_reload_rerun_and_interrupt(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start_lab(notebook, NAME)
     notebook.train(5)
     notebook.command("docmanager:save")
     notebook.page.reload(wait_until="domcontentloaded")
@@ -106,7 +96,7 @@ def test_reload_rerun_and_interrupt(notebook: Notebook) -> None:
 
 @pytest.mark.browser
 def test_a_restarted_kernel_leaves_a_hint(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start_lab(notebook, NAME)
     notebook.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
     notebook.page.wait_for_selector(".p4-hint", state="visible")
     notebook.wait_until_live()
@@ -120,7 +110,7 @@ def test_a_restarted_kernel_leaves_a_hint(notebook: Notebook) -> None:
 @pytest.mark.browser
 def test_fits_the_page(notebook: Notebook) -> None:
     steps = 2000 if README_FOLDER else 60
-    start_lab(notebook)
+    start_lab(notebook, NAME)
     notebook.train(steps // 2)
     notebook.drag_by("learning_rate", -1)
     notebook.wait_for_count(">=", steps)

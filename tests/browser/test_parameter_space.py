@@ -3,71 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from live_notebook import Notebook, check_fit, looks
+from live_notebook import Notebook, check_fit, download, drag_handle, looks, start_lab
 
 from p4lab.problems.matrix import matrix
 
 NAME = "02_parameter_space.ipynb"
 PLANNED = "lab.player.frame(10).planned"
-
-
-def start_lab(notebook: Notebook) -> None:
-    notebook.open(NAME)
-    notebook.run_all()
-    notebook.wait_for_state("idle")
-    notebook.page.wait_for_selector(".p4-plot .main-svg")
-    notebook.page.wait_for_selector('.p4-handle[data-name="target"]')
-
-
-def train(notebook: Notebook, steps: int) -> None:
-    notebook.button("Start").click()
-    notebook.wait_for_state("running")
-    notebook.wait_for_count(">=", steps)
-
-
-def pause(notebook: Notebook) -> None:
-    notebook.button("Pause").click()
-    notebook.wait_for_state("paused")
-
-
-def reset(notebook: Notebook) -> None:
-    notebook.button("Reset").click()
-    notebook.wait_for_state("idle")
-    notebook.wait_for_count("===", 0)
-
-
-def drag(notebook: Notebook, name: str, dx: float, dy: float) -> None:
-    grip = notebook.page.locator(f'.p4-handle[data-name="{name}"]')
-    grip.scroll_into_view_if_needed()
-    box = grip.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    notebook.page.mouse.move(x, y)
-    notebook.page.mouse.down()
-    notebook.page.mouse.move(x + dx, y + dy, steps=12)
-    notebook.page.mouse.up()
-
-
-def type_matrix(notebook: Notebook, name: str, text: str) -> Any:
-    field = notebook.item(name).locator("input")
-    field.fill(text)
-    field.press("Enter")
-    return field
-
-
-def message(notebook: Notebook, part: str) -> None:
-    notebook.wait_for("part => document.querySelector('.p4-message').innerText.includes(part)", part)
-
-
-def wait_for_rows(notebook: Notebook, count: int) -> None:
-    notebook.wait_for("n => document.querySelectorAll('[data-name=runs] input').length === n", count)
-
-
-def told(notebook: Notebook, name: str) -> str:
-    return str(notebook.item(name).locator(".p4-value").inner_text())
 
 
 def settled(notebook: Notebook, expression: str) -> str:
@@ -81,12 +25,12 @@ def settled(notebook: Notebook, expression: str) -> str:
 
 @pytest.mark.browser
 def test_controls_to_their_ends_and_the_target_dragged_while_it_runs(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start_lab(notebook, NAME)
     still = notebook.picture()
-    train(notebook, 20)
+    notebook.train(20)
     notebook.wait_for("before => document.querySelector('.p4-lab canvas').toDataURL() !== before", still)
 
-    drag(notebook, "target", 70, -60)
+    drag_handle(notebook, "target", 70, -60)
     notebook.wait_for("() => document.querySelector('[data-name=target] input').value.includes(';')")
     text = settled(notebook, f"{PLANNED}.target")
     assert notebook.ask("lab.player.engine.config.target") == text
@@ -98,61 +42,61 @@ def test_controls_to_their_ends_and_the_target_dragged_while_it_runs(notebook: N
             value = notebook.drag_to(name, end).split()[0]
             assert float(settled(notebook, f"lab.player.engine.config.{name}")) == float(value)
     # At this learning rate, with few merges, P4Inv's random directions are too long: that lane stops and says so.
-    type_matrix(notebook, "target", "2 0.5; 0.3 1")  # it may already have reached the one before
-    message(notebook, "P4Inv stopped")
-    assert told(notebook, "loss_p4inv") == "stopped"
+    notebook.write("target", "2 0.5; 0.3 1")  # it may already have reached the one before
+    notebook.wait_for_message("P4Inv stopped")
+    assert notebook.told("loss_p4inv") == "stopped"
     notebook.screenshot("runaway")
-    pause(notebook)
-    reset(notebook)
-    assert told(notebook, "loss_p4inv") != "stopped"
+    notebook.pause()
+    notebook.reset()
+    assert notebook.told("loss_p4inv") != "stopped"
     notebook.check_clean()
 
 
 @pytest.mark.browser
 @pytest.mark.long
 def test_start_and_target_by_hand_by_name_and_as_text(notebook: Notebook) -> None:
-    start_lab(notebook)
-    drag(notebook, "start", 40, 30)
+    start_lab(notebook, NAME)
+    drag_handle(notebook, "start", 40, 30)
     notebook.wait_for("() => document.querySelector('[data-name=from] input').value.includes(';')")
     assert notebook.ask("lab.player.engine.config.start") == notebook.ask(f"{PLANNED}.start") != "identity"
 
-    notebook.item("pair").locator("select").select_option(label="Opposite sign of det")
+    notebook.choose("pair", "Opposite sign of det")
     notebook.wait_for("() => document.querySelector('[data-name=target] input').value === 'reflection'")
-    type_matrix(notebook, "target", "2 0.5; 0.3 1")
+    notebook.write("target", "2 0.5; 0.3 1")
     notebook.wait_for(
         "() => !document.querySelector('[data-name=loss_plain] .p4-value').innerText.startsWith('2.0e+00')"
     )
     assert notebook.ask("lab.player.engine.config.target") == "2 0.5; 0.3 1"
-    train(notebook, 30)
+    notebook.train(30)
 
-    type_matrix(notebook, "target", "0 -1; 1")
-    message(notebook, "rows such as")
+    notebook.write("target", "0 -1; 1")
+    notebook.wait_for_message("rows such as")
     assert notebook.state() == "running"
     assert notebook.ask("lab.player.engine.config.target") == "2 0.5; 0.3 1"
-    type_matrix(notebook, "target", "0 -1; 1 0")
-    message(notebook, "Move a slider")
+    notebook.write("target", "0 -1; 1 0")
+    notebook.wait_for_message("Move a slider")
     assert notebook.ask("lab.player.engine.config.target") == "0 -1; 1 0"
 
-    pause(notebook)
-    type_matrix(notebook, "from", "1 1; 1 1")
-    message(notebook, "Press Reset to apply: start")
+    notebook.pause()
+    notebook.write("from", "1 1; 1 1")
+    notebook.wait_for_message("Press Reset to apply: start")
     notebook.button("Reset").click()
-    message(notebook, "the start matrix is singular")
+    notebook.wait_for_message("the start matrix is singular")
     notebook.screenshot("singular_start")
-    type_matrix(notebook, "from", "shear")
-    message(notebook, "Press Reset to apply: start")
-    reset(notebook)
+    notebook.write("from", "shear")
+    notebook.wait_for_message("Press Reset to apply: start")
+    notebook.reset()
     assert notebook.ask("lab.player.engine.config.start") == "shear"
-    train(notebook, 20)
-    pause(notebook)
+    notebook.train(20)
+    notebook.pause()
     notebook.check_clean()
 
 
 @pytest.mark.browser
 @pytest.mark.long
 def test_every_other_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
-    start_lab(notebook)
-    train(notebook, 10)
+    start_lab(notebook, NAME)
+    notebook.train(10)
     for name in ("skip", "penalty", "sampled", "train_v"):
         for _ in range(2):
             notebook.item(name).locator("input").click()
@@ -169,19 +113,19 @@ def test_every_other_control_to_both_ends_while_it_runs(notebook: Notebook) -> N
             notebook.wait_for('b => b.getAttribute("aria-pressed") === "true"', button.element_handle())
     for name in ("target", "start"):
         for dx, dy in ((-400, 300), (500, -400)):
-            drag(notebook, name, dx, dy)
+            drag_handle(notebook, name, dx, dy)
             notebook.page.wait_for_timeout(300)
     assert notebook.state() == "running"
-    pause(notebook)
+    notebook.pause()
     notebook.check_clean()
 
 
 @pytest.mark.browser
 @pytest.mark.long
 def test_scrub_and_branch(notebook: Notebook) -> None:
-    start_lab(notebook)
-    train(notebook, 60)
-    pause(notebook)
+    start_lab(notebook, NAME)
+    notebook.train(60)
+    notebook.pause()
     notebook.page.wait_for_timeout(700)
     last, present = notebook.count(), notebook.picture()
     notebook.drag_to("scrub", "min")
@@ -194,76 +138,73 @@ def test_scrub_and_branch(notebook: Notebook) -> None:
     notebook.drag_to("scrub", "min")
     notebook.wait_for_count("===", 0)
     interval = notebook.drag_to("merge_every", "min").split()[0]
-    message(notebook, "and press Branch here")
+    notebook.wait_for_message("and press Branch here")
     notebook.button("Branch here").click()
-    wait_for_rows(notebook, 2)
-    train(notebook, 30)
-    pause(notebook)
+    notebook.wait_for_runs(2)
+    notebook.train(30)
+    notebook.pause()
     assert notebook.ask("lab.player.engine.config.merge_every") == interval == "1"
     notebook.screenshot("branched")
     notebook.page.get_by_role("button", name="Make this the active run").first.click()
     notebook.wait_for_count("===", last)
     notebook.page.get_by_role("button", name="Remove this run").first.click()
-    wait_for_rows(notebook, 1)
-    reset(notebook)
+    notebook.wait_for_runs(1)
+    notebook.reset()
     notebook.check_clean()
 
 
 @pytest.mark.browser
 @pytest.mark.long
 def test_a_saved_run_is_loaded(notebook: Notebook, tmp_path: Path) -> None:
-    start_lab(notebook)
-    notebook.item("pair").locator("select").select_option(label="Opposite sign, sheared")
-    train(notebook, 40)
-    pause(notebook)
+    start_lab(notebook, NAME)
+    notebook.choose("pair", "Opposite sign, sheared")
+    notebook.train(40)
+    notebook.pause()
     notebook.page.wait_for_timeout(700)
-    last, det = notebook.count(), told(notebook, "det")
-    with notebook.page.expect_download() as waiting:
-        notebook.button("Save run").click()
-    saved = tmp_path / str(waiting.value.suggested_filename)
-    waiting.value.save_as(saved)
+    last, det = notebook.count(), notebook.told("det")
+    saved = download(notebook, "Save run", tmp_path)
 
-    reset(notebook)
-    notebook.item("pair").locator("select").select_option(label="Turn by 120°")
+    notebook.reset()
+    notebook.choose("pair", "Turn by 120°")
     notebook.item("upload").locator("input").set_input_files(saved)
-    wait_for_rows(notebook, 2)
+    notebook.wait_for_runs(2)
     notebook.wait_for_count("===", last)
     notebook.wait_for("det => document.querySelector('[data-name=det] .p4-value').innerText === det", det)
     assert notebook.item("target").locator("input").input_value() == "reflection"
-    train(notebook, last + 20)
-    pause(notebook)
+    notebook.train(last + 20)
+    notebook.pause()
 
     saved.write_bytes(saved.read_bytes()[:500])
     notebook.item("upload").locator("input").set_input_files(saved)
-    message(notebook, "damaged or something else")
+    notebook.wait_for_message("damaged or something else")
     notebook.check_clean()
 
 
 @pytest.mark.browser
 @pytest.mark.long
 def test_larger_matrices_change_the_picture_and_come_back(notebook: Notebook) -> None:
-    start_lab(notebook)
-    train(notebook, 10)
-    pause(notebook)
+    start_lab(notebook, NAME)
+    notebook.train(10)
+    notebook.pause()
     for dim in (32, 8, 2):
-        notebook.item("dim").locator("select").select_option(label=str(dim))
-        message(notebook, "Press Reset to apply: ")
-        reset(notebook)
-        train(notebook, 40)
+        notebook.choose("dim", str(dim))
+        notebook.wait_for_message("Press Reset to apply: ")
+        notebook.reset()
+        notebook.train(40)
         space = notebook.page.locator(".p4-picture", has_text="The space of 2 × 2 matrices")
         plane = notebook.page.locator(".p4-picture", has_text="The paths in their main plane")
         (space if dim == 2 else plane).wait_for(state="visible")
         assert (space.is_visible(), plane.is_visible()) == (dim == 2, dim != 2)
         notebook.screenshot(f"width_{dim}")
-        pause(notebook)
+        notebook.pause()
     notebook.check_clean()
 
 
 @pytest.mark.browser
 def test_fits_the_page(notebook: Notebook) -> None:
-    start_lab(notebook)
-    notebook.item("pair").locator("select").select_option(label="Opposite sign, sheared")
-    train(notebook, 90)
+    start_lab(notebook, NAME)
+    notebook.choose("pair", "Opposite sign, sheared")
+    notebook.train(90)
     for width in looks(notebook, 1300):
         check_fit(notebook)
         space, reach, eigenvalues = (
@@ -275,5 +216,5 @@ def test_fits_the_page(notebook: Notebook) -> None:
             assert eigenvalues["y"] < space["y"] + space["height"]
         else:
             assert reach["y"] == eigenvalues["y"] >= space["y"] + space["height"]
-    pause(notebook)
+    notebook.pause()
     notebook.check_clean()

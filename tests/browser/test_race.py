@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from live_notebook import Notebook, check_fit, looks
+from live_notebook import Notebook, check_fit, looks, start_lab
 
 NAME = "05_race.ipynb"
 CONFIG = "lab.player.frame(10).snapshot.config"
 
 
-def start_lab(notebook: Notebook) -> None:
-    notebook.open(NAME)
-    notebook.run_all()
-    notebook.wait_for_state("idle")
-    notebook.page.wait_for_selector(".p4-plot .main-svg")
+def start(notebook: Notebook) -> None:
+    start_lab(notebook, NAME)
     notebook.page.wait_for_selector(".p4-table tr:nth-child(2)")
 
 
@@ -23,7 +20,7 @@ def rows(notebook: Notebook) -> list[str]:
 
 @pytest.mark.browser
 def test_tick_race_and_race_again(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start(notebook)
     notebook.item("method:woodbury").locator("input").click()
     notebook.wait_for("() => document.querySelectorAll('.p4-table tr').length === 7")
     notebook.train(5)
@@ -36,9 +33,8 @@ def test_tick_race_and_race_again(notebook: Notebook) -> None:
     notebook.item("axis").locator("button", has_text="Steps").click()
     notebook.wait_for("() => document.querySelector('.js-plotly-plot').layout.xaxis.title.text.includes('steps')")
     notebook.pause()
-    notebook.item("budget").locator("select").select_option(label="2")
-    notebook.button("Reset").click()
-    notebook.wait_for_state("idle")
+    notebook.choose("budget", "2")
+    notebook.reset()
     notebook.wait_for("() => document.querySelectorAll('.p4-table tr').length === 6")
     notebook.train(2)
     notebook.wait_for_state("paused")
@@ -54,12 +50,11 @@ def test_tick_race_and_race_again(notebook: Notebook) -> None:
 @pytest.mark.browser
 @pytest.mark.long
 def test_tasks_scrub_and_branch(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start(notebook)
     for task in ("ICA: photos", "Map: det < 0"):
-        notebook.item("task").locator("select").select_option(label=task)
+        notebook.choose("task", task)
         if notebook.state() != "idle":
-            notebook.button("Reset").click()
-            notebook.wait_for_state("idle")
+            notebook.reset()
         notebook.wait_for("t => document.querySelector('[data-name=task] select').selectedOptions[0].label === t", task)
         notebook.train(12)
         notebook.pause()
@@ -67,7 +62,7 @@ def test_tasks_scrub_and_branch(notebook: Notebook) -> None:
     step = notebook.item("scrub").locator("output")
     step.filter(has_text="step").wait_for()
     notebook.button("Branch here").click()
-    notebook.wait_for("() => document.querySelectorAll('[data-name=runs] input').length === 2")
+    notebook.wait_for_runs(2)
     turn = notebook.count()
     notebook.train(turn + 3)
     notebook.pause()
@@ -76,7 +71,7 @@ def test_tasks_scrub_and_branch(notebook: Notebook) -> None:
 
 @pytest.mark.browser
 def test_fits_the_page(notebook: Notebook) -> None:
-    start_lab(notebook)
+    start(notebook)
     notebook.train(15)
     notebook.pause()
     for _ in looks(notebook, 1300):

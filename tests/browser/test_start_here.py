@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from live_notebook import Notebook, looks
+from live_notebook import Notebook, drag_handle, looks, start_lab
 
 NAME = "00_start_here.ipynb"
 LAST_LOSS = "float(lab.player.engine.records.steps.columns['loss'][-1])"
@@ -23,21 +23,9 @@ OUTSIDE = """() => {
 
 
 def start(notebook: Notebook) -> None:
-    notebook.open(NAME)
-    notebook.run_all()
-    notebook.wait_for_state("idle")
+    start_lab(notebook, NAME)
     notebook.wait_for(DRAWN)
     notebook.page.locator(".p4-start").scroll_into_view_if_needed()
-
-
-def reset(notebook: Notebook) -> None:
-    notebook.button("Reset").click()
-    notebook.wait_for_state("idle")
-    notebook.wait_for_count("===", 0)
-
-
-def message(notebook: Notebook, part: str) -> None:
-    notebook.wait_for("part => document.querySelector('.p4-message').innerText.includes(part)", part)
 
 
 def drag_to_corner(notebook: Notebook, name: str, share: float) -> None:
@@ -46,11 +34,9 @@ def drag_to_corner(notebook: Notebook, name: str, share: float) -> None:
     ring.scroll_into_view_if_needed()
     stage = ring.locator("xpath=..").bounding_box()
     box = ring.bounding_box()
-    mouse = notebook.page.mouse
-    mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    mouse.down()
-    mouse.move(stage["x"] + share * stage["width"], stage["y"] + (1 - share) * stage["height"], steps=8)
-    mouse.up()
+    dx = stage["x"] + share * stage["width"] - (box["x"] + box["width"] / 2)
+    dy = stage["y"] + (1 - share) * stage["height"] - (box["y"] + box["height"] / 2)
+    drag_handle(notebook, name, dx, dy)
     notebook.page.wait_for_timeout(800)
 
 
@@ -81,10 +67,8 @@ def test_step_merge_and_run(notebook: Notebook) -> None:
     assert float(notebook.ask(LAST_LOSS)) < before
 
     notebook.item("speed").locator("button", has_text="max").click()
-    notebook.button("Start").click()
-    notebook.wait_for_count(">", 200)
-    notebook.button("Pause").click()
-    notebook.wait_for_state("paused")
+    notebook.train(201)
+    notebook.pause()
     notebook.wait_for(f"symbol => ({MATRIX})(symbol).join() === '0.4,-1.3,1.1,0.7'", "W")
     notebook.check_clean()
 
@@ -93,18 +77,12 @@ def test_step_merge_and_run(notebook: Notebook) -> None:
 @pytest.mark.long
 def test_the_target_is_dragged(notebook: Notebook) -> None:
     start(notebook)
-    ring = notebook.page.locator('.p4-handle[data-name="1"]')
-    box = ring.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    notebook.page.mouse.move(x, y)
-    notebook.page.mouse.down()
-    notebook.page.mouse.move(x + 30, y - 50, steps=6)
-    notebook.page.mouse.up()
+    drag_handle(notebook, "1", 30, -50)
     notebook.page.wait_for_timeout(800)
     target = notebook.ask("lab.config.target")
     assert target != "0.4 -1.3; 1.1 0.7"
     assert [row.split()[0] for row in target.split(";")] == ["0.4", "1.1"]  # its first column stays
-    ring.press("ArrowUp")
+    notebook.page.locator('.p4-handle[data-name="1"]').press("ArrowUp")
     notebook.page.wait_for_timeout(500)
     assert notebook.ask("lab.config.target") != target
     notebook.button("To merge").click()
@@ -117,8 +95,7 @@ def test_the_target_is_dragged(notebook: Notebook) -> None:
 def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
     start(notebook)
     notebook.item("speed").locator("button", has_text="20").click()
-    notebook.button("Start").click()
-    notebook.wait_for_count(">", 5)
+    notebook.train(6)
     for name in ("merge_every", "learning_rate"):
         for end in ("max", "min"):
             value = float(notebook.drag_to(name, end).split()[0])
@@ -133,14 +110,11 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
             notebook.wait_for_count(">", notebook.count())
     assert notebook.state() == "running"
     assert np.abs(np.array(matrix(notebook, "W"))).max() < 20
-    notebook.button("Pause").click()
-    notebook.wait_for_state("paused")
-    seed = notebook.item("seed").locator("input")
+    notebook.pause()
     for text in ("0", "123456"):
-        seed.fill(text)
-        seed.press("Enter")
-    message(notebook, "Press Reset to apply: seed")
-    reset(notebook)
+        notebook.write("seed", text)
+    notebook.wait_for_message("Press Reset to apply: seed")
+    notebook.reset()
     assert notebook.ask("lab.player.engine.config.seed") == "123456"
     assert matrix(notebook, "W") == [1, 0, 0, 1]
     notebook.check_clean()
@@ -150,13 +124,10 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
 @pytest.mark.long
 def test_scrub_branch_and_reset(notebook: Notebook) -> None:
     start(notebook)
-    message(notebook, "Frozen")
+    notebook.wait_for_message("Frozen")
     notebook.item("speed").locator("button", has_text="20").click()
-    notebook.button("Start").click()
-    notebook.wait_for_count(">=", 40)
-    notebook.button("Pause").click()
-    notebook.wait_for_state("paused")
-    notebook.page.wait_for_timeout(700)
+    notebook.train(40)
+    notebook.pause()
     last, present = notebook.count(), matrix(notebook, "W")
     notebook.drag_to("scrub", "min")
     notebook.wait_for_count("===", 0)
@@ -168,27 +139,26 @@ def test_scrub_branch_and_reset(notebook: Notebook) -> None:
     notebook.drag_to("scrub", "min")
     notebook.wait_for_count("===", 0)
     notebook.drag_to("merge_every", "min")
-    message(notebook, "and press Branch here")
+    notebook.wait_for_message("and press Branch here")
     notebook.button("Branch here").click()
     notebook.page.locator('.p4-start [data-name="runs"] input').nth(1).wait_for()
     notebook.button("Step").click()
     notebook.wait_for_count("===", 1)
-    message(notebook, "Merged")
+    notebook.wait_for_message("Merged")
     assert matrix(notebook, "A") == matrix(notebook, "W") != [1, 0, 0, 1]
     notebook.screenshot("branched")
     notebook.page.get_by_role("button", name="Make this the active run").click()
     notebook.wait_for_count("===", last)
     notebook.page.get_by_role("button", name="Remove this run").click()
     notebook.page.locator('.p4-start [data-name="runs"]').wait_for(state="hidden")
-    reset(notebook)
+    notebook.reset()
     notebook.check_clean()
 
 
 @pytest.mark.browser
 def test_fits_the_page(notebook: Notebook) -> None:
     start(notebook)
-    notebook.button("Start").click()
-    notebook.wait_for_count(">=", 24)
+    notebook.train(24)
     for width in looks(notebook, 1080):
         assert notebook.page.evaluate(OUTSIDE) == []
         assert notebook.used_width() >= 0.95
@@ -202,6 +172,5 @@ def test_fits_the_page(notebook: Notebook) -> None:
         else:  # below the settings, beside the pictures
             assert formula["y"] >= side["y"] + side["height"] - 1
             assert formula["x"] + formula["width"] <= plane["x"] + 1
-    notebook.button("Pause").click()
-    notebook.wait_for_state("paused")
+    notebook.pause()
     notebook.check_clean()

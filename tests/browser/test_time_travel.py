@@ -8,16 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from live_notebook import Notebook
+from live_notebook import Notebook, download, start_lab
 
 NAME = "01_p4inv_live.ipynb"
 
 
-def start_lab(notebook: Notebook, steps: int) -> None:
-    notebook.open(NAME)
-    notebook.run_all()
-    notebook.wait_for_state("idle")
-    notebook.page.wait_for_selector(".p4-plot .main-svg")
+def train(notebook: Notebook, steps: int) -> None:
+    start_lab(notebook, NAME)
     notebook.train(steps)
 
 
@@ -34,25 +31,9 @@ def rows(notebook: Notebook) -> list[str]:
     return [str(text) for text in notebook.item("runs").locator("input").evaluate_all("all => all.map(i => i.value)")]
 
 
-def wait_for_rows(notebook: Notebook, count: int) -> None:
-    notebook.wait_for("n => document.querySelectorAll('[data-name=runs] input').length === n", count)
-
-
-def message(notebook: Notebook, part: str) -> None:
-    notebook.wait_for("part => document.querySelector('.p4-message').innerText.includes(part)", part)
-
-
-def download(notebook: Notebook, label: str, to: Path) -> Path:
-    with notebook.page.expect_download() as waiting:
-        notebook.item("runs").locator("xpath=../..").get_by_role("button", name=label, exact=True).click()
-    path = to / str(waiting.value.suggested_filename)
-    waiting.value.save_as(path)
-    return path
-
-
 @pytest.mark.browser
 def test_scrub_branch_rename_and_remove(notebook: Notebook) -> None:
-    start_lab(notebook, 60)
+    train(notebook, 60)
     last = notebook.pause()
     present = notebook.picture()
 
@@ -67,9 +48,9 @@ def test_scrub_branch_rename_and_remove(notebook: Notebook) -> None:
 
     step = scrub(notebook, 0.5)
     rate = float(notebook.drag_by("learning_rate", 3))
-    message(notebook, "and press Branch here")
+    notebook.wait_for_message("and press Branch here")
     notebook.button("Branch here").click()
-    wait_for_rows(notebook, 2)
+    notebook.wait_for_runs(2)
     notebook.wait_for_count("===", step)
     assert notebook.ask("lab.player.engine.config.learning_rate") == str(rate)
     notebook.train(step + 20)
@@ -87,13 +68,13 @@ def test_scrub_branch_rename_and_remove(notebook: Notebook) -> None:
     notebook.page.get_by_role("button", name="Make this the active run").first.click()
     notebook.wait_for_count("===", last)
     notebook.page.get_by_role("button", name="Remove this run").first.click()
-    wait_for_rows(notebook, 1)
+    notebook.wait_for_runs(1)
     notebook.check_clean()
 
 
 @pytest.mark.browser
 def test_save_load_and_export(notebook: Notebook, tmp_path: Path) -> None:
-    start_lab(notebook, 30)
+    train(notebook, 30)
     last = notebook.pause()
     saved = download(notebook, "Save run", tmp_path)
     table = pd.read_csv(download(notebook, "CSV", tmp_path))
@@ -104,11 +85,10 @@ def test_save_load_and_export(notebook: Notebook, tmp_path: Path) -> None:
     assert len(page) > 100_000
     assert download(notebook, "PNG", tmp_path).read_bytes().startswith(b"\x89PNG")
 
-    notebook.button("Reset").click()
-    notebook.wait_for_state("idle")
+    notebook.reset()
     upload = notebook.item("upload").locator("input")
     upload.set_input_files(saved)
-    wait_for_rows(notebook, 2)
+    notebook.wait_for_runs(2)
     notebook.wait_for_count("===", last)
     notebook.train(last + 10)
     notebook.pause()
@@ -116,7 +96,7 @@ def test_save_load_and_export(notebook: Notebook, tmp_path: Path) -> None:
     broken = tmp_path / "broken.p4run"
     broken.write_bytes(saved.read_bytes()[:1000])
     upload.set_input_files(broken)
-    message(notebook, "damaged or something else")
+    notebook.wait_for_message("damaged or something else")
     assert notebook.count() >= last + 10
     notebook.screenshot("broken_file")
     notebook.train(last + 20)
@@ -127,21 +107,16 @@ def test_save_load_and_export(notebook: Notebook, tmp_path: Path) -> None:
 @pytest.mark.browser
 @pytest.mark.long
 def test_a_config_is_pasted(notebook: Notebook) -> None:
-    start_lab(notebook, 5)
+    train(notebook, 5)
     notebook.pause()
-    field = notebook.item("config").locator("input")
-    text = field.input_value()
-    assert text.startswith("digits")
-    field.fill("digits?blocks=4&rank=2&seed=7")
-    field.press("Enter")
-    message(notebook, "Press Reset to apply")
-    notebook.button("Reset").click()
-    notebook.wait_for_state("idle")
+    assert notebook.item("config").locator("input").input_value().startswith("digits")
+    notebook.write("config", "digits?blocks=4&rank=2&seed=7")
+    notebook.wait_for_message("Press Reset to apply")
+    notebook.reset()
     asked = "(lambda c: (c.blocks, c.rank, c.seed))(lab.player.engine.config)"
     assert notebook.ask(asked) == "(4, 2, 7)"
-    field.fill("digits?colour=blue")
-    field.press("Enter")
-    message(notebook, "colour")
+    notebook.write("config", "digits?colour=blue")
+    notebook.wait_for_message("colour")
     assert notebook.ask(asked) == "(4, 2, 7)"
     notebook.train(5)
     notebook.pause()
@@ -151,7 +126,7 @@ def test_a_config_is_pasted(notebook: Notebook) -> None:
 @pytest.mark.browser
 @pytest.mark.long
 def test_every_control_to_both_ends_while_it_trains(notebook: Notebook) -> None:
-    start_lab(notebook, 10)
+    train(notebook, 10)
     for name in ("learning_rate", "merge_every", "refine_every"):
         for end in ("max", "min"):
             value = notebook.drag_to(name, end).split()[0]

@@ -100,6 +100,7 @@ def test_every_parameter_takes_part(build, mixing: str) -> None:
         pytest.param(lambda: realnvp(2, 2, hidden=5, depth=1), 2 * (4 * 5 + 2), 2 * (4 * 5 + 2), id="realnvp"),
         pytest.param(lambda: realnvp(4, 2, "plu", hidden=1, depth=1), 22 + 32 + 8, 22 + 20, id="plu"),
         pytest.param(lambda: realnvp(4, 2, "orthogonal", hidden=1, depth=1), 22 + 20, 22 + 10, id="orthogonal"),
+        pytest.param(lambda: realnvp(4, 2, "p4orthogonal", hidden=1, depth=1), 22 + 12, 22 + 10, id="p4orthogonal"),
         pytest.param(lambda: p4inv_bent(2, 2).fold(), 0, 0, id="folded"),
         pytest.param(lambda: Flow([shared := P4Inv(3), shared]), 6, 12, id="shared"),
     ],

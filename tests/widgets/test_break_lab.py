@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from attentive_page import drawn
 
 from p4lab.errors import ConfigError
 from p4lab.training import Frame
@@ -25,14 +26,6 @@ def train(lab: BreakLab, steps: int) -> Frame:
     lab.player.ask(lambda runs: [runs.active.advance() for _ in range(steps)], 60)
     lab.player.step()
     return drawn(lab)
-
-
-def drawn(lab: BreakLab) -> Frame:
-    frame = lab.player.frame(20)
-    for view in lab._views:
-        view.draw(frame)
-    assert lab.error is None
-    return frame
 
 
 def shown(lab: BreakLab, name: str) -> Any:

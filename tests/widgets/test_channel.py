@@ -4,31 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from attentive_page import Wire
 
 from p4lab.errors import OptionError, ShapeError
 from p4lab.plots import Shown, training_curves
 from p4lab.widgets import BrowserError, ControlPanel, Group, ImageGrid, Item, LivePlot, Panel, channel
-from p4lab.widgets.channel import Channel, packed
+from p4lab.widgets.channel import packed
 from p4lab.widgets.live_plot import library
-
-
-class Wire:
-    """What a widget sends, in place of the browser."""
-
-    def __init__(self, widget: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.widget = widget
-        self.sent: list[tuple[dict[str, Any], list[memoryview]]] = []
-        monkeypatch.setattr(widget, "send", lambda message, buffers=(): self.sent.append((message, list(buffers))))
-
-    def says(self, **message: Any) -> None:
-        self.widget._receive(self.widget, message, [])
-
-    def acknowledge(self) -> None:
-        self.says(acks={self.widget.model_id: self.sent[-1][0]["frame"]})
-
-    def take(self) -> tuple[dict[str, Any], list[memoryview]]:
-        assert len(self.sent) == 1
-        return self.sent.pop()
 
 
 def figure(n: int, color: str = "red", title: str = "t") -> dict[str, Any]:

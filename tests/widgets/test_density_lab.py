@@ -1,15 +1,15 @@
 """The lab of densities: lanes, pictures, table, drawing, settings, without a browser."""
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from attentive_page import drawn, items, layers
 
 from p4lab.errors import ConfigError
 from p4lab.problems.densities import DENSITIES
-from p4lab.training import Frame, State
+from p4lab.training import State
 from p4lab.training.density_setup import DRAWING, FLOWS, LEVELS, SIDE, DensityConfig, encode_drawing, entropy
 from p4lab.training.runs import Runs
 from p4lab.widgets.density_board import COLUMNS
@@ -30,14 +30,6 @@ def lab() -> Iterator[DensityLab]:
     assert error is None
 
 
-def drawn(lab: DensityLab, state: State | None = None) -> Frame:
-    frame = lab.player.frame(30)
-    frame = frame if state is None else dataclasses.replace(frame, state=state)
-    for view in lab._views:
-        view.draw(frame)
-    return frame
-
-
 def train(lab: DensityLab, steps: int) -> None:
     def advance(runs: Runs) -> None:
         for _ in range(steps):
@@ -45,15 +37,6 @@ def train(lab: DensityLab, steps: int) -> None:
 
     lab.player.ask(advance, 60)
     lab.player.poke()
-
-
-def layers(lab: DensityLab, index: int, kind: type) -> list[Any]:
-    return [layer for layer in lab._views[index].widget._layers if isinstance(layer, kind)]
-
-
-def items(lab: DensityLab) -> list[dict[str, Any]]:
-    groups: Any = lab._side._spec["groups"]
-    return [item for group in groups for item in group["items"]]
 
 
 TRUTH, LEFT, RIGHT, BAR, SKETCH, ROUTE, ROUTE_2, BOARD = range(8)
@@ -243,7 +226,7 @@ def test_what_is_on_the_canvas_stays_while_the_config_does(lab: DensityLab) -> N
 
 def test_your_drawing_can_be_chosen_once_there_is_one(lab: DensityLab) -> None:
     lab._touched("density", DRAWING)
-    assert "there is no drawing yet" in drawn(lab).message
+    assert "there is no drawing yet" in drawn(lab, fails=True).message
     lab._sketch.show(blob())
     lab._touched("density", DRAWING)
     frame = drawn(lab)

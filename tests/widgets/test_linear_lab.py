@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from attentive_page import drawn, items
 
 from p4lab.errors import ConfigError
-from p4lab.training import Frame, Trail
+from p4lab.training import Trail
 from p4lab.training.linear_setup import CASES, LinearConfig
 from p4lab.widgets.layers import Layer
 from p4lab.widgets.linear_lab import GRID, RATES, WAYS, LinearLab, linear_lab
@@ -26,20 +27,9 @@ def lab() -> Iterator[LinearLab]:
     assert error is None
 
 
-def drawn(lab: LinearLab) -> Frame:
-    frame = lab.player.frame(10)
-    for view in lab._views:
-        view.draw(frame)
-    return frame
-
-
 def train(lab: LinearLab, steps: int) -> None:
     lab.player.ask(lambda runs: runs.active.engine.run(steps), 30)
     lab.player.poke()
-
-
-def items(lab: LinearLab) -> list[dict[str, Any]]:
-    return [item for group in lab._side._spec["groups"] for item in group["items"]]
 
 
 def numbers(lab: LinearLab) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from attentive_page import drawn, layers
 
 from p4lab.problems.matrix import matrix
 from p4lab.training import Frame
@@ -25,18 +26,6 @@ def train(lab: ParameterLab, steps: int) -> Frame:
     for _ in range(steps):
         lab.player.step()
     return drawn(lab)
-
-
-def drawn(lab: ParameterLab) -> Frame:
-    frame = lab.player.frame(20)
-    for view in lab._views:
-        view.draw(frame)
-    assert lab.error is None
-    return frame
-
-
-def layers(lab: ParameterLab, picture: int, kind: type) -> list[Any]:
-    return [layer for layer in lab._views[picture].widget._layers if isinstance(layer, kind)]
 
 
 def shown(lab: ParameterLab, name: str) -> Any:

@@ -5,31 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from attentive_page import Wire
 
 from p4lab.errors import OptionError, ShapeError
-from p4lab.widgets.channel import Channel
 from p4lab.widgets.layers import Layer
 from p4lab.widgets.plane import Arrow, Handle, Heatmap, Path, Plane, Points, Text
 from p4lab.widgets.space import Dots
 
 SQUARE = (-1.0, 1.0, -1.0, 1.0)
 LINE = np.array([[0.0, 0.0], [1.0, 2.0], [np.nan, np.nan]])
-
-
-class Wire:
-    """What a widget sends, in place of the browser."""
-
-    def __init__(self, widget: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.widget = widget
-        self.sent: list[tuple[dict[str, Any], list[memoryview]]] = []
-        monkeypatch.setattr(widget, "send", lambda message, buffers=(): self.sent.append((message, list(buffers))))
-
-    def says(self, **message: Any) -> None:
-        self.widget._receive(self.widget, message, [])
-
-    def take(self) -> tuple[dict[str, Any], list[memoryview]]:
-        assert len(self.sent) == 1
-        return self.sent.pop()
 
 
 def numbers(buffer: memoryview) -> list[float]:

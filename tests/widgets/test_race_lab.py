@@ -60,8 +60,8 @@ def test_methods_are_ticked(lab: RaceLab) -> None:
     lab._touched("method:plain", False)
     assert planned(lab)["methods"] == "p4inv+plu+dense"
     assert set(now(lab).snapshot.lanes) == {"p4inv", "plu", "dense"}  # nothing was trained yet: it acts at once
-    wait_until(lambda: side(lab)["values"]["method:plu"] is True)
-    assert side(lab)["values"]["method:plain"] is False
+    wait_until(lambda: side(lab)["values"]["method:plain"] is False)
+    assert side(lab)["values"]["method:plu"] is True
 
 
 def test_the_last_method_cannot_be_unticked(lab: RaceLab) -> None:
