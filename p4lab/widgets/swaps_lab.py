@@ -157,9 +157,9 @@ def numbers() -> list[Readout]:
     nll = "Test NLL: mean of −log q, nats per pixel of the digits, else nats"
     return [
         Readout(item("count", "step", "Optimizer steps of every lane"), lambda frame: f"{frame.snapshot.step:,}"),
-        Readout(item("rate", "speed", "Steps of all lanes together", "steps/s"), rate),
-        *(Readout(item(f"nll_{lane}", f"{NAMES[lane]}, NLL", nll), loss(lane)) for lane in LANES),
-        Readout(item("merges", "merged layers", "Perturbations merged, all lanes"), total("merge")),
+        Readout(item("rate", "steps/s", "Steps of all lanes together"), rate),
+        *(Readout(item(f"nll_{lane}", NAMES[lane], nll), loss(lane)) for lane in LANES),
+        Readout(item("merges", "merged", "Perturbations merged, all lanes"), total("merge")),
         Readout(item("skips", "skipped", "Merges refused, all lanes"), total("skip", "discard")),
     ]
 
