@@ -35,3 +35,11 @@ class ConfigError(P4Error, ValueError):
 
 class RunFileError(P4Error, ValueError):
     """A file is not a saved run, is damaged, or belongs to another kind of run."""
+
+
+class MissingPackageError(P4Error, ImportError):
+    """An optional package that is needed here is not installed."""
+
+
+class DataFileError(P4Error, ValueError):
+    """A data file is damaged, or is not what p4lab wrote."""

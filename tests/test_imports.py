@@ -20,6 +20,8 @@ ROOMS = [
     "baselines",
     "flows",
     "problems",
+    "boltzmann",
+    "molecules",
     "training",
     "plots",
     "widgets",

@@ -1,0 +1,1 @@
+"""Boltzmann distributions: weights, losses and temperature-steerable flows."""

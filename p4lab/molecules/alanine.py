@@ -1,0 +1,147 @@
+"""Alanine dipeptide (ACE-ALA-NME): atoms, bonds, force field, and a minimum of its energy to start from.
+
+Lengths are in nm, energies in kJ/mol, temperatures in K. The force field is AMBER ff99SB-ILDN with the OBC implicit
+solvent, without cutoff and constraints; hydrogens weigh 3 Da, which changes the dynamics and not the distribution.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from p4lab.molecules.packages import package
+
+RESIDUES = {
+    "ACE": ("HH31", "CH3", "HH32", "HH33", "C", "O"),
+    "ALA": ("N", "H", "CA", "HA", "CB", "HB1", "HB2", "HB3", "C", "O"),
+    "NME": ("N", "H", "C", "H1", "H2", "H3"),
+}
+"""Atom names by residue, in the order of the coordinates."""
+ATOM_NAMES = tuple(f"{residue}-{name}" for residue, names in RESIDUES.items() for name in names)
+N_ATOMS = len(ATOM_NAMES)
+ELEMENTS = tuple(name.partition("-")[2][0] for name in ATOM_NAMES)
+
+ROWS = (
+    (8, -1, -1, -1),
+    (6, 8, -1, -1),
+    (14, 8, 6, -1),
+    (4, 6, 8, 14),
+    (16, 14, 8, 6),
+    (10, 8, 6, 14),
+    (9, 8, 6, 14),
+    (7, 6, 8, 4),
+    (5, 4, 6, 8),
+    (15, 14, 8, 16),
+    (17, 16, 14, 8),
+    (11, 10, 8, 6),
+    (1, 4, 6, 5),
+    (18, 16, 14, 17),
+    (12, 10, 8, 11),
+    (13, 10, 8, 11),
+    (0, 1, 4, 6),
+    (19, 18, 16, 14),
+    (2, 1, 4, 0),
+    (3, 1, 4, 0),
+    (20, 18, 16, 19),
+    (21, 18, 16, 19),
+)
+"""Z-matrix: atom, and those that its bond, angle and torsion are measured from (-1: none).
+
+Torsions are taken from a sibling where there is one, so that all but five are narrow: phi (of atom 4), psi (16) and
+those of the methyl groups (11, 0 and 19).
+"""
+PHI, PSI = (4, 6, 8, 14), (6, 8, 14, 16)
+METHYLS = ((11, 12, 13), (0, 2, 3), (19, 20, 21))
+"""Hydrogens that rotate into each other: of CB, ACE and NME."""
+FORCE_FIELD = ("amber99sbildn.xml", "amber99_obc.xml")
+HYDROGEN_MASS = 3.0
+
+_START = (
+    (0.3212, -0.0884, -0.2088),
+    (0.2863, -0.0783, -0.1061),
+    (0.3153, 0.0192, -0.0671),
+    (0.3307, -0.1566, -0.0448),
+    (0.1357, -0.0911, -0.1022),
+    (0.0724, -0.1079, -0.2063),
+    (0.0784, -0.0823, 0.0181),
+    (0.1385, -0.0699, 0.0986),
+    (-0.0660, -0.0971, 0.0414),
+    (-0.1023, -0.1792, -0.0208),
+    (-0.0863, -0.1373, 0.1880),
+    (-0.0528, -0.0571, 0.2539),
+    (-0.1921, -0.1565, 0.2064),
+    (-0.0300, -0.2282, 0.2098),
+    (-0.1500, 0.0277, 0.0044),
+    (-0.2728, 0.0183, -0.0057),
+    (-0.0860, 0.1440, -0.0161),
+    (0.0146, 0.1441, -0.0060),
+    (-0.1511, 0.2700, -0.0522),
+    (-0.0766, 0.3489, -0.0636),
+    (-0.2051, 0.2585, -0.1464),
+    (-0.2219, 0.2992, 0.0256),
+)
+
+
+def start(dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return positions near a minimum of the energy (phi -78, psi -14 degrees), shape (22, 3), nm."""
+    return torch.tensor(_START, dtype=dtype)
+
+
+def bonds() -> list[tuple[int, int]]:
+    """Return the 21 bonds as pairs of atoms."""
+    return [(row[0], row[1]) for row in ROWS if row[1] >= 0]
+
+
+def topology() -> Any:
+    """Return the ``openmm.app.Topology``.
+
+    Raises:
+        MissingPackageError: openmm is not installed.
+    """
+    app = package("openmm.app")
+    made = app.Topology()
+    chain, atoms = made.addChain(), []
+    for name, names in RESIDUES.items():
+        residue = made.addResidue(name, chain)
+        atoms += [made.addAtom(atom, app.Element.getBySymbol(atom[0]), residue) for atom in names]
+    for i, j in bonds():
+        made.addBond(atoms[i], atoms[j])
+    return made
+
+
+def system() -> Any:
+    """Return the ``openmm.System``: forces and masses.
+
+    Raises:
+        MissingPackageError: openmm is not installed.
+    """
+    app = package("openmm.app")
+    field = app.ForceField(*FORCE_FIELD)
+    return field.createSystem(
+        topology(), nonbondedMethod=app.NoCutoff, constraints=None, removeCMMotion=False, hydrogenMass=HYDROGEN_MASS
+    )
+
+
+def pdb_text(x: Tensor) -> str:
+    """Return frames as PDB text, for a viewer.
+
+    Args:
+        x: shape (22, 3) or (frames, 22, 3), nm.
+    """
+    lines = []
+    frames = x.detach().to("cpu", torch.float64).reshape(-1, N_ATOMS, 3) * 10  # PDB files are in angstrom
+    for number, frame in enumerate(frames.tolist(), start=1):
+        lines.append(f"MODEL     {number:4d}")
+        for i, (label, (a, b, c)) in enumerate(zip(ATOM_NAMES, frame, strict=True)):
+            residue, _, name = label.partition("-")
+            order = list(RESIDUES).index(residue) + 1
+            shown = name if len(name) == 4 else f" {name:<3}"
+            place = f"    {a:8.3f}{b:8.3f}{c:8.3f}  1.00  0.00          {ELEMENTS[i]:>2}"
+            lines.append(f"HETATM{i + 1:5d} {shown} {residue} A{order:4d}{place}")
+        lines.append("ENDMDL")
+    partners: dict[int, list[int]] = {}
+    for i, j in bonds():
+        partners.setdefault(i, []).append(j)
+        partners.setdefault(j, []).append(i)
+    lines += [f"CONECT{i + 1:5d}" + "".join(f"{j + 1:5d}" for j in sorted(partners[i])) for i in sorted(partners)]
+    return "\n".join([*lines, "END", ""])
