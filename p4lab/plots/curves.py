@@ -139,9 +139,14 @@ def training_curves(
     traces = [
         *(trace for other in others for trace in _other(other, view)),
         *_losses(main, color, loss, bool(others)),
-        _ANCHOR,
+        anchor("x", "y2"),
         *(_rug(main.events, kind, *style) for kind, style in _RUG_STYLES.items()),
         *_diagnostics(main, view, color if others else None),
+        *(
+            anchor("x2", f"y{index + 3}", y=1.0)
+            for index, diagnostic in enumerate(VIEWS[view])
+            if not np.isfinite(main.curves[diagnostic.key][1]).any()
+        ),
         _sign_changes(main.curves, view),
     ]
     return {"data": traces, "layout": _layout(runs, view, loss, cursor, run)}
@@ -243,18 +248,20 @@ def _line(
     return trace if extra is None else {**trace, "customdata": extra(y)}
 
 
-# plotly has no place for the axes of a subplot that is empty, and draws their lines at NaN.
-_ANCHOR = {
-    "type": "scatter",
-    "mode": "markers",
-    "x": [0],
-    "y": [0],
-    "xaxis": "x",
-    "yaxis": "y2",
-    "marker": {"opacity": 0},
-    "hoverinfo": "skip",
-    "showlegend": False,
-}
+def anchor(xaxis: str, yaxis: str, y: float = 0.0) -> dict[str, Any]:
+    """Return an invisible mark at step 0: plotly draws the axes of a subplot without any point at NaN."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [0],
+        "y": [y],
+        "xaxis": xaxis,
+        "yaxis": yaxis,
+        "marker": {"opacity": 0},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
 
 _RUG_STYLES = {
     "merge": ("merged", 0, GREY, "line-ns-open", 7),
