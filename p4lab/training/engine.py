@@ -38,7 +38,8 @@ class Problem(Protocol):
 
     ``dim``, `test_loss`, `pictures` and what follows may be missing: ``after_step(model)`` is part of each step and its
     time; ``watched(model)`` returns the (d, d) matrix whose path and eigenvalues are recorded (missing: the weights of
-    the first P4Inv layer); ``set_target(text)`` changes what is trained for.
+    the first P4Inv layer); ``set_target(text)`` changes what is trained for; ``release()`` frees what training holds
+    outside of torch, and is called whenever it pauses.
     """
 
     dim: int
@@ -330,6 +331,11 @@ class Engine:
         self.config = config
         if records is None:
             self._measure()
+
+    def release(self) -> None:
+        """Free what the problem holds outside of torch; the next step takes it again."""
+        if hasattr(self.problem, "release"):
+            self.problem.release()
 
     def frame(self) -> "pandas.DataFrame":
         """Return the records as a table, one row per step."""

@@ -133,6 +133,11 @@ class Lanes:
         self.config = self.config.replace(**state["config"])
         self.step, self.failed = int(state["step"]), dict(state["failed"])
 
+    def release(self) -> None:
+        """Free what the lanes' problems hold outside of torch."""
+        for engine in self.engines.values():
+            engine.release()
+
     def frame(self) -> "pandas.DataFrame":
         """Return the records as one table with a column for the lane."""
         import pandas as pd  # here: it takes half a second to import

@@ -242,6 +242,7 @@ class Player:
     def _pause(self) -> None:
         if self._state is State.RUNNING:
             self._state = State.PAUSED
+            self.engine.release()
             self._touch()
 
     def _advance(self, until_merge: bool) -> None:
@@ -346,6 +347,7 @@ class Player:
 
     def _close(self) -> None:
         self._state = State.CLOSED
+        self.engine.release()
         self._touch()
 
     def _fail(self, error: Exception) -> None:
