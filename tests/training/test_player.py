@@ -4,6 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 
 import pytest
 import torch
@@ -23,9 +24,8 @@ def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
 
 @pytest.fixture
 def player() -> Iterator[Player]:
-    player = Player(Engine, SMALL)
-    yield player
-    player.close()
+    with closing(Player(Engine, SMALL)) as player:
+        yield player
     assert not player._thread.is_alive()
 
 
@@ -166,17 +166,16 @@ class Explodes(Engine):
 
 
 def test_a_failed_run_says_why_and_can_go_on() -> None:
-    player = Player(Explodes, SMALL)
-    player.start()
-    wait_until(lambda: now(player).state is State.FAILED)
-    frame = now(player)
-    assert (frame.snapshot.step, frame.message) == (3, "step 4: loss nan")
-    assert isinstance(player.error, TrainingError)
-    player.start()
-    wait_until(lambda: now(player).snapshot.step > 5)
-    assert now(player).message == ""
-    assert player.error is None
-    player.close()
+    with closing(Player(Explodes, SMALL)) as player:
+        player.start()
+        wait_until(lambda: now(player).state is State.FAILED)
+        frame = now(player)
+        assert (frame.snapshot.step, frame.message) == (3, "step 4: loss nan")
+        assert isinstance(player.error, TrainingError)
+        player.start()
+        wait_until(lambda: now(player).snapshot.step > 5)
+        assert now(player).message == ""
+        assert player.error is None
 
 
 def test_a_bug_in_the_engine_is_shown_with_its_type() -> None:
@@ -184,11 +183,10 @@ def test_a_bug_in_the_engine_is_shown_with_its_type() -> None:
         def _step(self) -> None:
             raise ZeroDivisionError("no")
 
-    player = Player(Broken, SMALL)
-    player.start()
-    wait_until(lambda: now(player).state is State.FAILED)
-    assert now(player).message == "ZeroDivisionError: no"
-    player.close()
+    with closing(Player(Broken, SMALL)) as player:
+        player.start()
+        wait_until(lambda: now(player).state is State.FAILED)
+        assert now(player).message == "ZeroDivisionError: no"
 
 
 def test_a_closed_player_gives_no_frames() -> None:
@@ -200,6 +198,13 @@ def test_a_closed_player_gives_no_frames() -> None:
 
 
 # --- the pump ---
+
+
+@pytest.fixture
+def pump(player: Player) -> Iterator[Callable[..., Pump]]:
+    """Start the player's pump on views; it is ended before the player, however the test ends."""
+    with ExitStack() as stack:
+        yield lambda *views: stack.enter_context(closing(Pump(player, views)))
 
 
 class FakeView:
@@ -218,9 +223,9 @@ class FakeView:
         self.ready = self.obedient
 
 
-def test_the_last_frame_is_always_drawn(player: Player) -> None:
+def test_the_last_frame_is_always_drawn(player: Player, pump: Callable[..., Pump]) -> None:
     fast, slow = FakeView(), FakeView(interval=0.6)  # longer than what is drawn at once when somebody asks
-    pump = Pump(player, [fast, slow])
+    pump(fast, slow)
     player.start()
     wait_until(lambda: len(slow.frames) > 2)
     drawn = list(slow.times)
@@ -231,50 +236,44 @@ def test_the_last_frame_is_always_drawn(player: Player) -> None:
         assert view.frames[-1].snapshot.step == last.snapshot.step
     assert len(fast.frames) > len(slow.frames)
     assert min(b - a for a, b in itertools.pairwise(drawn)) > 0.5
-    pump.close()
 
 
-def test_back_pressure(player: Player) -> None:
+def test_back_pressure(player: Player, pump: Callable[..., Pump]) -> None:
     view = FakeView(obedient=False)
-    pump = Pump(player, [view])
+    pumping = pump(view)
     player.start()
     wait_until(lambda: now(player).snapshot.step > 20)
     assert len(view.frames) == 1
     view.ready = True
-    pump.wake()
+    pumping.wake()
     wait_until(lambda: len(view.frames) == 2)
-    pump.close()
 
 
-def test_nothing_is_drawn_while_nothing_happens(player: Player) -> None:
+def test_nothing_is_drawn_while_nothing_happens(player: Player, pump: Callable[..., Pump]) -> None:
     view = FakeView()
-    pump = Pump(player, [view])
+    pumping = pump(view)
     wait_until(lambda: len(view.frames) == 1)
     time.sleep(0.1)
     assert len(view.frames) == 1
-    pump.close()
-    assert not pump._thread.is_alive()
+    pumping.close()
+    assert not pumping._thread.is_alive()
 
 
-def test_a_view_that_fails_is_reported_and_the_others_go_on(player: Player) -> None:
+def test_a_view_that_fails_is_reported_and_the_others_go_on(player: Player, pump: Callable[..., Pump]) -> None:
     class Broken(FakeView):
         def draw(self, frame: Frame) -> None:
             raise ValueError("cannot draw")
 
     view = FakeView()
-    pump = Pump(player, [Broken(), view])
+    pumping = pump(Broken(), view)
     player.start()
     wait_until(lambda: len(view.frames) > 3)
-    assert isinstance(pump.error, ValueError)
-    pump.close()
+    assert isinstance(pumping.error, ValueError)
 
 
 def test_closing_leaves_no_threads() -> None:
     before = set(threading.enumerate())
-    player = Player(Engine, SMALL)
-    pump = Pump(player, [FakeView()])
-    player.start()
-    pump.close()
-    player.close()
+    with closing(Player(Engine, SMALL)) as player, closing(Pump(player, [FakeView()])):
+        player.start()
     assert set(threading.enumerate()) <= before
     assert torch.is_grad_enabled()
