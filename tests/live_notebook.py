@@ -1,13 +1,26 @@
 """A notebook in a browser page, for the tests."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from p4lab.bench.browser import Server
 from p4lab.bench.notebook import WAIT, Notebook
 
-__all__ = ["WAIT", "Notebook", "Server", "becomes", "check_fit", "download", "drag_handle", "looks", "start_lab"]
+__all__ = [
+    "WAIT",
+    "Notebook",
+    "Server",
+    "becomes",
+    "check_fit",
+    "count_beyond",
+    "download",
+    "drag_handle",
+    "looks",
+    "start_lab",
+    "touch_all",
+]
 
 THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
@@ -69,3 +82,73 @@ def check_fit(notebook: Notebook) -> None:
     """Fail if the lab leaves the page's width unused, or a part of it does not fit into its place."""
     assert notebook.used_width() >= 0.95
     assert notebook.overflowing() == []
+
+
+def count_beyond(notebook: Notebook, steps: int = 1) -> None:
+    """Wait until so many more steps have been done."""
+    notebook.wait_for_count(">=", notebook.count() + steps)
+
+
+def offered(notebook: Notebook) -> list[dict[str, Any]]:
+    """Return the settings that a lab offers and allows now: kind, name, choices, texts."""
+    items = notebook.ask('__import__("json").dumps([i for g in lab._side._spec["groups"] for i in g["items"]])')
+    off = notebook.ask("lab._side._state['disabled']")
+    return [item for item in json.loads(items) if f"'{item['name']}'" not in off]
+
+
+def planned(notebook: Notebook, name: str, value: Any) -> None:
+    """Wait until a setting, if it is one of the config's, has arrived in the kernel."""
+    becomes(notebook, f"lab.player.frame(10).planned.to_dict().get({name!r}, {value!r}) == {value!r}", True)
+
+
+def touch_all(notebook: Notebook, leave: Container[str] = ()) -> None:
+    """Move, choose, press and switch every setting to both of its ends, and back.
+
+    Args:
+        notebook: with a lab, in whatever state.
+        leave: names of settings that are left alone.
+    """
+    touch = {"slider": _slide, "choice": _choose, "segments": _press, "toggle": _switch, "number": _count}
+    for item in offered(notebook):
+        if item["kind"] in touch and item["name"] not in leave:
+            touch[item["kind"]](notebook, item)
+
+
+def _slide(notebook: Notebook, item: dict[str, Any]) -> None:
+    slider, last = notebook.item(item["name"]).locator("input"), len(item["choices"]) - 1
+    before = int(slider.input_value())
+    for end, index in (("max", last), ("min", 0)):
+        assert notebook.drag_to(item["name"], end).startswith(item["texts"][index])
+        planned(notebook, item["name"], item["choices"][index])
+    notebook.drag_by(item["name"], before)
+    planned(notebook, item["name"], item["choices"][before])
+
+
+def _choose(notebook: Notebook, item: dict[str, Any]) -> None:
+    select = notebook.item(item["name"]).locator("select")
+    before = select.input_value()
+    for index in (len(item["choices"]) - 1, 0, int(before or 0)):
+        select.select_option(index=index)
+        planned(notebook, item["name"], item["choices"][index])
+
+
+def _press(notebook: Notebook, item: dict[str, Any]) -> None:
+    pressed = notebook.item(item["name"]).locator("button[aria-pressed=true]").all_inner_texts()
+    for text in [item["texts"][-1], item["texts"][0], *pressed]:
+        notebook.item(item["name"]).get_by_role("button", name=text, exact=True).click()
+        planned(notebook, item["name"], item["choices"][item["texts"].index(text)])
+
+
+def _switch(notebook: Notebook, item: dict[str, Any]) -> None:
+    switch = notebook.item(item["name"]).locator("input")
+    before = switch.is_checked()
+    for value in (not before, before):
+        switch.click()
+        planned(notebook, item["name"], value)
+
+
+def _count(notebook: Notebook, item: dict[str, Any]) -> None:
+    before = notebook.item(item["name"]).locator("input").input_value()
+    for text in ("0", "123456", before):
+        notebook.write(item["name"], text)
+        planned(notebook, item["name"], int(text))

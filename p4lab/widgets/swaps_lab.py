@@ -1,6 +1,7 @@
 """The lab of swaps: RealNVP with five kinds of mixing between its couplings, side by side."""
 
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 from p4lab.plots import Figure, Loss, Shown
@@ -28,6 +29,8 @@ SPEEDS = (1, 5, 20, None)
 MATRIX_INTERVAL = 0.2
 IMAGE_INTERVAL = 0.5
 BOARD_INTERVAL = 1.0
+FINITE, FAR = 1e6, 4.0
+"""Losses that are drawn; times that most lanes fit below the top of the curves, should one of them run away."""
 LEGEND = {"x": 0.55, "y": 0.99, "xanchor": "right", "yanchor": "top", "bgcolor": "rgba(0,0,0,0)", "font": {"size": 11}}
 """In the upper right of the losses, from where they have come down."""
 
@@ -121,13 +124,19 @@ class SwapsLab(Dashboard):
         return {**figure, "layout": layout}
 
     def _reach(self, frame: Frame) -> dict[str, Any]:
-        """Return a range that leaves out the first steep fall of a long run."""
+        """Return a range that leaves out the first steep fall of a long run, and lanes far above most others."""
         curves = [lane.curves["test_loss" if self._on_test else "smooth_loss"][1] for lane in _lanes(frame)]
-        values = [float(value) for curve in curves for value in curve[len(curve) // 10 :] if abs(value) < 1e6]
-        if len(values) < 2 or not min(values) < max(values):
+        lanes = [
+            [float(value) for value in curve[len(curve) // 10 :] if abs(value) < FINITE]
+            for curve in curves
+            if len(curve)
+        ]
+        tops, low = [max(lane) for lane in lanes if lane], min((min(lane) for lane in lanes if lane), default=0.0)
+        if not tops or not low < max(tops):
             return {}
-        margin = 0.06 * (max(values) - min(values))
-        return {"range": [min(values) - margin, max(values) + margin]}
+        high = min(max(tops), low + FAR * (median(tops) - low)) if low < median(tops) else max(tops)
+        margin = 0.06 * (high - low)
+        return {"range": [low - margin, high + margin]}
 
 
 def _lanes(frame: Frame) -> list[Snapshot]:
