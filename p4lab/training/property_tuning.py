@@ -1,0 +1,74 @@
+"""Which optimizer and learning rate suits each way to keep a property: ``python -m p4lab.training.property_tuning``."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from p4lab.errors import TrainingError
+from p4lab.problems.property_targets import PROPERTIES
+from p4lab.training.property_setup import PropertyConfig, PropertyEngine, best_error
+from p4lab.training.property_ways import LANES, WAYS
+
+RATES = {"sgd": (0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5), "adam": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)}
+"""The grid of learning rates; those for "sgd" are relative to `Way.scale`."""
+LOW = 1e-5
+"""Errors below it count as this."""
+
+
+def tune(prop: str, way: str, dim: int = 64, steps: int = 200, seed: int = 1000) -> list[dict[str, Any]]:
+    """Return what becomes of each optimizer and rate of `RATES` with the lab's noise, the best first.
+
+    Args:
+        prop: the property.
+        way: how it is kept.
+        dim: width d.
+        steps: of each run.
+        seed: another one than the lab starts with.
+
+    Returns:
+        Rows with "optimizer", "rate", "merit" (mean of log10 of the error above the least possible one, over the run)
+        and "error" (at the end).
+    """
+    rows = []
+    for optimizer, rates in RATES.items():
+        for rate in rates:
+            errors = _errors(prop, way, dim, optimizer, rate, steps, seed)
+            rows.append({"optimizer": optimizer, "rate": rate, "merit": _merit(errors), "error": errors[-1]})
+    return sorted(rows, key=lambda row: row["merit"])
+
+
+def _errors(prop: str, way: str, dim: int, optimizer: str, rate: float, steps: int, seed: int) -> list[float]:
+    config = PropertyConfig(
+        prop=prop,
+        way=way,
+        dim=dim,
+        seed=seed,
+        optimizer=optimizer,
+        learning_rate=rate * LANES[prop][way].scale(dim) if optimizer == "sgd" else rate,
+    )
+    engine = PropertyEngine(config)
+    try:
+        engine.run(steps)
+    except TrainingError:
+        return [math.inf]
+    floor = best_error(prop, dim, seed, config.bound)
+    return [error - floor for error in engine.records.measures.columns["test_loss"]]
+
+
+def _merit(errors: list[float]) -> float:
+    levels = np.log10(np.maximum(np.nan_to_num(errors, nan=math.inf), LOW))
+    return float(levels.mean())
+
+
+if __name__ == "__main__":
+    for prop in PROPERTIES:
+        for way in WAYS:
+            best, *others = tune(prop, way)
+            print(
+                prop,
+                way,
+                *(f"{r['optimizer']} {r['rate']:g}: {r['merit']:.2f} ({r['error']:.1e})" for r in (best, *others[:3])),
+                sep="  ",
+                flush=True,
+            )

@@ -1,0 +1,90 @@
+"""The notebook on properties in a real JupyterLab."""
+
+from __future__ import annotations
+
+import pytest
+from live_notebook import Notebook, becomes, check_fit, looks, start_lab
+
+from p4lab.widgets.property_lab import TEXTS
+
+NAME = "08_properties.ipynb"
+CONFIG = "lab.player.engine.config"
+P4 = ".p4-property-matrices figure:nth-of-type(1) canvas"
+
+
+def heatmap(notebook: Notebook) -> str:
+    return str(notebook.page.evaluate("s => document.querySelector(s).toDataURL()", P4))
+
+
+def changes(notebook: Notebook, before: str) -> None:
+    notebook.wait_for("([s, before]) => document.querySelector(s).toDataURL() !== before", [P4, before])
+
+
+@pytest.mark.browser
+def test_another_property_a_slider_time_travel_and_reset(notebook: Notebook) -> None:
+    start_lab(notebook, NAME)
+    still = heatmap(notebook)
+    notebook.train(10)
+    changes(notebook, still)
+    for name in ("noise", "merge_every"):
+        value = notebook.drag_to(name, "max").split()[0]
+        becomes(notebook, f"{CONFIG}.{name}", float(value) if name == "noise" else value)
+    assert notebook.state() == "running"
+    assert float(notebook.told("violation_p4").replace("−", "-")) < 1e-5
+    notebook.pause()
+
+    last, present = notebook.count(), heatmap(notebook)
+    notebook.press("scrub", "Home")
+    notebook.wait_for_count("===", 0)
+    changes(notebook, present)
+    assert heatmap(notebook) == still
+    notebook.button("Now").click()
+    notebook.wait_for_count("===", last)
+    notebook.wait_for("() => document.querySelector('[data-name=now] button').disabled")
+
+    notebook.choose("prop", TEXTS["circulant"])
+    notebook.wait_for_message("Press Reset to apply: prop")
+    notebook.reset()
+    notebook.item("board").locator("td", has_text="P4Circulant").wait_for()
+    notebook.train(10)
+    notebook.pause()
+    notebook.reset()
+    notebook.check_clean()
+
+
+@pytest.mark.browser
+@pytest.mark.long
+def test_every_property_and_every_control_while_it_runs(notebook: Notebook) -> None:
+    start_lab(notebook, NAME)
+    for prop, text in TEXTS.items():
+        if prop != "orthogonal":
+            notebook.choose("prop", text)
+            notebook.reset()
+        becomes(notebook, f"{CONFIG}.prop", prop)
+        notebook.train(5)
+        for name in ("noise", "rate_factor", "strength", "merge_every"):
+            notebook.drag_by(name, 1)
+            notebook.drag_by(name, -1)
+        for text_of in ("Error W − T", "Matrix W"):
+            before = heatmap(notebook)
+            notebook.item("matrix").get_by_role("button", name=text_of, exact=True).click()
+            changes(notebook, before)
+        notebook.pause()
+        notebook.screenshot(prop)
+    for name in ("dim", "samples", "batch_size", "rank", "reset", "dtype", "speed"):
+        select = notebook.item(name).locator("select")
+        first = select.input_value()
+        for index in (select.locator("option").count() - 1, 0, int(first)):
+            select.select_option(index=index)
+            notebook.page.wait_for_timeout(200)
+    notebook.check_clean()
+
+
+@pytest.mark.browser
+def test_fits_the_page(notebook: Notebook) -> None:
+    start_lab(notebook, NAME)
+    notebook.train(20)
+    for _ in looks(notebook):
+        check_fit(notebook)
+    notebook.pause()
+    notebook.check_clean()
