@@ -1,0 +1,219 @@
+"""Race recurrent networks with orthogonal weights on memory tasks, each with its own best rates and the same time."""
+
+import argparse
+import math
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from p4lab.bench.timing import machine, table
+from p4lab.errors import ConfigError, TrainingError
+from p4lab.problems.recurrent import CELLS
+from p4lab.problems.sequences import TASKS
+from p4lab.training.rnn_setup import DEFAULT, P4, TARGET, Choice, RnnConfig, RnnLane, RnnRace
+
+RATES = (1e-3, 3e-3, 1e-2)
+FACTORS = (0.1, 1.0)
+"""The grid, the same for all: Adam's rate, and that of the recurrent weights as a multiple of it."""
+SEED = 1000
+"""Of tuning; the reported runs have others."""
+COLUMNS = (
+    "weights",
+    "rate, × recurrent",
+    "reached",
+    "s to target",
+    "steps to target",
+    "best loss / baseline",
+    "at equal steps",
+    "steps",
+    "ms/step",
+    "max abs(Q^T Q - I)",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        reached: seconds of training until the test loss was below the target; infinite if it never was.
+        reached_steps: optimizer steps until then.
+        best: lowest test loss, as a share of the baseline.
+        steps: optimizer steps done.
+        seconds: that they took.
+        violation: largest ``max |W^T W - I|`` at a measurement.
+        curve: steps and test losses as shares of the baseline.
+    """
+
+    reached: float
+    reached_steps: float
+    best: float
+    steps: int
+    seconds: float
+    violation: float
+    curve: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+
+    def at(self, step: float) -> float:
+        """Return the lowest test loss up to a step, as a share of the baseline."""
+        steps, losses = self.curve
+        return float(np.nanmin(losses[steps <= step], initial=math.inf))
+
+
+def outcome(lane: RnnLane) -> Outcome:
+    """Return how the run of a lane ended."""
+    measures, table_ = lane.records.measures.columns, lane.records.steps.columns
+    steps = np.array(measures["step"])
+    losses = np.array(measures["test_loss"]) / lane.problem.baseline
+    seconds = np.concatenate([[0.0], table_["seconds"]])
+    below = np.flatnonzero(losses < TARGET)
+    first = int(steps[below[0]]) if len(below) else None
+    return Outcome(
+        reached=math.inf if first is None else float(seconds[first]),
+        reached_steps=math.inf if first is None else first,
+        best=float(np.nanmin(losses)),
+        steps=lane.step,
+        seconds=lane.seconds,
+        violation=float(np.nanmax(measures["residual"])),
+        curve=(steps, losses),
+    )
+
+
+def trial(config: RnnConfig, cell: str, choice: Choice, seconds: float) -> tuple[bool, float]:
+    """Train until the target is reached or time is over; return a merit, the smaller the better.
+
+    The merit is whether the target was missed, then the seconds it took, or else the lowest loss.
+    """
+    lane = RnnLane(config.replace(seed=SEED, measure_every=5), cell, choice, spectra=False)
+    try:
+        while lane.seconds < seconds:
+            lane.run(5)
+            if lane.records.measures.columns["test_loss"][-1] < TARGET * lane.problem.baseline:
+                return False, lane.seconds
+    except TrainingError:  # it diverged
+        pass
+    return True, float(np.nanmin(lane.records.measures.columns["test_loss"]))
+
+
+def tune(config: RnnConfig, cell: str, seconds: float) -> Choice:
+    """Return the choice of the grid with the least merit, see `trial`."""
+    grid = [Choice(rate, factor) for rate in RATES for factor in FACTORS]
+    merits = [trial(config, cell, choice, seconds) for choice in grid]
+    return grid[merits.index(min(merits))]
+
+
+def compare(config: RnnConfig, cells: Sequence[str], seeds: Sequence[int], tuning: float) -> str:
+    """Tune every kind of weights, race all of them with each seed, and return a Markdown table.
+
+    Args:
+        config: task, width, seconds of training.
+        cells: names of `CELLS`.
+        seeds: of the reported races.
+        tuning: seconds for each trial; 0 takes the default rates.
+    """
+    choices = {cell: tune(config, cell, tuning) if tuning else DEFAULT for cell in cells}
+    print(f"  {config.task}: tuned", file=sys.stderr, flush=True)
+    found: dict[str, list[Outcome]] = {cell: [] for cell in cells}
+    for seed in seeds:
+        race = RnnRace(config.replace(seed=seed), cells, choices, spectra=False)
+        while not race.finished:
+            race.run()
+        for cell, lane in race.engines.items():
+            found[cell].append(outcome(lane))
+        print(f"  {config.task}: seed {seed} done", file=sys.stderr, flush=True)
+    common = [min(found[cell][i].steps for cell in cells) for i in range(len(seeds))]
+    rows = [_row(cell, choices[cell], found[cell], common) for cell in cells]
+    return f"{table(COLUMNS, rows)}\n\n{verdict(found)}"
+
+
+def _row(cell: str, choice: Choice, runs: Sequence[Outcome], common: Sequence[int]) -> list[object]:
+    def spread(values: Sequence[float], form: str) -> str:
+        text = [f"{value:{form}}" for value in (statistics.median(values), min(values), max(values))]
+        text = ["–" if part == "inf" else part for part in text]
+        return f"{text[0]} [{text[1]}, {text[2]}]" if len(values) > 1 else text[0]
+
+    return [
+        CELLS[cell].label,
+        str(choice),
+        f"{sum(run.reached < math.inf for run in runs)}/{len(runs)}",
+        spread([run.reached for run in runs], ".2f"),
+        spread([run.reached_steps for run in runs], ".0f"),
+        spread([run.best for run in runs], ".4f"),
+        f"{statistics.median(run.at(step) for run, step in zip(runs, common, strict=True)):.4f}",
+        f"{statistics.median(run.steps for run in runs):.0f}",
+        f"{statistics.median(1e3 * run.seconds / max(1, run.steps) for run in runs):.1f}",
+        f"{max(run.violation for run in runs):.0e}",
+    ]
+
+
+def verdict(found: dict[str, list[Outcome]]) -> str:
+    """Return a sentence on who was first at the target, and how far from it P4Orthogonal was."""
+    times = {cell: statistics.median(run.reached for run in runs) for cell, runs in found.items()}
+    first = min(times, key=lambda cell: times[cell])
+    if math.isinf(times[first]):
+        return "None reached the target in time (median over seeds)."
+    text = f"First at the target: {CELLS[first].label}, {times[first]:.2f} s (median over seeds)."
+    rivals = {cell: time for cell, time in times.items() if CELLS[cell].orthogonal and cell != P4}
+    if P4 not in times or not rivals:
+        return text
+    best = min(rivals, key=lambda cell: rivals[cell])
+    if math.isinf(times[P4]):
+        return f"{text} P4Orthogonal did not get there in time."
+    took = "not in time" if math.isinf(rivals[best]) else f"{rivals[best] / times[P4]:.2f} × the time of P4Orthogonal"
+    return f"{text} Best other orthogonal one: {CELLS[best].label}, {took}."
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    arguments = argparse.ArgumentParser(prog="python -m p4lab.experiments.recurrent", description=__doc__)
+    arguments.add_argument("--quick", action="store_true", help="one seed, a second each, untuned: a look, no result")
+    arguments.add_argument("--tasks", default="+".join(TASKS), help="joined by + (default: %(default)s)")
+    arguments.add_argument("--cells", default="+".join(CELLS), help="joined by + (default: %(default)s)")
+    arguments.add_argument("--dim", type=int, default=256, help="width d (default %(default)s)")
+    arguments.add_argument("--delay", type=int, default=100, help="T (default %(default)s)")
+    arguments.add_argument("--batch", type=int, default=16, help="sequences per step (default %(default)s)")
+    arguments.add_argument("--seconds", type=float, default=9.0, help="of training for each run (default %(default)s)")
+    arguments.add_argument("--tuning", type=float, default=4.0, help="seconds of a trial (default %(default)s)")
+    arguments.add_argument("--seeds", type=int, default=3, help="number of seeds: 0, 1, ... (default %(default)s)")
+    return arguments
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Tune, race, and print a table for each task."""
+    options = parser().parse_args(arguments)
+    if options.quick:
+        options.seconds, options.tuning, options.seeds = min(options.seconds, 1.0), 0.0, 1
+    tasks, cells = options.tasks.split("+"), options.cells.split("+")
+    try:
+        unknown = [name for name in cells if name not in CELLS]
+        if unknown:
+            raise ConfigError(f"--cells: {', '.join(unknown)} not known; choose of {', '.join(CELLS)}")
+        if options.seeds < 1 or options.tuning < 0:
+            raise ConfigError(f"--seeds {options.seeds}, --tuning {options.tuning}: expected at least 1 and 0")
+        configs = [
+            RnnConfig(
+                task=task,
+                dim=options.dim,
+                delay=options.delay,
+                batch_size=options.batch,
+                budget=options.seconds,
+                turn=100.0,
+            )
+            for task in tasks
+        ]
+    except ConfigError as error:
+        sys.exit(str(error))
+    print(machine())
+    for config in configs:
+        print(
+            f"\n### {config.task}, T = {config.delay}, d = {config.dim}, batch {config.batch_size}, "
+            f"{config.budget:g} s of training each; target: {TARGET:g} of the best loss without memory\n"
+        )
+        print(compare(config, cells, range(options.seeds), options.tuning), flush=True)
+
+
+if __name__ == "__main__":
+    main()
