@@ -10,6 +10,7 @@ from p4lab.flows.data import ActNorm, Standardize, Whitening
 from p4lab.flows.flow import Bijection, Flow
 from p4lab.flows.linear import FoldedLinear, Linear, Permutation
 from p4lab.flows.mixing import MIXINGS, Mixing
+from p4lab.flows.volume import VolumePreservingCoupling
 
 if TYPE_CHECKING:
     from p4lab.flows.zuko import BentTransform, BijectionTransform, FromZuko, as_lazy, as_transform, to_zuko
@@ -29,6 +30,7 @@ __all__ = [
     "Mixing",
     "Permutation",
     "Standardize",
+    "VolumePreservingCoupling",
     "Whitening",
     "as_lazy",
     "as_transform",

@@ -152,11 +152,28 @@ class Flow(nn.Module):
         Raises:
             ShapeError: n < 0.
         """
+        return self.inverse(self._latent(n, generator))
+
+    def sample_with_log_prob(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draw ``n`` samples with log p(x) in nats, of shapes (n, d) and (n,), differentiable in the parameters.
+
+        Args:
+            n: number of samples.
+            generator: as for `sample`; the samples are the same.
+
+        Raises:
+            ShapeError: n < 0.
+        """
+        z = self._latent(n, generator)
+        x, logabsdet = self.inverse_with_logabsdet(z)
+        return x, -logabsdet - 0.5 * z.square().sum(-1) - 0.5 * self.dim * math.log(2 * math.pi)
+
+    def _latent(self, n: int, generator: torch.Generator | None) -> Tensor:
         if n < 0:
             raise ShapeError(f"n={n}: expected at least 0 samples")
         like = self._like()
         z = torch.randn(n, self.dim, generator=generator, dtype=like.dtype)
-        return self.inverse(z.to(like.device))
+        return z.to(like.device)
 
     def penalty(self, **options: Any) -> Tensor:
         """Return the sum of its layers' penalties, to be added to a loss; a differentiable scalar, 0 if none has one.

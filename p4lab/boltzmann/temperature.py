@@ -1,0 +1,217 @@
+"""Flows whose temperature can be chosen after training."""
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from p4lab.boltzmann.losses import ReducedEnergy
+from p4lab.errors import OptionError, ShapeError
+from p4lab.flows import Flow, Standardize, coupling_flow
+from p4lab.flows.flow import Bijection
+from p4lab.flows.linear import is_linear
+from p4lab.flows.volume import VolumePreservingCoupling
+from p4lab.p4 import RECOMMENDED, Preset
+
+CONSTANT = (VolumePreservingCoupling, Standardize)
+"""Layers beside linear ones whose determinant is the same everywhere."""
+
+
+class SteerableFlow(nn.Module):
+    r"""A flow with a constant determinant and the prior N(0, T I): its temperature is a dial.
+
+    .. math:: \log p_T(y) = \log N(F(y); 0, T I) + \log|\det \partial F|, \qquad
+        \log p_{T'}(y) = \frac{T}{T'} \log p_T(y) + \text{const}
+
+    This is how Boltzmann distributions depend on temperature, so what is learnt at one temperature holds at all. It is
+    exact for whatever the flow has learnt: y = (x, v) with positions x and auxiliary momenta v, whose energy is
+    |v|^2 / 2. Without momenta the flow has little reach: it maps the level sets of a Gaussian to those of p, volumes
+    kept. With them it may trade the one for the other, and their energy fills the gaps between levels.
+
+    Args:
+        flow: data to latent; of linear layers, `VolumePreservingCoupling` and `Standardize`.
+        momenta: how many of its coordinates, the last ones, are momenta.
+
+    Attributes:
+        dim: width of y, positions and momenta.
+        positions: width of x.
+
+    Raises:
+        OptionError: a layer whose determinant is not constant, or no coordinates left for positions.
+
+    Source: Dibak, Klein, Krämer, Noé, arXiv:2108.01590.
+
+    Example:
+        >>> flow = steerable_flow(2, momenta=2, blocks=2)
+        >>> flow.sample(5, temperature=2.0).shape
+        torch.Size([5, 4])
+    """
+
+    def __init__(self, flow: Flow, momenta: int = 0) -> None:
+        super().__init__()
+        for layer in flow.layers:
+            if not (is_linear(layer) or isinstance(layer, CONSTANT)):
+                raise OptionError(
+                    f"{type(layer).__name__} has a determinant that depends on the point, so its flow has no "
+                    "temperature: use linear layers, VolumePreservingCoupling and Standardize"
+                )
+        if not 0 <= momenta < flow.dim:
+            raise OptionError(f"momenta={momenta} of {flow.dim} coordinates: expected 0 to {flow.dim - 1}")
+        self.flow, self.momenta = flow, momenta
+        self.dim, self.positions = flow.dim, flow.dim - momenta
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(z, log|det dz/dy|)`` of shapes (..., dim) and (...); the latter is the same for all y."""
+        return self.flow(y)
+
+    def log_prob(self, y: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return log p_T(y) in nats, shape (...) for y of shape (..., dim).
+
+        Raises:
+            OptionError: the temperature is not positive.
+        """
+        t = _positive(temperature)
+        z, logabsdet = self.flow(y)
+        return logabsdet + self._log_prior(z, t)
+
+    def rescaled(self, log_prob: Tensor, temperature: float, of: float = 1.0) -> Tensor:
+        r"""Return log p_T'(y) from log p_T(y) without evaluating the flow: the law, with its constant.
+
+        .. math:: \log p_{T'}(y) = \frac{T}{T'} \left(\log p_T(y) - \ell + \tfrac{D}{2} \log 2 \pi T\right)
+            + \ell - \tfrac{D}{2} \log 2 \pi T', \qquad \ell = \log|\det \partial F|
+
+        Args:
+            log_prob: log p_T(y) in nats, any shape.
+            temperature: T'.
+            of: T.
+
+        Raises:
+            OptionError: a temperature is not positive.
+        """
+        there, here = _positive(temperature), _positive(of)
+        like = self.flow._like()
+        logabsdet = self.flow(torch.zeros(1, self.dim, dtype=like.dtype, device=like.device))[1]
+        half = 0.5 * self.dim
+        square = log_prob - logabsdet + half * math.log(2 * math.pi * here)
+        return (here / there) * square + logabsdet - half * math.log(2 * math.pi * there)
+
+    def sample_with_log_prob(
+        self, n: int, generator: torch.Generator | None = None, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Draw ``n`` samples with log p_T(y), of shapes (n, dim) and (n,), differentiable in the parameters.
+
+        Args:
+            n: number of samples.
+            generator: CPU generator (None: torch's default); the same latent variables at any temperature, scaled.
+            temperature: T.
+
+        Raises:
+            OptionError: the temperature is not positive.
+            ShapeError: n < 0.
+        """
+        t = _positive(temperature)
+        if n < 0:
+            raise ShapeError(f"n={n}: expected at least 0 samples")
+        like = self.flow._like()
+        z = (math.sqrt(t) * torch.randn(n, self.dim, generator=generator, dtype=like.dtype)).to(like.device)
+        y, logabsdet = self.flow.inverse_with_logabsdet(z)
+        return y, self._log_prior(z, t) - logabsdet
+
+    @torch.no_grad()
+    def sample(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """Draw ``n`` samples of p_T, shape (n, dim): positions, then momenta. As `sample_with_log_prob`."""
+        return self.sample_with_log_prob(n, generator, temperature)[0]
+
+    def augment(self, x: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """Return positions with momenta drawn from N(0, T I), shape (n, dim) for x of shape (n, positions).
+
+        Raises:
+            ShapeError: x has another width.
+        """
+        if x.dim() != 2 or x.shape[1] != self.positions:
+            raise ShapeError(f"positions of shape {tuple(x.shape)}: expected (n, {self.positions})")
+        if not self.momenta:
+            return x
+        v = math.sqrt(temperature) * torch.randn(len(x), self.momenta, generator=generator, dtype=x.dtype)
+        return torch.cat([x, v.to(x.device)], -1)
+
+    def joint(self, energy: ReducedEnergy) -> ReducedEnergy:
+        """Return the energy of positions and momenta, ``u(x) + |v|^2 / 2``, at the reference temperature."""
+
+        def total(y: Tensor) -> Tensor:
+            x, v = y[..., : self.positions], y[..., self.positions :]
+            return energy(x) + 0.5 * v.square().sum(-1)
+
+        return total
+
+    def penalty(self, **options: Any) -> Tensor:
+        """Return the penalty of its P4 layers (see `Flow.penalty`)."""
+        return self.flow.penalty(**options)
+
+    def logabsdet(self) -> Tensor:
+        """Return log|det| of the linear layers (nats), a differentiable scalar."""
+        return self.flow.logabsdet()
+
+    def _log_prior(self, z: Tensor, temperature: float) -> Tensor:
+        return -0.5 * z.square().sum(-1) / temperature - 0.5 * self.dim * math.log(2 * math.pi * temperature)
+
+    def extra_repr(self) -> str:
+        """Return the widths."""
+        return f"positions={self.positions}, momenta={self.momenta}"
+
+
+def steerable_flow(
+    positions: int,
+    momenta: int = 2,
+    blocks: int = 8,
+    mixing: str = "p4inv",
+    hidden: int = 64,
+    depth: int = 2,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
+    seed: int = 0,
+    preset: Preset = RECOMMENDED,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    **options: Any,
+) -> SteerableFlow:
+    """Return volume-preserving couplings with mixing layers between and around them, as a flow with a temperature.
+
+    Args:
+        positions: width of x.
+        momenta: number of auxiliary momenta.
+        blocks: number of couplings, at least 1.
+        mixing: a name of `p4lab.flows.MIXINGS`; "p4inv" can also learn how much volume there is.
+        hidden, depth: of the couplings' networks.
+        mean, std: shape (positions,): the positions are shifted and scaled by them first (None: they are not).
+        seed: seed of everything random.
+        preset: settings of P4 mixing layers.
+        dtype: float32 or float64 (None: torch's default).
+        device: device of all tensors.
+        options: further options of the mixing layers.
+
+    Raises:
+        OptionError: something is out of range, or fewer than two coordinates.
+    """
+    dim = positions + momenta
+
+    def coupling(generator: torch.Generator) -> Bijection:
+        return VolumePreservingCoupling(dim, hidden, depth, generator, dtype, device)
+
+    middle = coupling_flow(dim, blocks, coupling, mixing, seed, preset, dtype=dtype, device=device, **options)
+    # A linear layer at the data's side, too: it learns the overall volume, and which coordinates go first.
+    outer = coupling_flow(dim, 2, coupling, mixing, seed + 1, preset, dtype=dtype, device=device, **options)
+    layers: list[Any] = [outer.layers[1], *middle.layers]
+    if mean is not None and std is not None:
+        dtype = dtype or torch.get_default_dtype()
+        shift, scale = torch.zeros(dim, dtype=dtype), torch.ones(dim, dtype=dtype)
+        shift[:positions], scale[:positions] = mean.to(dtype), std.to(dtype)
+        layers.insert(0, Standardize(shift, scale).to(device))
+    return SteerableFlow(Flow(cast(Any, layers), dim), momenta)
+
+
+def _positive(temperature: float) -> float:
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise OptionError(f"temperature={temperature}: expected a number above 0")
+    return float(temperature)

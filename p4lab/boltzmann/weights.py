@@ -1,0 +1,222 @@
+"""Importance weights of samples of a flow, and what is estimated with them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from p4lab.errors import OptionError, ShapeError
+
+BLOCKS = 50
+"""Blocks of samples that error bars are made of."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its error bar.
+
+    Attributes:
+        value: the estimate.
+        error: its standard error; inf if there is too little to tell.
+    """
+
+    value: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ± {self.error:.3f}"
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """A normalized histogram with error bars.
+
+    Attributes:
+        edges: shape (bins + 1,).
+        density: share of the weight per unit of x, shape (bins,); what lies outside of the edges counts in the total.
+        error: standard errors of ``density``, shape (bins,).
+    """
+
+    edges: Tensor
+    density: Tensor
+    error: Tensor
+
+    @property
+    def centres(self) -> Tensor:
+        """Middles of the bins, shape (bins,)."""
+        return (self.edges[1:] + self.edges[:-1]) / 2
+
+    @property
+    def free_energy(self) -> Tensor:
+        """-log density (nats; kT of the temperature that the weights belong to), inf where nothing was seen."""
+        return -self.density.log()
+
+    @property
+    def free_energy_error(self) -> Tensor:
+        """Standard errors of `free_energy`, inf where nothing was seen."""
+        return torch.where(self.density > 0, self.error / self.density, torch.inf)
+
+
+def log_weights(reduced_energy: Tensor, log_q: Tensor) -> Tensor:
+    r"""Return the logarithms of importance weights, up to a constant; -inf where one of the two is not finite.
+
+    .. math:: \log w = -u(x) - \log q(x)
+
+    Args:
+        reduced_energy: u(x) = E(x) / kT of the target, nats, shape (n,).
+        log_q: log-density of the samples under the model, nats, shape (n,).
+
+    Raises:
+        ShapeError: shapes differ.
+
+    Source: Noé et al., arXiv:1812.01729.
+    """
+    if reduced_energy.shape != log_q.shape:
+        raise ShapeError(f"energies {tuple(reduced_energy.shape)}, log q {tuple(log_q.shape)}: expected equal shapes")
+    weights = -reduced_energy - log_q
+    return torch.where(torch.isfinite(weights), weights, -torch.inf)
+
+
+def normalized(log_w: Tensor) -> Tensor:
+    """Return weights that sum to 1, float64; zeros if all of them vanish.
+
+    Raises:
+        ShapeError: not a vector, or an empty one.
+    """
+    if log_w.dim() != 1 or not len(log_w):
+        raise ShapeError(f"log-weights of shape {tuple(log_w.shape)}: expected (n,) with n >= 1")
+    wide = log_w.detach().to(log_w.dtype if log_w.device.type == "mps" else torch.float64)
+    return torch.nan_to_num(torch.softmax(wide, 0), nan=0.0)
+
+
+def ess(log_w: Tensor) -> Tensor:
+    r"""Return the effective sample size as a share of the samples, in [0, 1], a scalar.
+
+    .. math:: \mathrm{ESS} / n = \frac{(\sum_i w_i)^2}{n \sum_i w_i^2}
+
+    Args:
+        log_w: shape (n,).
+
+    Raises:
+        ShapeError: not a vector, or an empty one.
+
+    Example:
+        >>> ess(torch.zeros(10)), ess(torch.tensor([0.0, 0.0, -torch.inf, -torch.inf]))
+        (tensor(1., dtype=torch.float64), tensor(0.5000, dtype=torch.float64))
+    """
+    w = normalized(log_w)
+    square = w.square().sum() * len(w)
+    return torch.where(square > 0, w.sum().square() / square, 0.0)
+
+
+def clipped(log_w: Tensor, share: float = 0.001) -> Tensor:
+    """Return log-weights of which the largest ones are set to the smallest of these; at least one stays as it is.
+
+    Args:
+        log_w: shape (n,).
+        share: how many of the n, rounded; it trades a bias for variance.
+
+    Raises:
+        OptionError: share is not in [0, 1).
+        ShapeError: not a vector, or an empty one.
+    """
+    if not 0 <= share < 1:
+        raise OptionError(f"share={share}: expected a number from 0 to below 1")
+    if log_w.dim() != 1 or not len(log_w):
+        raise ShapeError(f"log-weights of shape {tuple(log_w.shape)}: expected (n,) with n >= 1")
+    top = max(1, round(share * len(log_w)))
+    return torch.minimum(log_w, torch.nan_to_num(log_w, nan=-torch.inf).topk(top).values[-1])
+
+
+def clipped_ess(log_w: Tensor, share: float = 0.001) -> Tensor:
+    """Return `ess` of `clipped` weights: what it is like without a few outliers.
+
+    Example:
+        >>> log_w = torch.tensor([0.0] * 999 + [10.0])
+        >>> bool(ess(log_w) < 0.01), round(float(clipped_ess(log_w, 0.002)), 3)
+        (True, 1.0)
+    """
+    return ess(clipped(log_w, share))
+
+
+def free_energy_difference(log_w: Tensor, in_a: Tensor, in_b: Tensor, blocks: int = BLOCKS) -> Estimate:
+    r"""Return the free energy of a region b minus that of a region a, in kT, with a jackknife error.
+
+    .. math:: \Delta F / kT = -\log \frac{\sum_i w_i [x_i \in b]}{\sum_i w_i [x_i \in a]}
+
+    Args:
+        log_w: shape (n,), zeros for samples that need no weights.
+        in_a: which samples lie in a, bool, shape (n,).
+        in_b: which samples lie in b, likewise.
+        blocks: contiguous blocks of which one at a time is left out; correlated samples need blocks longer than their
+            correlation.
+
+    Returns:
+        The difference; with a region in which (but for a single block) nothing was seen its error is inf.
+
+    Raises:
+        ShapeError: shapes differ, or fewer samples than blocks.
+    """
+    if not log_w.shape == in_a.shape == in_b.shape:
+        raise ShapeError(
+            f"log-weights {tuple(log_w.shape)}, in_a {tuple(in_a.shape)}, in_b {tuple(in_b.shape)}: expected equal ones"
+        )
+    w = normalized(log_w)
+    a, b = (_block_sums(w * region, blocks) for region in (in_a, in_b))
+    if not float(a.sum()) or not float(b.sum()):
+        return Estimate(float(-b.sum().log() + a.sum().log()), torch.inf)
+    left_out = -torch.log((b.sum() - b).clamp(min=0)) + torch.log((a.sum() - a).clamp(min=0))
+    return Estimate(float(-b.sum().log() + a.sum().log()), _jackknife(left_out))
+
+
+def weighted_histogram(x: Tensor, edges: Tensor, log_w: Tensor | None = None, blocks: int = BLOCKS) -> Histogram:
+    """Return the histogram of weighted samples, with jackknife errors.
+
+    Args:
+        x: shape (n,).
+        edges: ascending, shape (bins + 1,).
+        log_w: shape (n,); None: all weigh the same.
+        blocks: as in `free_energy_difference`.
+
+    Raises:
+        ShapeError: shapes do not fit, or fewer samples than blocks.
+        OptionError: edges that do not ascend.
+    """
+    if x.dim() != 1 or edges.dim() != 1 or len(edges) < 2 or (log_w is not None and log_w.shape != x.shape):
+        shape = None if log_w is None else tuple(log_w.shape)
+        raise ShapeError(f"x {tuple(x.shape)}, edges {tuple(edges.shape)}, log-weights {shape}: expected (n,), (m,)")
+    edges = edges.to(x.device, torch.float64)
+    widths = edges.diff()
+    if not bool((widths > 0).all()):
+        raise OptionError("edges do not ascend: expected each above the one before")
+    w = normalized(torch.zeros_like(x) if log_w is None else log_w)
+    bins = len(widths)
+    place = torch.searchsorted(edges, x.detach().double(), right=True) - 1
+    inside = (place >= 0) & (place < bins) & torch.isfinite(x)
+    block = _block_of(len(x), blocks, x.device)
+    # One more bin takes what lies outside: it counts in the total of its block.
+    flat = block * (bins + 1) + torch.where(inside, place, bins)
+    counts = torch.zeros(blocks * (bins + 1), dtype=w.dtype, device=w.device).index_add_(0, flat, w)
+    per_block = counts.view(blocks, bins + 1)
+    whole, total = per_block.sum(0)[:-1], per_block.sum()
+    rest = (whole - per_block[:, :-1]) / (total - per_block.sum(1, keepdim=True)).clamp(min=1e-300)
+    spread = (rest - rest.mean(0)).square().sum(0) * ((blocks - 1) / blocks)
+    return Histogram(edges, whole / total.clamp(min=1e-300) / widths, spread.sqrt() / widths)
+
+
+def _block_of(n: int, blocks: int, device: torch.device) -> Tensor:
+    if blocks < 2 or n < blocks:
+        raise ShapeError(f"{n} samples in {blocks} blocks: expected at least two blocks, and a sample for each")
+    return torch.arange(n, device=device) * blocks // n
+
+
+def _block_sums(values: Tensor, blocks: int) -> Tensor:
+    of = _block_of(len(values), blocks, values.device)
+    return torch.zeros(blocks, dtype=values.dtype, device=values.device).index_add_(0, of, values)
+
+
+def _jackknife(left_out: Tensor) -> float:
+    if not bool(torch.isfinite(left_out).all()):
+        return torch.inf
+    n = len(left_out)
+    return float((left_out - left_out.mean()).square().sum().mul((n - 1) / n).sqrt())

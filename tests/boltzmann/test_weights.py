@@ -1,0 +1,139 @@
+"""Importance weights and what is estimated with them, against closed forms of Gaussians."""
+
+import math
+
+import pytest
+import torch
+
+from p4lab.boltzmann import weights
+from p4lab.errors import OptionError, ShapeError
+
+DOUBLE = torch.float64
+
+
+def gaussian_weights(sigma: float, n: int = 200_000) -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples of N(0, sigma^2) and their log-weights towards N(0, 1)."""
+    x = sigma * torch.randn(n, dtype=DOUBLE)
+    log_q = -0.5 * (x / sigma).square() - math.log(sigma) - 0.5 * math.log(2 * math.pi)
+    return x, weights.log_weights(0.5 * x.square(), log_q)
+
+
+@pytest.mark.parametrize("sigma", [1.0, 1.2, 2.0])
+def test_ess_is_that_of_two_gaussians(sigma: float) -> None:
+    _, log_w = gaussian_weights(sigma)
+    # (E w)^2 / E w^2 for N(0, 1) over N(0, sigma^2)
+    assert float(weights.ess(log_w)) == pytest.approx(math.sqrt(2 * sigma**2 - 1) / sigma**2, abs=0.01)
+
+
+def test_weights_give_the_partition_function() -> None:
+    _, log_w = gaussian_weights(1.5)
+    assert float(log_w.logsumexp(0)) - math.log(len(log_w)) == pytest.approx(0.5 * math.log(2 * math.pi), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("energy", "log_q"), [(math.inf, 0.0), (math.nan, 0.0), (0.0, math.nan), (0.0, -math.inf), (-math.inf, 0.0)]
+)
+def test_what_is_not_finite_weighs_nothing(energy: float, log_q: float) -> None:
+    log_w = weights.log_weights(torch.tensor([0.0, energy]), torch.tensor([0.0, log_q]))
+    assert log_w.tolist() == [0.0, -math.inf]
+    assert float(weights.ess(log_w)) == 0.5
+    assert float(weights.clipped_ess(log_w)) == 0.5
+
+
+def test_ess_of_nothing_is_zero() -> None:
+    assert float(weights.ess(torch.full((3,), -math.inf))) == 0.0
+
+
+def test_clipping_sets_the_largest_share_to_the_smallest_of_them() -> None:
+    log_w = torch.arange(1000, dtype=DOUBLE)
+    cut = weights.clipped(log_w, share=0.005)
+    assert cut[:995].equal(log_w[:995])
+    assert cut[995:].eq(995.0).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-9])
+def test_clipping_nothing_changes_nothing(share: float) -> None:
+    log_w = torch.randn(100)
+    assert weights.clipped(log_w, share).equal(log_w)
+
+
+def test_clipping_helps_against_an_outlier() -> None:
+    log_w = torch.cat([torch.zeros(1999), torch.tensor([20.0])])
+    assert float(weights.ess(log_w)) < 0.001
+    assert float(weights.clipped_ess(log_w)) == pytest.approx(1.0)
+
+
+def test_free_energy_difference_of_halves_of_a_gaussian() -> None:
+    # Samples of N(0, 4) weighted towards N(1, 1), whose halves weigh Phi(-1) and Phi(1).
+    x = 2 * torch.randn(100_000, dtype=DOUBLE)
+    log_w = weights.log_weights(0.5 * (x - 1).square(), -x.square() / 8)
+    found = weights.free_energy_difference(log_w, x < 0, x >= 0)
+    exact = math.log(0.158655254 / 0.841344746)
+    assert 0.003 < found.error < 0.03
+    assert abs(found.value - exact) < 4 * found.error
+
+
+def test_error_bars_are_as_wide_as_the_spread_of_repetitions() -> None:
+    found = [weights.free_energy_difference(torch.zeros(1000), in_a, ~in_a) for in_a in (torch.rand(200, 1000) < 0.3)]
+    values = torch.tensor([estimate.value for estimate in found])
+    errors = torch.tensor([estimate.error for estimate in found])
+    assert float(errors.mean()) == pytest.approx(float(values.std()), rel=0.2)
+
+
+def test_without_samples_in_a_region_nothing_is_known() -> None:
+    nowhere = torch.zeros(100, dtype=torch.bool)
+    found = weights.free_energy_difference(torch.zeros(100), ~nowhere, nowhere)
+    assert found.value == math.inf
+    assert found.error == math.inf
+    single = nowhere.clone()
+    single[5] = True
+    found = weights.free_energy_difference(torch.zeros(100), ~single, single)
+    assert found.value == pytest.approx(math.log(99))
+    assert found.error == math.inf
+
+
+def test_weighted_histogram_is_the_density() -> None:
+    x, log_w = gaussian_weights(1.5)
+    found = weights.weighted_histogram(x, torch.linspace(-2, 2, 9, dtype=DOUBLE), log_w)
+    cumulative = 0.5 * (1 + torch.erf(found.edges / math.sqrt(2)))
+    exact = cumulative.diff() / 0.5
+    assert ((found.density - exact).abs() < 4.5 * found.error).all()
+    assert (found.error < 0.02 * found.density).all()
+    assert (found.free_energy - -exact.log()).abs().max() < 0.03
+
+
+def test_histogram_without_weights_counts() -> None:
+    x = torch.tensor([0.5, 0.5, 1.5, 7.0, -3.0, math.nan])
+    found = weights.weighted_histogram(x, torch.tensor([0.0, 1.0, 2.0, 3.0]), blocks=2)
+    assert found.density.tolist() == pytest.approx([2 / 6, 1 / 6, 0.0])
+    assert found.free_energy[2] == math.inf
+    assert found.free_energy_error[2] == math.inf
+    assert found.centres.tolist() == [0.5, 1.5, 2.5]
+
+
+def test_an_estimate_reads_with_its_error() -> None:
+    assert str(weights.Estimate(1.23456, 0.01)) == "1.235 ± 0.010"
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        pytest.param(lambda: weights.log_weights(torch.zeros(2), torch.zeros(3)), ShapeError, id="weights"),
+        pytest.param(lambda: weights.ess(torch.zeros(0)), ShapeError, id="empty"),
+        pytest.param(lambda: weights.ess(torch.zeros(2, 2)), ShapeError, id="matrix"),
+        pytest.param(lambda: weights.clipped(torch.zeros(5), 1.0), OptionError, id="share"),
+        pytest.param(
+            lambda: weights.free_energy_difference(torch.zeros(9), torch.ones(9), torch.ones(8)), ShapeError, id="sets"
+        ),
+        pytest.param(
+            lambda: weights.free_energy_difference(torch.zeros(9), torch.ones(9), torch.ones(9)), ShapeError, id="few"
+        ),
+        pytest.param(
+            lambda: weights.weighted_histogram(torch.zeros(99), torch.tensor([0.0, 0.0])), OptionError, id="edges"
+        ),
+        pytest.param(lambda: weights.weighted_histogram(torch.zeros(99), torch.tensor(0.0)), ShapeError, id="no-edges"),
+    ],
+)
+def test_bad_input_is_refused(call, error) -> None:
+    with pytest.raises(error):
+        call()
