@@ -10,8 +10,6 @@ Both were made by `p4lab.molecules.replica_exchange`; the files say with what se
 import argparse
 import json
 import math
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from torch import Tensor
 
 from p4lab.errors import DataFileError, OptionError, ShapeError
 from p4lab.molecules import alanine
-from p4lab.molecules.replica_exchange import SETTINGS, arrays, chunks
+from p4lab.molecules.replica_exchange import DAMAGED, SETTINGS, arrays, chunks
 
 FOLDER = Path(__file__).parent / "data"
 FRAMES_FILE, REFERENCE_FILE = FOLDER / "alanine_dipeptide.npz", FOLDER / "alanine_dipeptide_reference.npz"
@@ -128,7 +126,7 @@ def reference(path: Path = REFERENCE_FILE) -> Reference:
 def _read(path: Path, names: set[str]) -> dict[str, NDArray[Any]]:
     try:
         found = arrays(path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGED as error:
         raise DataFileError(f"{path} cannot be read ({error}): install p4lab anew, or make the file again") from error
     if missing := names - set(found):
         raise DataFileError(f"{path} lacks {', '.join(sorted(missing))}: it is not a file of p4lab.molecules.dataset")

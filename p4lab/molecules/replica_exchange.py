@@ -8,6 +8,7 @@ A run that was interrupted goes on where it was when the same command is given a
 
 import argparse
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from p4lab.molecules.units import BOLTZMANN
 
 STATE = "state.npz"
 SETTINGS = "settings.json"
+DAMAGED = (OSError, ValueError, SyntaxError, tokenize.TokenError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What reading a file of arrays raises if it is not there, or not whole; numpy parses a header as Python does."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +241,7 @@ def _save(path: Path, **arrays: Any) -> None:
 
 
 def arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return what `numpy.savez` has put into a file; a damaged one raises what numpy, zipfile or zlib raise."""
+    """Return what `numpy.savez` has put into a file; a damaged one raises one of `DAMAGED`."""
     with path.open("rb") as file, np.load(file) as saved:  # numpy leaves a damaged file open that it has opened itself
         return {name: saved[name] for name in saved.files}
 
@@ -256,7 +259,7 @@ def chunks(folder: Path) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float
         try:
             found = arrays(path)
             frames, energies = found["x"], found["energy"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except DAMAGED as error:
             raise DataFileError(f"{path} is damaged ({error}): delete the folder, and simulate anew") from error
         yield frames, energies
 

@@ -1,5 +1,7 @@
 """Controls, live pictures and dashboards: the only room that displays."""
 
+from p4lab.widgets.alanine_lab import alanine_lab
+from p4lab.widgets.boltzmann_lab import boltzmann_lab
 from p4lab.widgets.break_lab import break_lab
 from p4lab.widgets.channel import BrowserError, Channel
 from p4lab.widgets.controls import ControlPanel, Group, Item
@@ -12,11 +14,13 @@ from p4lab.widgets.live import train_live
 from p4lab.widgets.live_plot import LivePlot
 from p4lab.widgets.parameter_lab import parameter_lab
 from p4lab.widgets.plane import Plane
+from p4lab.widgets.property_lab import property_lab
 from p4lab.widgets.race_lab import race_lab
 from p4lab.widgets.sketch import Sketch
 from p4lab.widgets.space import Space
 from p4lab.widgets.start_lab import start_lab
 from p4lab.widgets.swaps_lab import swaps_lab
+from p4lab.widgets.temperature_lab import temperature_lab
 
 __all__ = [
     "BrowserError",
@@ -33,13 +37,17 @@ __all__ = [
     "Sketch",
     "Space",
     "Style",
+    "alanine_lab",
+    "boltzmann_lab",
     "break_lab",
     "density_lab",
     "digits_lab",
     "linear_lab",
     "parameter_lab",
+    "property_lab",
     "race_lab",
     "start_lab",
     "swaps_lab",
+    "temperature_lab",
     "train_live",
 ]

@@ -1,0 +1,265 @@
+"""Boltzmann generators of alanine dipeptide: train every architecture with several seeds, and print a table.
+
+python -m p4lab.experiments.molecules --file molecules.jsonl
+python -m p4lab.experiments.molecules --checkpoint alanine.pt --methods spline_p4 --seeds 1
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from p4lab.bench.timing import machine
+from p4lab.errors import ConfigError, P4Error
+from p4lab.experiments.settings import Run
+from p4lab.experiments.store import append, read
+from p4lab.experiments.table import markdown, spread
+from p4lab.flows.counting import trainable
+from p4lab.molecules.checkpoint import save
+from p4lab.molecules.coordinates import Coordinates
+from p4lab.molecules.dataset import Frames, Reference, load, reference, split
+from p4lab.molecules.density import MoleculeFlow
+from p4lab.molecules.evaluate import Evaluation, evaluate
+from p4lab.molecules.flow import ARCHITECTURES, molecule_flow
+from p4lab.molecules.openmm_energy import OpenMMEnergy
+from p4lab.molecules.target import Examples, InternalEnergy
+from p4lab.molecules.train import Stage, Training, train
+from p4lab.molecules.units import BOLTZMANN
+
+RATES = {"realnvp": 1e-3, "realnvp_p4inv": 1e-3, "spline": 2e-3, "spline_p4": 2e-3}
+"""Peak learning rates by architecture; those of the two RealNVPs are the same, and those of the two others."""
+QUICK = {"seeds": 1, "example_minutes": 0.02, "energy_minutes": 0.02, "samples": 1000}
+LIKELIHOOD = 0.3
+"""Share of the time by example that goes to maximum likelihood; examples with forces have the rest."""
+COLUMNS = {
+    "energy shift, kJ/mol": ("energy_shift", "+.2f"),
+    "below maximum %": ("below_maximum", ".2%"),
+    "ESS %": ("ess", ".1%"),
+    "clipped %": ("ess_clipped", ".1%"),
+    "test NLL": ("test_nll", ".3f"),
+    "KL(p, q)": ("test_kl", ".3f"),
+    "torsion KL": ("torsion_kl", ".3f"),
+    "phi > 0 %": ("phi_positive", ".2%"),
+    "reweighted %": ("phi_positive_weighted", ".2%"),
+    "its error": ("phi_positive_weighted_error", ".2%"),
+    "CPU minutes": ("minutes", ".1f"),
+}
+
+
+@dataclass(frozen=True)
+class MoleculeRun:
+    """One training run, described in full.
+
+    Attributes:
+        method: name of the architecture.
+        seed: of start, batches and samples; the data's split is always the same.
+        example_minutes: CPU minutes by example.
+        energy_minutes: CPU minutes of mixed training, by example and by energy.
+        rate: peak learning rate; of the mixed stage, half of it.
+        samples: that the flow is judged by.
+    """
+
+    method: str
+    seed: int
+    example_minutes: float
+    energy_minutes: float
+    rate: float
+    samples: int
+
+    def key(self) -> str:
+        """Return a text that is the same for the same run, and else another."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    def stages(self) -> list[Stage]:
+        """Return the stages of the training: maximum likelihood, examples with forces, mixed."""
+        minutes = [
+            ("example", LIKELIHOOD * self.example_minutes),
+            ("forces", (1 - LIKELIHOOD) * self.example_minutes),
+            ("mixed", self.energy_minutes),
+        ]
+        examples = {"mixed": 256}
+        rates = {"mixed": self.rate / 2}
+        return [
+            Stage(kind, minutes=spent, examples=examples.get(kind, 512), rate=rates.get(kind, self.rate))
+            for kind, spent in minutes
+            if spent > 0
+        ]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Data, coordinates and energy of alanine dipeptide, as all runs share them.
+
+    Attributes:
+        data: all frames.
+        parts: of them for training, validation and test.
+        coordinates: fitted to the training frames.
+        examples: the training frames in these coordinates, with forces.
+        energy: OpenMM's.
+        reference: of a longer simulation.
+        minutes: CPU minutes that all this took; they count as part of each run.
+    """
+
+    data: Frames
+    parts: tuple[Frames, Frames, Frames]
+    coordinates: Coordinates
+    examples: Examples
+    energy: OpenMMEnergy
+    reference: Reference
+    minutes: float
+
+    @classmethod
+    def of(cls, data: Frames | None = None) -> "Problem":
+        """Return the problem of the frames that come with p4lab, or of others."""
+        start = time.process_time()
+        data = load() if data is None else data
+        parts = split(data)
+        energy = OpenMMEnergy(temperature=data.temperature)
+        coordinates = Coordinates.fit(parts[0].x.double())
+        examples = Examples.of(coordinates, parts[0].x, energy)
+        minutes = (time.process_time() - start) / 60
+        return cls(data, parts, coordinates, examples, energy, reference(), minutes)
+
+    def target(self) -> InternalEnergy:
+        """Return the reduced energy of internal coordinates, compressed above the highest training energy."""
+        threshold = float(self.parts[0].energy.max()) / (BOLTZMANN * self.data.temperature)
+        return InternalEnergy(self.coordinates, self.energy, threshold)
+
+
+def fit(run: MoleculeRun, problem: Problem) -> tuple[MoleculeFlow, Training]:
+    """Train one flow; return it as it trained, and what became of it."""
+    flow = molecule_flow(run.method, problem.examples.y[:, 0], run.seed)
+    validation = problem.coordinates.encode(problem.parts[1].x.double())[0].float()
+    return flow, train(flow, problem.examples, problem.target(), run.stages(), validation, run.seed)
+
+
+def perform(run: MoleculeRun, problem: Problem) -> tuple[dict[str, Any], Training]:
+    """Train and judge one flow; return figures by name, and the training."""
+    flow, training = fit(run, problem)
+    found: Evaluation = evaluate(
+        training.flow,
+        problem.coordinates,
+        problem.energy,
+        problem.data,
+        problem.parts[2],
+        run.samples,
+        problem.reference,
+        seed=10_000 + run.seed,
+    )
+    more = {
+        "parameters": trainable(flow),
+        "steps": len(training.records),
+        "skipped": sum(not record.taken for record in training.records),
+        "minutes": training.minutes + problem.minutes,
+        "reason": training.reason,
+    }
+    return {**vars(found), **more}, training
+
+
+def table(results: Mapping[str, Sequence[Mapping[str, Any]]], known: Reference | None = None) -> str:
+    """Return one row for each method, medians [min, max] over seeds, and what the reference says."""
+    rows = []
+    for method, runs in results.items():
+        cells = [spread([run[key] for run in runs], form) for key, form in COLUMNS.values()]
+        broken = sum(bool(run["reason"]) for run in runs)
+        seeds = f"{len(runs)}" + f", {broken} stopped early" * bool(broken)
+        rows.append([method, f"{runs[0]['parameters']:,}", *cells, seeds])
+    said = markdown(["method", "parameters", *COLUMNS, "seeds"], rows)
+    if known:
+        said += (
+            f"\n\nReference: phi > 0 {known.phi_positive:.2%} ± {known.phi_positive_error:.2%} ({known.provenance})."
+        )
+    return said
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m p4lab.experiments.molecules", description=(__doc__ or "").partition("\n")[0]
+    )
+    arguments.add_argument("--quick", action="store_true", help="one seed, seconds of training: a look, no result")
+    arguments.add_argument("--methods", help=f"joined by + (default: all: {', '.join(ARCHITECTURES)})")
+    arguments.add_argument("--seeds", type=int, help="number of seeds: 0, 1, ... (default 3)")
+    arguments.add_argument("--example-minutes", type=float, help="CPU minutes by example (default 1.4)")
+    arguments.add_argument("--energy-minutes", type=float, help="CPU minutes by example and energy (default 1.4)")
+    arguments.add_argument("--samples", type=int, help="samples to judge by (default 50,000)")
+    arguments.add_argument("--file", type=Path, help="JSON lines: finished runs are kept here, and not done again")
+    arguments.add_argument(
+        "--checkpoint", type=Path, help="train the first method with the first seed, save the flow here"
+    )
+    return arguments
+
+
+DEFAULTS = {"seeds": 3, "example_minutes": 1.4, "energy_minutes": 1.4, "samples": 50_000}
+
+
+def chosen(options: argparse.Namespace) -> list[MoleculeRun]:
+    """Return the runs that the options ask for: all methods with the first seed, then with the next one.
+
+    Raises:
+        ConfigError: an unknown method, or a number out of range.
+    """
+    given = {**DEFAULTS, **(QUICK if options.quick else {})}
+    given.update({name: getattr(options, name) for name in DEFAULTS if getattr(options, name) is not None})
+    methods = options.methods.split("+") if options.methods else list(ARCHITECTURES)
+    if unknown := [name for name in methods if name not in ARCHITECTURES]:
+        raise ConfigError(f"--methods: {', '.join(unknown)} not known; choose of {', '.join(ARCHITECTURES)}")
+    minutes = given["example_minutes"], given["energy_minutes"]
+    if given["seeds"] < 1 or given["samples"] < 1000 or min(minutes) < 0 or not sum(minutes):
+        raise ConfigError(
+            f"--seeds {given['seeds']}, --samples {given['samples']}, minutes {minutes}: expected at least 1, at least "
+            "1000, and minutes above 0"
+        )
+    return [
+        MoleculeRun(method, seed, *minutes, RATES[method], int(given["samples"]))
+        for seed in range(int(given["seeds"]))
+        for method in methods
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing and print the table."""
+    options = parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    try:
+        runs = chosen(options)[: 1 if options.checkpoint else None]
+        known = read(options.file) if options.file and not options.checkpoint else {}
+        problem: Problem | None = None
+        for run in runs:
+            if run.key() in known:
+                continue
+            problem = problem or Problem.of()
+            found, training = perform(run, problem)
+            known[run.key()] = found
+            _say(f"{run.method} seed {run.seed}: {_summary(found)}")
+            if options.file:
+                append(options.file, cast(Run, run), found)
+            if options.checkpoint:
+                loss = save(options.checkpoint, training.flow, run.method, problem.coordinates, found)
+                _say(f"saved {options.checkpoint}; storage moved log q by {loss:.4f} nats (root mean square)")
+        grouped: dict[str, list[dict[str, Any]]] = {}
+        for run in runs:
+            grouped.setdefault(run.method, []).append(known[run.key()])
+        print(f"{machine()}\n\n{table(grouped, reference())}")
+    except P4Error as error:
+        sys.exit(str(error))
+
+
+def _say(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
+def _summary(found: Mapping[str, Any]) -> str:
+    early = f", ended early: {found['reason']}" * bool(found["reason"])
+    return f"ESS {found['ess']:.1%}, energy {found['energy_shift']:+.2f} kJ/mol, {found['minutes']:.1f} min{early}"
+
+
+if __name__ == "__main__":
+    main()

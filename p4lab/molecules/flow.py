@@ -1,0 +1,156 @@
+"""Flows of molecules by the name of their architecture."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from p4lab.errors import OptionError, ShapeError
+from p4lab.flows.counting import matched
+from p4lab.flows.linear import Permutation
+from p4lab.flows.mixing import mixing_layer
+from p4lab.molecules.couplings import CircularCoupling, ConditionalAffine, Coupling, Mixed, Unrolled
+from p4lab.molecules.density import HARMONICS, MoleculeFlow
+from p4lab.molecules.layers import Layer
+from p4lab.p4 import RECOMMENDED, P4Inv
+
+__all__ = ["ARCHITECTURES", "MoleculeFlow", "emptiest", "molecule_flow", "realnvp_flow", "spline_flow"]
+
+REALNVP_BLOCKS, REALNVP_PARAMETERS = 25, 735_050
+SWAP_RANK = 5
+"""Rank of P4Inv swaps: with it the 24 of them have 8,640 trained numbers."""
+
+
+def emptiest(angles: Tensor, bins: int = 72) -> Tensor:
+    """Return, for angles (n, m) in radians, where on the circle each is least often, shape (m,).
+
+    Args:
+        angles: samples.
+        bins: of the histograms, which are smoothed over five bins.
+    """
+    found = []
+    for column in angles.detach().cpu().double().t():
+        counts = torch.histc(column, bins, -math.pi, math.pi)
+        smooth = torch.stack([counts.roll(i) for i in range(-2, 3)]).sum(0)
+        found.append((float(smooth.argmin()) + 0.5) * 2 * math.pi / bins - math.pi)
+    return torch.tensor(found, dtype=angles.dtype)
+
+
+def realnvp_flow(y: Tensor, circular: int, mixing: str, seed: int, hidden: int = 0) -> MoleculeFlow:
+    """Return 25 affine couplings of all numbers with a mixing layer between any two of them.
+
+    Angles are cut where they are least often and unrolled (`Unrolled`).
+
+    Args:
+        y: training data, shape (n, d): for the cuts.
+        circular: number of angles.
+        mixing: a name of `p4lab.flows.MIXINGS`, such as "swap" or "p4inv" (rank 5).
+        seed: of networks and directions.
+        hidden: width of the networks; 0: such that there are about 735,050 parameters.
+
+    Source: arXiv:2010.07033, section 4.3 (number of blocks and parameters).
+    """
+    dim, cuts, mix = y.shape[-1], emptiest(y[:, :circular]), mixing_layer(mixing)
+
+    def build(width: int) -> MoleculeFlow:
+        networks, directions = (torch.Generator().manual_seed(2 * seed + i) for i in (0, 1))
+        layers: list[Layer] = [Unrolled(dim, cuts)]
+        for i in range(REALNVP_BLOCKS):
+            if i and mixing == "p4inv":
+                swap = P4Inv(dim, rank=SWAP_RANK, reset="gradient", init="reverse", seed=directions)
+                layers.append(Mixed(swap))
+            elif i:
+                layers.append(Mixed(mix(dim, directions)))
+            layers.append(Coupling(dim, 0, width, 2, 0, networks))
+        return MoleculeFlow(dim, circular, [], layers)
+
+    if hidden:
+        return build(hidden)
+    plain = matched(lambda width: realnvp_flow(y[:2], circular, "swap", seed, width), REALNVP_PARAMETERS)
+    couplings = next(layer for layer in plain.numbers if isinstance(layer, Coupling))
+    return build(cast(nn.Linear, couplings.network.layers[0]).out_features)
+
+
+def spline_flow(
+    y: Tensor,
+    circular: int,
+    mixing: str,
+    seed: int,
+    blocks: int = 8,
+    hidden: int = 128,
+    depth: int = 2,
+    bins: tuple[int, ...] = (0,),
+    affine: bool = True,
+    angle_blocks: int = 4,
+    angle_bins: int = 12,
+    rank: int = 16,
+) -> MoleculeFlow:
+    """Return circular spline couplings for the angles, and conditional couplings for the rest.
+
+    The rest passes a conditional affine map (`ConditionalAffine`), then couplings with a mixing layer before each.
+
+    Args:
+        y: training data, shape (n, d): for the whitening.
+        circular: number of angles.
+        mixing: "permutation" (random ones and swaps in turn), "p4inv" or "p4orthogonal", which start as these.
+        seed: of networks and directions.
+        blocks: number of couplings.
+        hidden: width of their networks.
+        depth: number of hidden layers.
+        bins: bins of the couplings' splines, in turn; 0: none.
+        affine: whether couplings have scales and shifts, too.
+        angle_blocks: number of circular couplings.
+        angle_bins: bins of their splines.
+        rank: of the P4 layers.
+    """
+    networks, directions = (torch.Generator().manual_seed(2 * seed + i) for i in (0, 1))
+    n = y.shape[-1] - circular
+    context = 2 * HARMONICS * circular
+    stays = [tuple(range(0, circular, 2)), tuple(range(1, circular, 2))]
+    angles: list[Layer] = [
+        CircularCoupling(circular, stays[i % 2], 64, angle_bins, 2, networks) for i in range(angle_blocks)
+    ]
+    layers: list[Layer] = [ConditionalAffine(torch.cov(y[:, circular:].double().t()), context, 128, networks)]
+    for i in range(blocks):
+        order = torch.randperm(n, generator=directions) if i % 2 == 0 else torch.arange(n).flip(0)
+        if mixing == "permutation":
+            layers.append(Mixed(Permutation(order)))
+        else:
+            preset = dataclasses.replace(RECOMMENDED, rank=rank)
+            layers.append(Mixed(mixing_layer(mixing)(n, directions, preset, init=torch.eye(n)[order])))
+        layers.append(
+            Coupling(n, context, hidden, depth, bins[i % len(bins)], networks, affine or not bins[i % len(bins)])
+        )
+    return MoleculeFlow(y.shape[-1], circular, angles, layers)
+
+
+ARCHITECTURES: dict[str, Callable[..., MoleculeFlow]] = {
+    "realnvp": lambda y, circular, seed, **options: realnvp_flow(y, circular, "swap", seed, **options),
+    "realnvp_p4inv": lambda y, circular, seed, **options: realnvp_flow(y, circular, "p4inv", seed, **options),
+    "spline": lambda y, circular, seed, **options: spline_flow(y, circular, "permutation", seed, **options),
+    "spline_p4": lambda y, circular, seed, **options: spline_flow(y, circular, "p4inv", seed, **options),
+}
+
+
+def molecule_flow(name: str, y: Tensor, seed: int = 0, circular: int = 5, **options: Any) -> MoleculeFlow:
+    """Return a flow by the name of its architecture.
+
+    Args:
+        name: of `ARCHITECTURES`: "realnvp", "realnvp_p4inv", "spline", "spline_p4".
+        y: training data in internal coordinates, shape (n, d): for cuts and whitening.
+        seed: of networks and directions.
+        circular: number of angles that come first.
+        options: of the architecture.
+
+    Raises:
+        OptionError: unknown name.
+        ShapeError: y is not (n, d), or has too few rows.
+    """
+    if name not in ARCHITECTURES:
+        raise OptionError(f"architecture {name!r} is not known: choose one of {tuple(ARCHITECTURES)}")
+    if y.ndim != 2 or len(y) < 2 or y.shape[1] <= circular:
+        raise ShapeError(f"data of shape {tuple(y.shape)}: expected (n, d) with n >= 2 and d > {circular}")
+    return ARCHITECTURES[name](y, circular, seed, **options)

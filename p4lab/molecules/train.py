@@ -1,0 +1,236 @@
+"""Training flows of molecules: by example, with or without forces, by energy, or by both."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from p4lab.errors import OptionError, TrainingError
+from p4lab.molecules.average import Average
+from p4lab.molecules.density import MoleculeFlow
+from p4lab.molecules.losses import by_energy, by_forces
+from p4lab.molecules.target import Examples, InternalEnergy
+from p4lab.p4 import MergeSchedule, p4_modules
+
+KINDS = ("example", "forces", "energy", "mixed")
+MERGE_EVERY, REFINE_EVERY = 8, 50
+MOST_SKIPPED = 50
+"""Steps in a row without a finite gradient after which training ends."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training.
+
+    Attributes:
+        kind: "example" (maximum likelihood), "forces" (examples and the forces there), "energy" (the flow's own samples
+            and the forces there), or "mixed" (the sum of the last two).
+        minutes: CPU minutes of this process to spend; 0: ``steps`` decides.
+        steps: optimizer steps; 0: ``minutes`` decides.
+        examples: examples per step.
+        samples: samples of the flow per step.
+        rate: peak of Adam's learning rate; it rises over 50 steps, and falls to 0 by a half cosine.
+        clip: largest norm of the gradient.
+        average: weight of the past in the running average of the parameters.
+        patience: for "example": checks of the validation likelihood without an improvement after which the stage ends
+            (0: never). There are 20 checks in a stage.
+
+    Raises:
+        OptionError: something is out of range.
+    """
+
+    kind: str
+    minutes: float = 0.0
+    steps: int = 0
+    examples: int = 512
+    samples: int = 256
+    rate: float = 2e-3
+    clip: float = 20.0
+    average: float = 0.99
+    patience: int = 4
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise OptionError(f"kind={self.kind!r} is not known: choose one of {KINDS}")
+        if (self.minutes > 0) == (self.steps > 0) or min(self.minutes, self.steps) < 0:
+            raise OptionError(f"minutes={self.minutes}, steps={self.steps}: expected one of the two, above 0")
+        if min(self.examples, self.samples) < 1 or not 0 <= self.average < 1 or not (self.rate > 0 and self.clip > 0):
+            raise OptionError(
+                f"examples={self.examples}, samples={self.samples}, average={self.average}, rate={self.rate}, "
+                f"clip={self.clip}: expected at least 1, at least 1, below 1, and above 0"
+            )
+
+
+@dataclass(frozen=True)
+class Record:
+    """One step of a training.
+
+    Attributes:
+        stage: its place.
+        step: counted over all stages, from 1.
+        minutes: CPU minutes so far.
+        loss: nats: the mean of -log q for "example" and "forces", of u + log q of samples for "energy", the sum of both
+            for "mixed". Constants are left out.
+        gradient: norm of the gradient, before clipping.
+        taken: whether it was finite, and the step made.
+    """
+
+    stage: int
+    step: int
+    minutes: float
+    loss: float
+    gradient: float
+    taken: bool
+
+
+@dataclass
+class Training:
+    """What became of a training.
+
+    Attributes:
+        flow: the average of the parameters as a plain flow: nothing of P4 is left in it.
+        records: of all steps.
+        validation: (step, mean of -log q over the validation examples in nats) of every check.
+        minutes: CPU minutes.
+        reason: why it ended early, "" if it did not.
+    """
+
+    flow: MoleculeFlow
+    records: list[Record] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    minutes: float = 0.0
+    reason: str = ""
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def train(
+    flow: MoleculeFlow,
+    examples: Examples,
+    target: InternalEnergy | None,
+    stages: Sequence[Stage],
+    validation: Tensor | None = None,
+    seed: int = 0,
+    on_record: Callable[[Record], object] | None = None,
+) -> Training:
+    """Train a flow in place, stage by stage; after an "example" stage it is at its best validation likelihood.
+
+    Args:
+        flow: the flow.
+        examples: of the target.
+        target: reduced energy of internal coordinates, for stages "energy" and "mixed".
+        stages: what to do.
+        validation: held-out examples, shape (n, d), for the early stopping of "example" stages.
+        seed: of batches and samples.
+        on_record: called after each step; what it returns is not looked at.
+
+    Returns:
+        The averaged flow, and the records. If an energy fails, or gradients stay not finite, they are those so far and
+        ``reason`` says why.
+
+    Raises:
+        OptionError: a stage by energy without a target.
+    """
+    if target is None and any(stage.kind in ("energy", "mixed") for stage in stages):
+        raise OptionError("stages by energy need a target: pass an InternalEnergy")
+    generator = torch.Generator().manual_seed(seed)
+    start = time.process_time()
+    result, average = Training(flow), Average(flow)
+    for place, stage in enumerate(stages):
+        loop = _Loop(flow, average, stage, place, result, start)
+        try:
+            loop.run(lambda stage=stage: _loss(flow, examples, target, stage, generator), validation, on_record)  # type: ignore[misc]
+        except TrainingError as error:
+            result.reason = str(error)
+            break
+    result.flow = average.flow()
+    result.minutes = (time.process_time() - start) / 60
+    return result
+
+
+def _loss(
+    flow: MoleculeFlow, examples: Examples, target: InternalEnergy | None, stage: Stage, generator: torch.Generator
+) -> Tensor:
+    terms = []
+    if stage.kind != "energy":
+        y, score = examples.batch(stage.examples, generator)
+        terms.append(-flow.log_prob(y).mean() if stage.kind == "example" else by_forces(flow, y, score))
+    if stage.kind in ("energy", "mixed") and target is not None:
+        terms.append(by_energy(flow, target, stage.samples, generator))
+    return torch.stack(terms).sum()
+
+
+class _Loop:
+    """One stage of a training."""
+
+    def __init__(
+        self, flow: MoleculeFlow, average: Average, stage: Stage, place: int, result: Training, start: float
+    ) -> None:
+        self.flow, self.average, self.stage, self.place = flow, average, stage, place
+        self.result, self.start = result, start
+        self.parameters = list(flow.parameters())
+        self.optimizer = torch.optim.Adam(self.parameters, lr=stage.rate, betas=(0.9, 0.99), fused=True)
+        p4 = p4_modules(flow)
+        self.merges = MergeSchedule(flow, self.optimizer, MERGE_EVERY, REFINE_EVERY) if p4 else None
+        self.best: tuple[float, list[Tensor], dict[str, Any]] | None = None
+        self.waited, self.checks = 0, 0
+
+    def run(
+        self, loss: Callable[[], Tensor], validation: Tensor | None, on_record: Callable[[Record], object] | None
+    ) -> None:
+        stage, begun, step, skipped = self.stage, time.process_time(), 0, 0
+        while True:
+            elapsed = (time.process_time() - begun) / 60
+            progress = step / stage.steps if stage.steps else elapsed / stage.minutes
+            if stage.kind == "example" and validation is not None and progress * 20 >= self.checks + 1:
+                self._check(validation)
+                if stage.patience and self.waited >= stage.patience:
+                    break
+            if progress >= 1:
+                break
+            rate = stage.rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * progress))
+            self.optimizer.param_groups[0]["lr"] = rate
+            self.optimizer.zero_grad()
+            value = loss()
+            value.backward()
+            norm = nn.utils.clip_grad_norm_(self.parameters, stage.clip)
+            loss_now, size = torch.stack([value.detach(), norm]).tolist()  # the only wait for the device in a step
+            taken = math.isfinite(loss_now) and math.isfinite(size)
+            if taken:
+                self.optimizer.step()
+                if self.merges:
+                    self.merges.step()
+                self.average.update(stage.average)
+            step, skipped = step + 1, 0 if taken else skipped + 1
+            self._keep(loss_now, size, taken, on_record)
+            if skipped >= MOST_SKIPPED:
+                raise TrainingError(
+                    f"no finite gradient in {skipped} steps of stage {self.place} ({stage.kind}): lower its rate. "
+                    "The flow is the average of the steps before"
+                )
+        if self.best and self.best[0] < self.result.validation[-1][1]:
+            self.average.set(self.best[1])
+            self.flow.load_state_dict(self.best[2])
+
+    def _keep(self, loss: float, size: float, taken: bool, on_record: Callable[[Record], object] | None) -> None:
+        minutes = (time.process_time() - self.start) / 60
+        records = self.result.records
+        records.append(Record(self.place, len(records) + 1, minutes, loss, size, taken))
+        if on_record:
+            on_record(records[-1])
+
+    @torch.no_grad()
+    def _check(self, validation: Tensor) -> None:
+        self.checks += 1
+        found = -float(self.average.flow().log_prob(validation).mean())
+        self.result.validation.append((len(self.result.records), found))
+        if self.best is None or found < self.best[0]:
+            self.best, self.waited = (found, self.average.kept(), copy.deepcopy(self.flow.state_dict())), 0
+        else:
+            self.waited += 1
