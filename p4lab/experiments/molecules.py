@@ -1,7 +1,7 @@
 """Boltzmann generators of alanine dipeptide: train every architecture with several seeds, and print a table.
 
 python -m p4lab.experiments.molecules --file molecules.jsonl
-python -m p4lab.experiments.molecules --checkpoint alanine.pt --methods spline_p4 --seeds 1
+python -m p4lab.experiments.molecules --checkpoint alanine_flow.pt --methods spline_p4 --budgets long
 """
 
 import argparse
@@ -35,9 +35,13 @@ from p4lab.molecules.units import BOLTZMANN
 
 RATES = {"realnvp": 1e-3, "realnvp_p4inv": 1e-3, "spline": 2e-3, "spline_p4": 2e-3}
 """Peak learning rates by architecture; those of the two RealNVPs are the same, and those of the two others."""
-QUICK = {"seeds": 1, "example_minutes": 0.02, "energy_minutes": 0.02, "samples": 1000}
-LIKELIHOOD = 0.3
-"""Share of the time by example that goes to maximum likelihood; examples with forces have the rest."""
+KINDS = ("example", "forces", "mixed")
+"""Stages of a training: maximum likelihood, examples with forces, and these mixed with the energy of samples."""
+REALNVP_STEPS = {"quick": (8, 5, 4), "short": (300, 400, 450), "long": (600, 1000, 1400)}
+SPLINE_STEPS = {"quick": (8, 5, 4), "short": (500, 600, 700), "long": (700, 1400, 2400)}
+BUDGETS = tuple(SPLINE_STEPS)
+"""Steps of the stages: "short" takes up to 3 CPU minutes on one core of 2026, "long" up to 8, "quick" seconds."""
+QUICK = {"seeds": 1, "samples": 1000, "budgets": "quick"}
 COLUMNS = {
     "energy shift, kJ/mol": ("energy_shift", "+.2f"),
     "below maximum %": ("below_maximum", ".2%"),
@@ -60,16 +64,16 @@ class MoleculeRun:
     Attributes:
         method: name of the architecture.
         seed: of start, batches and samples; the data's split is always the same.
-        example_minutes: CPU minutes by example.
-        energy_minutes: CPU minutes of mixed training, by example and by energy.
+        example_steps, forces_steps, mixed_steps: optimizer steps of the stages in `KINDS`.
         rate: peak learning rate; of the mixed stage, half of it.
         samples: that the flow is judged by.
     """
 
     method: str
     seed: int
-    example_minutes: float
-    energy_minutes: float
+    example_steps: int
+    forces_steps: int
+    mixed_steps: int
     rate: float
     samples: int
 
@@ -78,18 +82,13 @@ class MoleculeRun:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     def stages(self) -> list[Stage]:
-        """Return the stages of the training: maximum likelihood, examples with forces, mixed."""
-        minutes = [
-            ("example", LIKELIHOOD * self.example_minutes),
-            ("forces", (1 - LIKELIHOOD) * self.example_minutes),
-            ("mixed", self.energy_minutes),
-        ]
-        examples = {"mixed": 256}
-        rates = {"mixed": self.rate / 2}
+        """Return the stages of the training, see `KINDS`; those without steps are left out."""
+        steps = (self.example_steps, self.forces_steps, self.mixed_steps)
+        examples, rates = {"mixed": 256}, {"mixed": self.rate / 2}
         return [
-            Stage(kind, minutes=spent, examples=examples.get(kind, 512), rate=rates.get(kind, self.rate))
-            for kind, spent in minutes
-            if spent > 0
+            Stage(kind, steps=number, examples=examples.get(kind, 512), rate=rates.get(kind, self.rate))
+            for kind, number in zip(KINDS, steps, strict=True)
+            if number
         ]
 
 
@@ -163,20 +162,19 @@ def perform(run: MoleculeRun, problem: Problem) -> tuple[dict[str, Any], Trainin
     return {**vars(found), **more}, training
 
 
-def table(results: Mapping[str, Sequence[Mapping[str, Any]]], known: Reference | None = None) -> str:
-    """Return one row for each method, medians [min, max] over seeds, and what the reference says."""
+def table(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Return one row for each method, medians [min, max] over seeds."""
     rows = []
     for method, runs in results.items():
         cells = [spread([run[key] for run in runs], form) for key, form in COLUMNS.values()]
         broken = sum(bool(run["reason"]) for run in runs)
         seeds = f"{len(runs)}" + f", {broken} stopped early" * bool(broken)
         rows.append([method, f"{runs[0]['parameters']:,}", *cells, seeds])
-    said = markdown(["method", "parameters", *COLUMNS, "seeds"], rows)
-    if known:
-        said += (
-            f"\n\nReference: phi > 0 {known.phi_positive:.2%} ± {known.phi_positive_error:.2%} ({known.provenance})."
-        )
-    return said
+    return markdown(["method", "parameters", *COLUMNS, "seeds"], rows)
+
+
+def _said(known: Reference) -> str:
+    return f"Reference: phi > 0 {known.phi_positive:.2%} ± {known.phi_positive_error:.2%} ({known.provenance})."
 
 
 def parser() -> argparse.ArgumentParser:
@@ -187,41 +185,46 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--quick", action="store_true", help="one seed, seconds of training: a look, no result")
     arguments.add_argument("--methods", help=f"joined by + (default: all: {', '.join(ARCHITECTURES)})")
     arguments.add_argument("--seeds", type=int, help="number of seeds: 0, 1, ... (default 3)")
-    arguments.add_argument("--example-minutes", type=float, help="CPU minutes by example (default 1.4)")
-    arguments.add_argument("--energy-minutes", type=float, help="CPU minutes by example and energy (default 1.4)")
+    arguments.add_argument("--budgets", help=f"of {', '.join(BUDGETS)}, joined by + (default: short+long)")
     arguments.add_argument("--samples", type=int, help="samples to judge by (default 50,000)")
     arguments.add_argument("--file", type=Path, help="JSON lines: finished runs are kept here, and not done again")
     arguments.add_argument(
-        "--checkpoint", type=Path, help="train the first method with the first seed, save the flow here"
+        "--checkpoint", type=Path, help="train the first method with the first seed, and save the flow here"
     )
     return arguments
 
 
-DEFAULTS = {"seeds": 3, "example_minutes": 1.4, "energy_minutes": 1.4, "samples": 50_000}
+DEFAULTS = {"seeds": 3, "samples": 50_000, "budgets": "short+long"}
 
 
-def chosen(options: argparse.Namespace) -> list[MoleculeRun]:
-    """Return the runs that the options ask for: all methods with the first seed, then with the next one.
+def chosen(options: argparse.Namespace) -> dict[str, list[MoleculeRun]]:
+    """Return by budget the runs that the options ask for: all methods with the first seed, then with the next one.
 
     Raises:
-        ConfigError: an unknown method, or a number out of range.
+        ConfigError: an unknown method or budget, or a number out of range.
     """
     given = {**DEFAULTS, **(QUICK if options.quick else {})}
     given.update({name: getattr(options, name) for name in DEFAULTS if getattr(options, name) is not None})
     methods = options.methods.split("+") if options.methods else list(ARCHITECTURES)
-    if unknown := [name for name in methods if name not in ARCHITECTURES]:
-        raise ConfigError(f"--methods: {', '.join(unknown)} not known; choose of {', '.join(ARCHITECTURES)}")
-    minutes = given["example_minutes"], given["energy_minutes"]
-    if given["seeds"] < 1 or given["samples"] < 1000 or min(minutes) < 0 or not sum(minutes):
-        raise ConfigError(
-            f"--seeds {given['seeds']}, --samples {given['samples']}, minutes {minutes}: expected at least 1, at least "
-            "1000, and minutes above 0"
-        )
-    return [
-        MoleculeRun(method, seed, *minutes, RATES[method], int(given["samples"]))
-        for seed in range(int(given["seeds"]))
-        for method in methods
-    ]
+    budgets = str(given["budgets"]).split("+")
+    for option, names, known in (("methods", methods, tuple(ARCHITECTURES)), ("budgets", budgets, BUDGETS)):
+        if unknown := [name for name in names if name not in known]:
+            raise ConfigError(f"--{option}: {', '.join(unknown)} not known; choose of {', '.join(known)}")
+    seeds, samples = int(given["seeds"]), int(given["samples"])
+    if seeds < 1 or samples < 1000:
+        raise ConfigError(f"--seeds {seeds}, --samples {samples}: expected at least 1 and at least 1000")
+    return {
+        budget: [
+            MoleculeRun(method, seed, *_steps(method, budget), RATES[method], samples)
+            for seed in range(seeds)
+            for method in methods
+        ]
+        for budget in budgets
+    }
+
+
+def _steps(method: str, budget: str) -> tuple[int, int, int]:
+    return (REALNVP_STEPS if method.startswith("realnvp") else SPLINE_STEPS)[budget]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -229,10 +232,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     torch.set_num_threads(1)
     try:
-        runs = chosen(options)[: 1 if options.checkpoint else None]
+        budgets = chosen(options)
+        if options.checkpoint:
+            budgets = {budget: runs[:1] for budget, runs in budgets.items()}
         known = read(options.file) if options.file and not options.checkpoint else {}
         problem: Problem | None = None
-        for run in runs:
+        for run in (run for runs in budgets.values() for run in runs):
             if run.key() in known:
                 continue
             problem = problem or Problem.of()
@@ -244,10 +249,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if options.checkpoint:
                 loss = save(options.checkpoint, training.flow, run.method, problem.coordinates, found)
                 _say(f"saved {options.checkpoint}; storage moved log q by {loss:.4f} nats (root mean square)")
-        grouped: dict[str, list[dict[str, Any]]] = {}
-        for run in runs:
-            grouped.setdefault(run.method, []).append(known[run.key()])
-        print(f"{machine()}\n\n{table(grouped, reference())}")
+        print(machine())
+        for budget, runs in budgets.items():
+            grouped: dict[str, list[dict[str, Any]]] = {}
+            for run in runs:
+                grouped.setdefault(run.method, []).append(known[run.key()])
+            print(f"\n{budget}\n\n{table(grouped)}")
+        print(f"\n{_said(reference())}")
     except P4Error as error:
         sys.exit(str(error))
 

@@ -3,8 +3,10 @@
 import copy
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from p4lab.p4 import MergeSchedule, p4_modules
 
 KINDS = ("example", "forces", "energy", "mixed")
 MERGE_EVERY, REFINE_EVERY = 8, 50
+FEWEST_NORMS, MOST_NORMS = 10, 100
+"""Steps of a stage from which gradients are clipped; steps whose norms are looked at."""
 MOST_SKIPPED = 50
 """Steps in a row without a finite gradient after which training ends."""
 
@@ -35,7 +39,8 @@ class Stage:
         examples: examples per step.
         samples: samples of the flow per step.
         rate: peak of Adam's learning rate; it rises over 50 steps, and falls to 0 by a half cosine.
-        clip: largest norm of the gradient.
+        clip: largest norm of the gradient, as a multiple of the median over the last 100 steps: gradients that use
+            forces have a heavy tail, and one clash of two atoms must not undo what was learnt.
         average: weight of the past in the running average of the parameters.
         patience: for "example": checks of the validation likelihood without an improvement after which the stage ends
             (0: never). There are 20 checks in a stage.
@@ -50,7 +55,7 @@ class Stage:
     examples: int = 512
     samples: int = 256
     rate: float = 2e-3
-    clip: float = 20.0
+    clip: float = 3.0
     average: float = 0.99
     patience: int = 4
 
@@ -180,6 +185,7 @@ class _Loop:
         self.merges = MergeSchedule(flow, self.optimizer, MERGE_EVERY, REFINE_EVERY) if p4 else None
         self.best: tuple[float, list[Tensor], dict[str, Any]] | None = None
         self.waited, self.checks = 0, 0
+        self.norms: deque[float] = deque(maxlen=MOST_NORMS)
 
     def run(
         self, loss: Callable[[], Tensor], validation: Tensor | None, on_record: Callable[[Record], object] | None
@@ -199,10 +205,11 @@ class _Loop:
             self.optimizer.zero_grad()
             value = loss()
             value.backward()
-            norm = nn.utils.clip_grad_norm_(self.parameters, stage.clip)
+            norm = nn.utils.clip_grad_norm_(self.parameters, self._limit())
             loss_now, size = torch.stack([value.detach(), norm]).tolist()  # the only wait for the device in a step
             taken = math.isfinite(loss_now) and math.isfinite(size)
             if taken:
+                self.norms.append(size)
                 self.optimizer.step()
                 if self.merges:
                     self.merges.step()
@@ -217,6 +224,9 @@ class _Loop:
         if self.best and self.best[0] < self.result.validation[-1][1]:
             self.average.set(self.best[1])
             self.flow.load_state_dict(self.best[2])
+
+    def _limit(self) -> float:
+        return self.stage.clip * median(self.norms) if len(self.norms) >= FEWEST_NORMS else math.inf
 
     def _keep(self, loss: float, size: float, taken: bool, on_record: Callable[[Record], object] | None) -> None:
         minutes = (time.process_time() - self.start) / 60

@@ -15,7 +15,7 @@ from p4lab.molecules.dataset import load
 from p4lab.molecules.flow import ARCHITECTURES, molecule_flow
 from p4lab.molecules.train import Training
 
-RUN = MoleculeRun("spline", 0, 1.0, 2.0, 2e-3, 1000)
+RUN = MoleculeRun("spline", 0, 5, 6, 7, 2e-3, 1000)
 
 
 def figures(value: float = 0.5, reason: str = "") -> dict[str, Any]:
@@ -36,26 +36,31 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[MoleculeRun]:
     return done
 
 
-def test_the_default_is_every_architecture_with_three_seeds() -> None:
-    runs = command.chosen(command.parser().parse_args([]))
-    assert len(runs) == 12
-    assert {run.method for run in runs} == set(ARCHITECTURES)
-    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
-    assert len({run.key() for run in runs}) == 12
-    assert {run.samples for run in runs} == {50_000}
+def runs_of(*arguments: str) -> dict[str, list[MoleculeRun]]:
+    return command.chosen(command.parser().parse_args(arguments))
+
+
+def test_the_default_is_every_architecture_with_three_seeds_and_two_budgets() -> None:
+    found = runs_of()
+    assert list(found) == ["short", "long"]
+    for runs in found.values():
+        assert len(runs) == 12
+        assert {run.method for run in runs} == set(ARCHITECTURES)
+        assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+        assert {run.samples for run in runs} == {50_000}
+    assert len({run.key() for runs in found.values() for run in runs}) == 24
 
 
 def test_rivals_are_trained_alike() -> None:
-    runs = {run.method: dataclasses.replace(run, method="") for run in command.chosen(command.parser().parse_args([]))}
-    assert runs["realnvp"] == runs["realnvp_p4inv"]
-    assert runs["spline"] == runs["spline_p4"]
+    for found in runs_of().values():
+        runs = {run.method: dataclasses.replace(run, method="") for run in found}
+        assert runs["realnvp"] == runs["realnvp_p4inv"]
+        assert runs["spline"] == runs["spline_p4"]
 
 
-def test_the_time_is_divided() -> None:
-    stages = RUN.stages()
-    assert [stage.kind for stage in stages] == ["example", "forces", "mixed"]
-    assert sum(stage.minutes for stage in stages) == pytest.approx(3)
-    only = dataclasses.replace(RUN, energy_minutes=0.0).stages()
+def test_stages_without_steps_are_left_out() -> None:
+    assert [(stage.kind, stage.steps) for stage in RUN.stages()] == [("example", 5), ("forces", 6), ("mixed", 7)]
+    only = dataclasses.replace(RUN, mixed_steps=0).stages()
     assert [stage.kind for stage in only] == ["example", "forces"]
 
 
@@ -65,8 +70,7 @@ def test_the_time_is_divided() -> None:
         pytest.param(["--methods", "spline+glow"], "glow not known; choose of", id="method"),
         pytest.param(["--seeds", "0"], "--seeds 0", id="seeds"),
         pytest.param(["--samples", "10"], "--samples 10", id="samples"),
-        pytest.param(["--example-minutes", "-1"], "minutes above 0", id="minutes"),
-        pytest.param(["--example-minutes", "0", "--energy-minutes", "0"], "minutes above 0", id="no-minutes"),
+        pytest.param(["--budgets", "short+huge"], "huge not known; choose of quick", id="budget"),
     ],
 )
 def test_bad_options_are_named(arguments: list[str], message: str) -> None:
@@ -78,7 +82,7 @@ def test_what_was_done_is_not_done_again(
     fake: list[MoleculeRun], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "sub" / "runs.jsonl"
-    arguments = ["--methods", "spline", "--seeds", "2", "--file", str(file)]
+    arguments = ["--methods", "spline", "--seeds", "2", "--budgets", "short", "--file", str(file)]
     command.main(arguments)
     assert len(fake) == len(read(file)) == 2
     first = capsys.readouterr().out
@@ -111,7 +115,7 @@ def test_a_failed_energy_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr(Problem, "of", classmethod(lambda cls, data=None: None))
     training = Training(molecule_flow("spline", torch.randn(99, 60)), reason="OpenMM failed")
     monkeypatch.setattr(command, "perform", lambda run, problem: (figures(reason=training.reason), training))
-    command.main(["--methods", "spline", "--seeds", "1"])
+    command.main(["--methods", "spline", "--seeds", "1", "--budgets", "short"])
     told = capsys.readouterr()
     assert "ended early: OpenMM failed" in told.err
     assert "1, 1 stopped early" in told.out
