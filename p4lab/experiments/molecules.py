@@ -203,14 +203,14 @@ def chosen(options: argparse.Namespace) -> dict[str, list[MoleculeRun]]:
     Raises:
         ConfigError: an unknown method or budget, or a number out of range.
     """
-    given = {**DEFAULTS, **(QUICK if options.quick else {})}
+    given: dict[str, Any] = {**DEFAULTS, **(QUICK if options.quick else {})}
     given.update({name: getattr(options, name) for name in DEFAULTS if getattr(options, name) is not None})
     methods = options.methods.split("+") if options.methods else list(ARCHITECTURES)
-    budgets = str(given["budgets"]).split("+")
+    budgets = given["budgets"].split("+")
     for option, names, known in (("methods", methods, tuple(ARCHITECTURES)), ("budgets", budgets, BUDGETS)):
         if unknown := [name for name in names if name not in known]:
             raise ConfigError(f"--{option}: {', '.join(unknown)} not known; choose of {', '.join(known)}")
-    seeds, samples = int(given["seeds"]), int(given["samples"])
+    seeds, samples = given["seeds"], given["samples"]
     if seeds < 1 or samples < 1000:
         raise ConfigError(f"--seeds {seeds}, --samples {samples}: expected at least 1 and at least 1000")
     return {
