@@ -13,9 +13,12 @@ from p4lab.molecules.coordinates import Coordinates
 from p4lab.molecules.couplings import Mixed
 from p4lab.molecules.density import MoleculeFlow
 from p4lab.molecules.flow import ARCHITECTURES, molecule_flow
-from p4lab.p4 import P4Module
+from p4lab.p4 import P4Inv, P4Module
 
 FORMAT = "p4lab molecule flow 1"
+SHIPPED = Path(__file__).parent / "data" / "alanine_flow.pt"
+SHIPPED_METHOD = "spline_p4"
+"""The flow that comes with p4lab: file, and name of its architecture."""
 
 
 def save(
@@ -86,6 +89,40 @@ def load_flow(path: Path) -> tuple[MoleculeFlow, Coordinates, dict[str, Any]]:
     except (KeyError, RuntimeError) as error:
         raise DataFileError(f"{path} does not fit this version of p4lab ({error}): make it anew") from error
     return flow, coordinates, dict(saved["figures"])
+
+
+@torch.no_grad()
+def start_at(flow: MoleculeFlow, plain: MoleculeFlow) -> None:
+    """Set a flow, whose linear layers may be P4 layers, to the weights of a plain one of the same architecture.
+
+    Args:
+        flow: is changed; its P4 layers have no perturbation afterwards.
+        plain: of `load_flow`, or a fold.
+
+    Raises:
+        DataFileError: another architecture.
+
+    Cost: one factorization of each matrix.
+    """
+    state = plain.state_dict()
+    try:
+        for i, layer in enumerate(flow.numbers):
+            if isinstance(layer, Mixed) and isinstance(layer.linear, P4Inv):
+                _start_at(layer.linear, *(state.pop(f"numbers.{i}.linear.{name}") for name in ("weight", "bias")))
+                state |= {f"numbers.{i}.linear.{name}": value for name, value in layer.linear.state_dict().items()}
+                state.pop(f"numbers.{i}.linear.weight_inverse")
+        flow.load_state_dict(state)
+    except (KeyError, RuntimeError) as error:
+        raise DataFileError(f"the plain flow does not fit ({error}): build both with the same architecture") from error
+
+
+def _start_at(linear: P4Inv, weight: Tensor, bias: Tensor | None) -> None:
+    linear.frozen_weight.copy_(weight)
+    if bias is not None and linear.bias is not None and linear.frozen_bias is not None:
+        linear.bias.copy_(bias)
+        linear.frozen_bias.copy_(bias)
+    linear.recompute()
+    linear.reset()
 
 
 @torch.no_grad()

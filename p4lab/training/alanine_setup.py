@@ -14,6 +14,8 @@ from torch import Tensor
 
 from p4lab.boltzmann import clipped_ess, ess
 from p4lab.boltzmann.weights import normalized
+from p4lab.errors import ConfigError
+from p4lab.molecules.checkpoint import SHIPPED, SHIPPED_METHOD, load_flow, start_at
 from p4lab.molecules.coordinates import Coordinates
 from p4lab.molecules.dataset import TEMPERATURE, Frames, load, phi_positive, split
 from p4lab.molecules.density import MoleculeFlow
@@ -143,7 +145,7 @@ class AlanineConfig(RunConfig):
 
     Attributes:
         architecture: a name of `p4lab.molecules.flow.ARCHITECTURES`.
-        start: "pretrained" (the checkpoint that comes with p4lab, for its own architecture) or "new".
+        start: "pretrained" (the flow that comes with p4lab, for its own architecture only) or "new".
         by_energy: share of the loss that comes from the energy, 0 to 1; live.
 
     Raises:
@@ -165,6 +167,14 @@ class AlanineConfig(RunConfig):
     start: str = "new"
     by_energy: float = 0.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start == "pretrained" and self.architecture != SHIPPED_METHOD:
+            raise ConfigError(
+                f"start='pretrained', architecture={self.architecture!r}: the flow that comes with p4lab is "
+                f"{SHIPPED_METHOD!r}; choose that, or start='new'"
+            )
+
     @property
     def width(self) -> int:
         """The 60 coordinates."""
@@ -174,9 +184,11 @@ class AlanineConfig(RunConfig):
         """Return the flow at its start.
 
         Raises:
-            DataFileError: the data, or the checkpoint, is missing or damaged.
+            DataFileError: the data, or the flow that comes with p4lab, is missing or damaged.
         """
         flow = molecule_flow(self.architecture, prepared().train, self.seed)
+        if self.start == "pretrained":
+            start_at(flow, load_flow(SHIPPED)[0])
         return flow.to(self.device, getattr(torch, self.dtype))
 
     def parts(self) -> tuple[AlanineProblem, MoleculeFlow]:

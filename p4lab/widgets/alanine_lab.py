@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from p4lab.molecules.checkpoint import SHIPPED_METHOD
 from p4lab.molecules.flow import ARCHITECTURES
 from p4lab.plots import Loss
 from p4lab.training import Engine, Frame
@@ -25,13 +26,14 @@ RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)
 SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 INTERVALS = (1, 2, 5, 10, 20, 50, 100)
 LOSS = Loss("loss (nats)", bits=False)
+PRETRAINED = AlanineConfig(start="pretrained", by_energy=0.5, learning_rate=1e-4)
 
 
 def alanine_lab(config: AlanineConfig | None = None, name: str | None = None, **changes: Any) -> "AlanineLab":
     """Return a lab in which a flow learns the Boltzmann distribution of alanine dipeptide.
 
     Args:
-        config: the first settings (None: `AlanineConfig`'s defaults).
+        config: the first settings (None: the flow that comes with p4lab, trained on by example and by energy).
         name: see `Dashboard`.
         changes: settings over those of ``config``, such as ``by_energy=0.5``.
 
@@ -40,7 +42,7 @@ def alanine_lab(config: AlanineConfig | None = None, name: str | None = None, **
         MissingPackageError: openmm is not installed.
         DataFileError: data or checkpoint are missing or damaged.
     """
-    return AlanineLab((config or AlanineConfig()).replace(**changes), name)
+    return AlanineLab((config or PRETRAINED).replace(**changes), name)
 
 
 class AlanineLab(Dashboard):
@@ -72,6 +74,16 @@ class AlanineLab(Dashboard):
             name=name,
         )
         self.root.add_class("p4-alanine")
+
+    def _touched(self, name: str, value: Any) -> None:
+        # Only one architecture has a flow that was trained before: another starts anew, and "Pretrained" means that.
+        player = self.player
+        if name == "architecture" and value != SHIPPED_METHOD:
+            player.set(architecture=value, start="new")
+        elif name == "start" and value == "pretrained":
+            player.set(architecture=SHIPPED_METHOD, start=value)
+        else:
+            super()._touched(name, value)
 
     def close(self) -> None:
         """End the threads, remove the widgets, and free what OpenMM holds."""

@@ -11,7 +11,7 @@ import torch
 
 from p4lab.errors import DataFileError, OptionError, ShapeError
 from p4lab.molecules import alanine
-from p4lab.molecules.checkpoint import load_flow, save
+from p4lab.molecules.checkpoint import load_flow, save, start_at
 from p4lab.molecules.coordinates import Coordinates
 from p4lab.molecules.dataset import Frames, dihedral, load, phi_positive
 from p4lab.molecules.evaluate import LARGEST_ENERGY, Samples, draw, evaluate, judge, kl, weighted_share
@@ -19,6 +19,7 @@ from p4lab.molecules.flow import molecule_flow
 from p4lab.molecules.openmm_energy import OpenMMEnergy
 from p4lab.molecules.target import Examples, InternalEnergy
 from p4lab.molecules.units import BOLTZMANN
+from p4lab.p4 import p4_modules
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +186,24 @@ def test_a_bad_checkpoint_is_named(content: bytes | None, tmp_path: Path) -> Non
         path.write_bytes(content)
     with pytest.raises(DataFileError, match=r"flow.pt"):
         load_flow(path)
+
+
+@pytest.mark.parametrize("method", ["spline", "spline_p4", "realnvp_p4inv"])
+def test_training_goes_on_from_a_plain_flow(method: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(200, 60, generator=generator)
+    flow, other = (molecule_flow(method, y, seed) for seed in (0, 1))
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    start_at(other, flow.fold())
+    torch.testing.assert_close(other.log_prob(y), flow.log_prob(y), rtol=0, atol=2e-3)
+    for module in p4_modules(other):
+        assert float(module.violation()) < 1e-4
+        assert all(not p.any() for p in module.perturbation())
+
+
+def test_a_plain_flow_of_another_architecture_is_refused() -> None:
+    y = torch.randn(200, 60, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(DataFileError, match="same architecture"):
+        start_at(molecule_flow("realnvp_p4inv", y), molecule_flow("spline_p4", y).fold())

@@ -2,11 +2,12 @@
 
 import math
 from itertools import pairwise
+from statistics import median
 from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from p4lab.errors import OptionError, TrainingError
 from p4lab.molecules.average import Average
@@ -279,6 +280,30 @@ def test_a_single_nan_is_skipped() -> None:
     done = train(flow_of(), examples(), cast(InternalEnergy, Once()), [Stage("energy", steps=4, samples=8)])
     assert [record.taken for record in done.records] == [True, False, True, True]
     assert done.reason == ""
+
+
+def test_one_clash_moves_the_flow_no_further_than_other_steps() -> None:
+    class Clash(Toy):
+        calls = 0
+
+        def value_and_score(self, y: Tensor) -> tuple[Tensor, Tensor]:
+            self.calls += 1
+            value, score = super().value_and_score(y)
+            return value, score * (1e6 if self.calls == 15 else 1)
+
+    def moves(clip: float) -> tuple[list[float], list[float]]:
+        flow, at = flow_of(), []
+        stage = Stage("energy", steps=25, samples=16, clip=clip)
+        parameters = nn.utils.parameters_to_vector
+        look = lambda record: at.append(parameters(flow.parameters()).detach())  # noqa: E731
+        done = train(flow, examples(), cast(InternalEnergy, Clash()), [stage], on_record=look)
+        return [float((b - a).norm()) for a, b in pairwise(at)], [record.gradient for record in done.records]
+
+    clipped, norms = moves(3.0)
+    free, _ = moves(1e9)
+    assert norms[14] > 1e4 * median(norms[:14])
+    assert clipped[:13] == free[:13]
+    assert sum(clipped[14:]) > 1.5 * sum(free[14:])  # without clipping Adam hardly moves for long after it
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 
 from p4lab.errors import ConfigError, TrainingError
 from p4lab.molecules import alanine
+from p4lab.molecules.checkpoint import SHIPPED, load_flow
 from p4lab.molecules.dataset import TEMPERATURE
 from p4lab.training import Engine, Player, RunConfig, State
 from p4lab.training.alanine_setup import AlanineConfig, AlanineProblem, AlanineView, prepared
@@ -143,6 +144,7 @@ def test_config_comes_back_from_its_text() -> None:
         ({"by_energy": float("nan")}, "a number from 0 to 1"),
         ({"architecture": "resnet"}, "one of realnvp"),
         ({"start": "yesterday"}, "one of pretrained, new"),
+        ({"start": "pretrained", "architecture": "realnvp"}, "choose that, or start='new'"),
     ],
     ids=str,
 )
@@ -156,3 +158,22 @@ def test_prepared_data_are_standardized_training_frames() -> None:
     assert data.frames.temperature == TEMPERATURE
     assert data.train.shape == (16_000, AlanineProblem.dim)
     assert data.train[:, 5:].std(0).sub(1).abs().max() < 0.2
+
+
+def test_the_flow_that_comes_with_p4lab_is_good_and_trains_on() -> None:
+    engine = Engine(AlanineConfig(start="pretrained", by_energy=0.5, learning_rate=1e-4, batch_size=16))
+    config = engine.config
+    assert isinstance(config, AlanineConfig)
+    with AlanineView(1000) as view:
+        seen = view.look(config, engine.snapshot().pictures)
+    assert seen.ess > 0.5
+    assert abs(seen.shift) < 3
+    engine.run(3)
+    assert all(math.isfinite(loss) for loss in engine.records.steps.columns["loss"])
+    engine.release()
+
+
+def test_coordinates_are_those_of_the_flow_that_comes_with_p4lab() -> None:
+    stored, mine = load_flow(SHIPPED)[1].state_dict(), prepared().coordinates.state_dict()
+    for name, value in mine.items():
+        torch.testing.assert_close(stored[name], value, rtol=1e-5, atol=1e-6)
