@@ -17,8 +17,11 @@ __all__ = [
     "count_beyond",
     "download",
     "drag_handle",
+    "drawn",
     "looks",
+    "redrawn",
     "start_lab",
+    "still",
     "touch_all",
 ]
 
@@ -42,6 +45,27 @@ def becomes(notebook: Notebook, expression: str, value: Any) -> None:
             return
         notebook.page.wait_for_timeout(100)
     raise AssertionError(f"{expression} is {found}, not {value}")
+
+
+def drawn(notebook: Notebook, selector: str) -> str:
+    """Return what a canvas shows, as a data URL."""
+    return str(notebook.page.evaluate("s => document.querySelector(s).toDataURL()", selector))
+
+
+def redrawn(notebook: Notebook, selector: str, before: str) -> str:
+    """Wait until a canvas shows something else than before, and return that."""
+    notebook.wait_for("([s, before]) => document.querySelector(s).toDataURL() !== before", [selector, before])
+    return drawn(notebook, selector)
+
+
+def still(notebook: Notebook, selector: str) -> str:
+    """Wait until a canvas has not changed for a second and a half, and return what it shows."""
+    for _ in range(40):
+        before = drawn(notebook, selector)
+        notebook.page.wait_for_timeout(1500)
+        if drawn(notebook, selector) == before:
+            return before
+    raise AssertionError(f"{selector} never stands still")
 
 
 def drag_handle(notebook: Notebook, name: str, dx: float, dy: float) -> None:
@@ -97,8 +121,8 @@ def offered(notebook: Notebook) -> list[dict[str, Any]]:
 
 
 def planned(notebook: Notebook, name: str, value: Any) -> None:
-    """Wait until a setting, if it is one of the config's, has arrived in the kernel."""
-    becomes(notebook, f"lab.player.frame(10).planned.to_dict().get({name!r}, {value!r}) == {value!r}", True)
+    """Wait until a setting has arrived in the kernel, and the panel has been told so."""
+    becomes(notebook, f"lab._side._state['values'].get({name!r}) == {value!r}", True)
 
 
 def touch_all(notebook: Notebook, leave: Container[str] = ()) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from p4lab.bench.browser import Server
 
-WAIT = 60_000
+WAIT = 120_000
 """Milliseconds until the page is given up."""
 
 PICTURE = ".p4-lab [data-frames]:not(.p4-plot)"

@@ -11,6 +11,11 @@ function make(tag, className, text) {
   return node;
 }
 
+/** Write a text, unless it stands there already: the page's layout is computed anew for every text that is written. */
+function write(node, text) {
+  if (node.textContent !== String(text)) node.textContent = text;
+}
+
 let serial = 0;
 
 /** Call `commit` when the user is done with a field: Enter, or another control gets the focus. */
@@ -42,6 +47,27 @@ function follow(send) {
   return { moved };
 }
 
+/**
+ * Show what the kernel says, but not under the user's finger: what arrives within `ms` of a touch may have been said
+ * before the kernel heard of it. The last of that is shown afterwards.
+ */
+function patient(ms, show) {
+  let until = -Infinity, told, waiting = false;
+  function settle() {
+    const left = until - performance.now();
+    waiting = left > 0;
+    if (waiting) setTimeout(settle, left);
+    else show(told);
+  }
+  return {
+    touched() { until = performance.now() + ms; },
+    show(value) {
+      told = value;
+      if (!waiting) settle();
+    },
+  };
+}
+
 /** Kinds of items: each makes its nodes and returns `show(value, text)`. `tell` reports a new value to the kernel. */
 const KINDS = {
   title(item, box) {
@@ -56,7 +82,7 @@ const KINDS = {
     button.addEventListener("click", () => tell(true));
     box.append(button);
     return (value) => {
-      if (value?.label) button.textContent = value.label;
+      if (value?.label) write(button, value.label);
       if (value?.look) button.dataset.look = value.look;
     };
   },
@@ -64,15 +90,18 @@ const KINDS = {
     const badge = make("span", "p4-badge", "");
     badge.setAttribute("role", "status");
     box.append(badge);
-    return (value) => { badge.textContent = value; badge.dataset.state = value; };
+    return (value) => {
+      write(badge, value);
+      badge.dataset.state = value;
+    };
   },
   readout(item, box) {
     const value = make("b", "p4-value", "–"), unit = make("span", "p4-unit", item.unit);
     box.title = item.help;
     box.append(make("span", "p4-name", item.label), value, unit);
     return (shown) => {
-      value.textContent = shown.value ?? shown;
-      if (shown.unit !== undefined) unit.textContent = shown.unit;
+      write(value, shown.value ?? shown);
+      if (shown.unit !== undefined) write(unit, shown.unit);
     };
   },
   message(item, box) {
@@ -80,7 +109,7 @@ const KINDS = {
     text.setAttribute("role", "alert");
     box.append(text);
     return (value) => {
-      text.textContent = value.text;
+      write(text, value.text);
       text.title = value.text;
       text.dataset.level = value.level;
     };
@@ -94,29 +123,32 @@ const KINDS = {
       input.setAttribute("aria-valuetext", out.textContent);
       input.style.setProperty("--fill", `${(100 * input.value) / Math.max(1, input.max)}%`);
     };
-    let touched = -Infinity;
+    const shown = patient(1000, (value) => {
+      const nearest = item.choices.reduce((best, c, i) => (distance(c, value) < distance(item.choices[best], value) ? i : best), 0);
+      input.value = nearest;
+      read();
+    });
     const following = follow(() => tell(item.choices[input.value]));
     input.addEventListener("input", () => {
-      touched = performance.now();
+      shown.touched();
       read();
       following.moved();
     });
     box.append(input);
-    return (value) => {
-      if (performance.now() - touched < 1000) return; // not under the user's finger
-      const nearest = item.choices.reduce((best, c, i) => (distance(c, value) < distance(item.choices[best], value) ? i : best), 0);
-      input.value = nearest;
-      read();
-    };
+    return shown.show;
   },
   choice(item, box, tell) {
     const { label } = heading(item, box);
     const select = make("select", "p4-select");
     select.id = label.htmlFor;
     item.choices.forEach((_, i) => select.append(new Option(item.texts[i], i)));
-    select.addEventListener("change", () => tell(item.choices[select.value]));
+    const shown = patient(1000, (value) => { select.value = item.choices.indexOf(value); });
+    select.addEventListener("change", () => {
+      shown.touched();
+      tell(item.choices[select.value]);
+    });
     box.append(select);
-    return (value) => { select.value = item.choices.indexOf(value); };
+    return shown.show;
   },
   segments(item, box, tell) {
     const { label } = heading(item, box);
@@ -138,9 +170,13 @@ const KINDS = {
     const input = make("input", "p4-toggle");
     Object.assign(input, { type: "checkbox", id: label.htmlFor });
     input.setAttribute("role", "switch");
-    input.addEventListener("change", () => tell(input.checked));
+    const shown = patient(1000, (value) => { input.checked = value; });
+    input.addEventListener("change", () => {
+      shown.touched();
+      tell(input.checked);
+    });
     box.append(input);
-    return (value) => { input.checked = value; };
+    return shown.show;
   },
   number(item, box, tell) {
     const { label } = heading(item, box);
@@ -189,26 +225,26 @@ const KINDS = {
     const input = make("input", "p4-slider p4-scrubber");
     Object.assign(input, { type: "range", min: 0, max: 0, step: 1, value: 0, id: label.htmlFor });
     box.append(input);
-    let moments = [], touched = -Infinity;
+    let moments = [];
     const read = () => {
       const at = moments[input.value];
       out.textContent = at === undefined ? "now" : `step ${at.toLocaleString("en-US")}`;
       input.setAttribute("aria-valuetext", out.textContent);
       input.style.setProperty("--fill", `${(100 * input.value) / Math.max(1, input.max)}%`);
     };
-    const following = follow(() => tell(moments[input.value] ?? null));
-    input.addEventListener("input", () => {
-      touched = performance.now();
-      read();
-      following.moved();
-    });
-    return (value) => {
-      if (performance.now() - touched < 400) return;
+    const shown = patient(400, (value) => {
       moments = value.moments;
       input.max = moments.length; // the place after the last moment is the present
       input.value = value.shown === null ? moments.length : moments.indexOf(value.shown);
       read();
-    };
+    });
+    const following = follow(() => tell(moments[input.value] ?? null));
+    input.addEventListener("input", () => {
+      shown.touched();
+      read();
+      following.moved();
+    });
+    return shown.show;
   },
   table(item, box) {
     const table = make("table", "p4-runs-table p4-table");
@@ -332,8 +368,11 @@ export default () => {
     if (!spec) return;
     for (const [el, view] of views) {
       view.shows ??= build(el);
-      for (const [name, { box, show }] of view.shows) {
-        if (name in values) show(values[name]);
+      for (const [name, { show }] of view.shows) if (name in values) show(values[name]);
+      const flags = JSON.stringify([pending, disabled]);
+      if (view.flags === flags) continue;
+      view.flags = flags;
+      for (const [name, { box }] of view.shows) {
         box.dataset.pending = pending.includes(name);
         const off = disabled.includes(name);
         for (const node of box.querySelectorAll("button, input, select")) if (!node.closest("table")) node.disabled = off;

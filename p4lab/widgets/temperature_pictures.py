@@ -38,6 +38,8 @@ TEMPERATURES = tuple(2 ** (k / 12) for k in range(-20, 21))
 SAMPLED = (0.5, 0.71, 1.0, 1.41, 2.0, 2.83)
 """Temperatures of the reweighted points."""
 LINE = TEMPERATURES[::4]
+SPAN = (TEMPERATURES[0] - 0.1, TEMPERATURES[-1] + 0.1)
+"""The axis of temperatures: the dial is seen at its ends, too."""
 REACH, STEP = 4.4, 0.8
 """Momenta of the quadrature: from -4.4 to 4.4."""
 EVALUATIONS = 25_000, 110_000
@@ -272,7 +274,7 @@ class OverTemperature:
             Path(bars(at, value[known], error[known]), "orange", width=1.5),
             Points(np.stack([at, value[known]], -1), "orange", size=7, label="reweighted"),
         ]
-        self.differences.show(layers, (TEMPERATURES[0], TEMPERATURES[-1], low, high))
+        self.differences.show(layers, (*SPAN, low, high))
 
     def draw_sizes(self, frame: Frame) -> None:
         """Show a frame."""
@@ -281,11 +283,11 @@ class OverTemperature:
         for column, color, label in ((1, "grey", "top 0.1% of weights clipped"), (0, "blue", "raw")):
             points = np.stack([SAMPLED, 100 * shares[:, column]], -1)
             layers += [Path(points, color, label=label), Points(points, color, size=6)]
-        self.sizes.show(layers, (TEMPERATURES[0], TEMPERATURES[-1], 0.0, 105.0))
+        self.sizes.show(layers, (*SPAN, 0.0, 105.0))
 
     def _dial(self, low: float, high: float) -> Path:
         t = self._look.temperature
-        return Path([[t, low], [t, high]], "grey", width=1, label="the dial")
+        return Path([[t, low], [t, high]], "red", width=1.5, label="the dial")
 
 
 @lru_cache(maxsize=256)

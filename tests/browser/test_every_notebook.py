@@ -20,6 +20,10 @@ NOTEBOOKS = (
     "05_race",
     "06_densities_2d",
     "07_swaps",
+    "08_properties",
+    "10_boltzmann_2d",
+    "11_alanine_dipeptide",
+    "12_temperature",
 )
 LEAVE = {
     "05_race": ("budget",),  # at its least, the race is over

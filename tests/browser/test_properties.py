@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from live_notebook import Notebook, becomes, check_fit, looks, start_lab
+from live_notebook import Notebook, becomes, check_fit, drawn, looks, redrawn, start_lab
 
 from p4lab.widgets.property_lab import TEXTS
 
@@ -12,20 +12,12 @@ CONFIG = "lab.player.engine.config"
 P4 = ".p4-property-matrices figure:nth-of-type(1) canvas"
 
 
-def heatmap(notebook: Notebook) -> str:
-    return str(notebook.page.evaluate("s => document.querySelector(s).toDataURL()", P4))
-
-
-def changes(notebook: Notebook, before: str) -> None:
-    notebook.wait_for("([s, before]) => document.querySelector(s).toDataURL() !== before", [P4, before])
-
-
 @pytest.mark.browser
 def test_another_property_a_slider_time_travel_and_reset(notebook: Notebook) -> None:
     start_lab(notebook, NAME)
-    still = heatmap(notebook)
+    first = drawn(notebook, P4)
     notebook.train(10)
-    changes(notebook, still)
+    redrawn(notebook, P4, first)
     for name in ("noise", "merge_every"):
         value = notebook.drag_to(name, "max").split()[0]
         becomes(notebook, f"{CONFIG}.{name}", float(value) if name == "noise" else value)
@@ -33,11 +25,11 @@ def test_another_property_a_slider_time_travel_and_reset(notebook: Notebook) -> 
     assert float(notebook.told("violation_p4").replace("−", "-")) < 1e-5
     notebook.pause()
 
-    last, present = notebook.count(), heatmap(notebook)
+    last, present = notebook.count(), drawn(notebook, P4)
     notebook.press("scrub", "Home")
     notebook.wait_for_count("===", 0)
-    changes(notebook, present)
-    assert heatmap(notebook) == still
+    redrawn(notebook, P4, present)
+    assert drawn(notebook, P4) == first
     notebook.button("Now").click()
     notebook.wait_for_count("===", last)
     notebook.wait_for("() => document.querySelector('[data-name=now] button').disabled")
@@ -66,9 +58,9 @@ def test_every_property_and_every_control_while_it_runs(notebook: Notebook) -> N
             notebook.drag_by(name, 1)
             notebook.drag_by(name, -1)
         for text_of in ("Error W − T", "Matrix W"):
-            before = heatmap(notebook)
+            before = drawn(notebook, P4)
             notebook.item("matrix").get_by_role("button", name=text_of, exact=True).click()
-            changes(notebook, before)
+            redrawn(notebook, P4, before)
         notebook.pause()
         notebook.screenshot(prop)
     for name in ("dim", "samples", "batch_size", "rank", "reset", "dtype", "speed"):

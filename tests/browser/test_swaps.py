@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from live_notebook import Notebook, becomes, check_fit, download, looks, start_lab
+from live_notebook import Notebook, becomes, check_fit, download, drawn, looks, redrawn, start_lab
 
 NAME = "07_swaps.ipynb"
 CONFIG = "lab.player.engine.config"
@@ -22,16 +22,6 @@ def start(notebook: Notebook) -> None:
     notebook.item("board").locator("td", has_text="P4Orthogonal").wait_for()
 
 
-def picture(notebook: Notebook, selector: str) -> str:
-    return str(notebook.page.evaluate("s => document.querySelector(s).toDataURL()", selector))
-
-
-def changes(notebook: Notebook, selector: str, before: str) -> str:
-    """Wait until a picture is another one, and return it."""
-    notebook.wait_for("([s, before]) => document.querySelector(s).toDataURL() !== before", [selector, before])
-    return picture(notebook, selector)
-
-
 def press(notebook: Notebook, name: str, text: str) -> None:
     notebook.item(name).get_by_role("button", name=text, exact=True).click()
 
@@ -42,10 +32,10 @@ def test_every_control_and_every_way_through_time(notebook: Notebook, tmp_path: 
     start(notebook)
     notebook.choose("data", "Two moons")
     becomes(notebook, f"{CONFIG}.data", "two_moons")
-    still, drawn = picture(notebook, P4INV), picture(notebook, IMAGE)
+    matrix, image = drawn(notebook, P4INV), drawn(notebook, IMAGE)
     notebook.train(5)
-    changes(notebook, P4INV, still)
-    changes(notebook, IMAGE, drawn)
+    redrawn(notebook, P4INV, matrix)
+    redrawn(notebook, IMAGE, image)
     for name in ("learning_rate", "merge_every"):
         for end in ("max", "min"):
             value = notebook.drag_to(name, end).split()[0]
@@ -58,9 +48,9 @@ def test_every_control_and_every_way_through_time(notebook: Notebook, tmp_path: 
             select.select_option(index=index)
             notebook.page.wait_for_timeout(300)
     for text in ("Change", "Matrix"):
-        before = picture(notebook, P4INV)
+        before = drawn(notebook, P4INV)
         press(notebook, "matrix", text)
-        changes(notebook, P4INV, before)
+        redrawn(notebook, P4INV, before)
     for text, apart in (("Batches", 1), ("Test data", 10)):  # a 2 x 2 heatmap may stand still meanwhile
         press(notebook, "curve", text)
         notebook.wait_for(STEPS_APART, apart)
@@ -70,10 +60,10 @@ def test_every_control_and_every_way_through_time(notebook: Notebook, tmp_path: 
     notebook.screenshot("controls")
 
     notebook.pause()
-    last, present = notebook.count(), picture(notebook, P4INV)
+    last, present = notebook.count(), drawn(notebook, P4INV)
     notebook.press("scrub", "Home")
     notebook.wait_for_count("===", 0)
-    changes(notebook, P4INV, present)
+    redrawn(notebook, P4INV, present)
     notebook.button("Now").click()
     notebook.wait_for_count("===", last)
     notebook.wait_for("() => document.querySelector('[data-name=now] button').disabled")
