@@ -11,10 +11,11 @@ from p4lab.errors import OptionError, ShapeError
 from p4lab.flows import Flow, Standardize, coupling_flow
 from p4lab.flows.flow import Bijection
 from p4lab.flows.linear import is_linear
+from p4lab.flows.torus import BesideAngles, TorusCoupling
 from p4lab.flows.volume import VolumePreservingCoupling
 from p4lab.p4 import RECOMMENDED, Preset
 
-CONSTANT = (VolumePreservingCoupling, Standardize)
+CONSTANT = (VolumePreservingCoupling, TorusCoupling, BesideAngles, Standardize)
 """Layers beside linear ones whose determinant is the same everywhere."""
 
 
@@ -29,16 +30,23 @@ class SteerableFlow(nn.Module):
     |v|^2 / 2. Without momenta the flow has little reach: it maps the level sets of a Gaussian to those of p, volumes
     kept. With them it may trade the one for the other, and their energy fills the gaps between levels.
 
+    Angles have a prior of their own, the uniform distribution on the circle, which is that of no energy at any
+    temperature: the law holds as it stands, with D the number of all other coordinates.
+
     Args:
-        flow: data to latent; of linear layers, `VolumePreservingCoupling` and `Standardize`.
+        flow: data to latent; of linear layers, `VolumePreservingCoupling` and `Standardize`; with angles of
+            `TorusCoupling` and `BesideAngles`.
         momenta: how many of its coordinates, the last ones, are momenta.
+        angles: how many of its coordinates, the first ones, are angles (radians); their samples are in no range, and
+            stand for the angle that they are.
 
     Attributes:
         dim: width of y, positions and momenta.
         positions: width of x.
 
     Raises:
-        OptionError: a layer whose determinant is not constant, or no coordinates left for positions.
+        OptionError: a layer whose determinant is not constant, or that does not know of angles; no coordinates left
+            for positions.
 
     Source: Dibak, Klein, Krämer, Noé, arXiv:2108.01590.
 
@@ -48,9 +56,14 @@ class SteerableFlow(nn.Module):
         torch.Size([5, 4])
     """
 
-    def __init__(self, flow: Flow, momenta: int = 0) -> None:
+    def __init__(self, flow: Flow, momenta: int = 0, angles: int = 0) -> None:
         super().__init__()
         for layer in flow.layers:
+            if getattr(layer, "angles", 0) != angles:
+                raise OptionError(
+                    f"{type(layer).__name__} knows of {getattr(layer, 'angles', 0)} angles, the flow has {angles}: use "
+                    "TorusCoupling and BesideAngles with as many"
+                )
             if not (is_linear(layer) or isinstance(layer, CONSTANT)):
                 raise OptionError(
                     f"{type(layer).__name__} has a determinant that depends on the point, so its flow has no "
@@ -58,7 +71,9 @@ class SteerableFlow(nn.Module):
                 )
         if not 0 <= momenta < flow.dim:
             raise OptionError(f"momenta={momenta} of {flow.dim} coordinates: expected 0 to {flow.dim - 1}")
-        self.flow, self.momenta = flow, momenta
+        if not 0 <= angles <= flow.dim - momenta:
+            raise OptionError(f"angles={angles} of {flow.dim - momenta} positions: expected 0 to as many")
+        self.flow, self.momenta, self.angles = flow, momenta, angles
         self.dim, self.positions = flow.dim, flow.dim - momenta
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,9 +107,7 @@ class SteerableFlow(nn.Module):
         there, here = _positive(temperature), _positive(of)
         like = self.flow._like()
         logabsdet = self.flow(torch.zeros(1, self.dim, dtype=like.dtype, device=like.device))[1]
-        half = 0.5 * self.dim
-        square = log_prob - logabsdet + half * math.log(2 * math.pi * here)
-        return (here / there) * square + logabsdet - half * math.log(2 * math.pi * there)
+        return (here / there) * (log_prob - logabsdet + self._log_norm(here)) + logabsdet - self._log_norm(there)
 
     def sample_with_log_prob(
         self, n: int, generator: torch.Generator | None = None, temperature: float = 1.0
@@ -114,7 +127,11 @@ class SteerableFlow(nn.Module):
         if n < 0:
             raise ShapeError(f"n={n}: expected at least 0 samples")
         like = self.flow._like()
-        z = (math.sqrt(t) * torch.randn(n, self.dim, generator=generator, dtype=like.dtype)).to(like.device)
+        z = math.sqrt(t) * torch.randn(n, self.dim - self.angles, generator=generator, dtype=like.dtype)
+        if self.angles:
+            turns = torch.rand(n, self.angles, generator=generator, dtype=like.dtype) - 0.5
+            z = torch.cat([2 * math.pi * turns, z], -1)
+        z = z.to(like.device)
         y, logabsdet = self.flow.inverse_with_logabsdet(z)
         return y, self._log_prior(z, t) - logabsdet
 
@@ -127,13 +144,15 @@ class SteerableFlow(nn.Module):
         """Return positions with momenta drawn from N(0, T I), shape (n, dim) for x of shape (n, positions).
 
         Raises:
+            OptionError: the temperature is not positive.
             ShapeError: x has another width.
         """
+        t = _positive(temperature)
         if x.dim() != 2 or x.shape[1] != self.positions:
             raise ShapeError(f"positions of shape {tuple(x.shape)}: expected (n, {self.positions})")
         if not self.momenta:
             return x
-        v = math.sqrt(temperature) * torch.randn(len(x), self.momenta, generator=generator, dtype=x.dtype)
+        v = math.sqrt(t) * torch.randn(len(x), self.momenta, generator=generator, dtype=x.dtype)
         return torch.cat([x, v.to(x.device)], -1)
 
     def joint(self, energy: ReducedEnergy) -> ReducedEnergy:
@@ -154,11 +173,15 @@ class SteerableFlow(nn.Module):
         return self.flow.logabsdet()
 
     def _log_prior(self, z: Tensor, temperature: float) -> Tensor:
-        return -0.5 * z.square().sum(-1) / temperature - 0.5 * self.dim * math.log(2 * math.pi * temperature)
+        return -0.5 * z[..., self.angles :].square().sum(-1) / temperature - self._log_norm(temperature)
+
+    def _log_norm(self, temperature: float) -> float:
+        circles = self.angles * math.log(2 * math.pi)
+        return circles + 0.5 * (self.dim - self.angles) * math.log(2 * math.pi * temperature)
 
     def extra_repr(self) -> str:
         """Return the widths."""
-        return f"positions={self.positions}, momenta={self.momenta}"
+        return f"positions={self.positions}, momenta={self.momenta}, angles={self.angles}"
 
 
 def steerable_flow(

@@ -191,7 +191,7 @@ def weighted_histogram(x: Tensor, edges: Tensor, log_w: Tensor | None = None, bl
         raise OptionError("edges do not ascend: expected each above the one before")
     w = normalized(torch.zeros_like(x) if log_w is None else log_w)
     bins = len(widths)
-    place = torch.searchsorted(edges, x.detach().double(), right=True) - 1
+    place = torch.searchsorted(edges, x.detach().double().contiguous(), right=True) - 1
     inside = (place >= 0) & (place < bins) & torch.isfinite(x)
     block = _block_of(len(x), blocks, x.device)
     # One more bin takes what lies outside: it counts in the total of its block.

@@ -185,7 +185,7 @@ def evaluate(flow: SteerableFlow, system: System, temperature: float, samples: i
     generator = torch.Generator().manual_seed(seed)
     target = flow.joint(system.energy)
     log_w, in_b = [], []
-    for n in _chunks(samples):
+    for n in chunks_of(samples, CHUNK):
         y, log_q = flow.sample_with_log_prob(n, generator, temperature)
         log_w.append(log_weights(target(y).double() / temperature, log_q.double()))
         in_b.append(system.in_b(y[:, : flow.positions]))
@@ -198,10 +198,11 @@ def evaluate(flow: SteerableFlow, system: System, temperature: float, samples: i
     )
 
 
-def _chunks(n: int) -> Iterator[int]:
+def chunks_of(n: int, size: int) -> Iterator[int]:
+    """Yield numbers that add up to n, each ``size`` but the last."""
     while n > 0:
-        yield min(n, CHUNK)
-        n -= CHUNK
+        yield min(n, size)
+        n -= size
 
 
 def table(system: System, results: dict[float, list[Result]]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from p4lab.errors import ShapeError
 from p4lab.flows import Whitening
 from p4lab.molecules.coordinates import COLUMNS, Coordinates
 
@@ -77,8 +78,10 @@ class FlatCoordinates(nn.Module):
             f: shape (n, 60).
 
         Raises:
-            ShapeError, DtypeError: f does not fit.
+            ShapeError: f does not fit.
         """
+        if f.ndim != 2 or f.shape[1] != self.dim:
+            raise ShapeError(f"coordinates of shape {tuple(f.shape)}: expected (n, {self.dim}); one sample is f[None]")
         f = f.double()
         cubes, cosines, torsions = self.whitening.inverse(f[:, self.angles :]).split(_PARTS, 1)
         inside = (cubes > 0).all(1) & (cosines.abs() < 1).all(1)

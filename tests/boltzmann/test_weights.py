@@ -111,6 +111,13 @@ def test_histogram_without_weights_counts() -> None:
     assert found.centres.tolist() == [0.5, 1.5, 2.5]
 
 
+def test_a_column_of_a_table_can_be_counted() -> None:
+    # Not contiguous: torch.searchsorted warns of such, and warnings are errors here.
+    table = torch.tensor([[0.5, 9.0], [1.5, 9.0], [0.5, 9.0], [0.5, 9.0]], dtype=DOUBLE)
+    found = weights.weighted_histogram(table[:, 0], torch.tensor([0.0, 1.0, 2.0]), blocks=2)
+    assert found.density.tolist() == pytest.approx([0.75, 0.25])
+
+
 def test_an_estimate_reads_with_its_error() -> None:
     assert str(weights.Estimate(1.23456, 0.01)) == "1.235 ± 0.010"
 

@@ -1,0 +1,168 @@
+"""Volume-preserving layers for data of which the first coordinates are angles: their place is a torus, not a line."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from p4lab.baselines.designed import coupling_network, scale_and_shift
+from p4lab.errors import OptionError
+from p4lab.flows.linear import Linear
+from p4lab.p4._validate import check_input, check_options, seed_from
+
+HARMONICS = 3
+"""Networks see an angle by sine and cosine of it, of its double and of its triple."""
+
+
+class TorusCoupling(nn.Module):
+    r"""Shears of angles and numbers in turn: they turn and move each other, and no volume changes.
+
+    .. math:: x_b' = x_b \odot e^{s(\varphi, x_a)} + t(\varphi, x_a), \qquad \varphi' = \varphi + g(x'), \qquad
+        \varphi_q'' = \varphi_q' + h(\varphi_p'), \qquad \varphi_p'' = \varphi_p' + k(\varphi_q''), \qquad \sum s = 0
+
+    Angles enter networks by sines and cosines only, so that the map goes once around the circle with each of them, and
+    a density on the torus has no seam. It starts at the identity.
+
+    Args:
+        angles: number of angles (radians), the first coordinates; at least 2.
+        numbers: number of all others, at least 2; of these the first half stays.
+        hidden: width of the hidden layers of the network that moves numbers; those that turn have half of it.
+        depth: number of hidden layers.
+        seed: seed of the networks, or a CPU generator to draw them from (None: torch's default generator).
+        dtype: float32 or float64.
+        device: device of all tensors.
+
+    Raises:
+        OptionError, DtypeError: something is out of range.
+
+    Cost for a batch of B: O(B hidden (d + depth hidden)), forward and inverse alike.
+    Source: ours, from arXiv:1410.8516 (NICE) and arXiv:2002.02428 (flows on tori).
+
+    Example:
+        >>> y, logabsdet = TorusCoupling(2, 4, hidden=8)(torch.ones(5, 6))
+        >>> y.shape, logabsdet
+        (torch.Size([5, 6]), tensor([0., 0., 0., 0., 0.]))
+    """
+
+    def __init__(
+        self,
+        angles: int,
+        numbers: int,
+        hidden: int = 64,
+        depth: int = 2,
+        seed: int | torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        dtype = dtype or torch.get_default_dtype()
+        check_options(numbers, 1, dtype)
+        if angles < 2 or numbers < 2 or hidden < 2 or depth < 1:
+            raise OptionError(
+                f"angles={angles}, numbers={numbers}, hidden={hidden}, depth={depth}: expected at least 2, 2, 2 and 1"
+            )
+        self.angles, self.numbers, self.dim = angles, numbers, angles + numbers
+        self.cut, self.first = numbers // 2, angles // 2
+        generator = torch.Generator().manual_seed(seed_from(seed))
+        seen, small = 2 * HARMONICS, hidden // 2
+        self.move = coupling_network(self.cut + seen * angles, hidden, 2 * (numbers - self.cut), generator, depth)
+        self.turn = coupling_network(numbers, small, angles, generator, depth)
+        self.turn_second = coupling_network(seen * self.first, small, angles - self.first, generator, depth)
+        self.turn_first = coupling_network(seen * (angles - self.first), small, self.first, generator, depth)
+        self.to(dtype=dtype, device=device)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(y, 0)`` of shapes (..., d) and (...).
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: x does not fit.
+        """
+        turned, a, b = self._parts(x)
+        s, t = self._scale_and_shift(turned, a)
+        moved = torch.cat([a, torch.addcmul(t, b, s.exp())], -1)
+        p, q = (turned + self.turn(moved)).split((self.first, self.angles - self.first), -1)
+        q = q + self.turn_second(harmonics(p))
+        return torch.cat([p + self.turn_first(harmonics(q)), q, moved], -1), x.new_zeros(x.shape[:-1])
+
+    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(x, 0)`` of shapes (..., d) and (...).
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: y does not fit.
+        """
+        turned, a, b = self._parts(y)
+        p, q = turned.split((self.first, self.angles - self.first), -1)
+        p = p - self.turn_first(harmonics(q))
+        q = q - self.turn_second(harmonics(p))
+        turned = torch.cat([p, q], -1) - self.turn(y[..., self.angles :])
+        s, t = self._scale_and_shift(turned, a)
+        return torch.cat([turned, a, (b - t) * (-s).exp()], -1), y.new_zeros(y.shape[:-1])
+
+    def _scale_and_shift(self, angles: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        s, t = scale_and_shift(self.move(torch.cat([harmonics(angles), a], -1)))
+        return s - s.mean(-1, keepdim=True), t
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        check_input("TorusCoupling", self.dim, next(self.parameters()), x)
+        angles, a, b = x.split((self.angles, self.cut, self.numbers - self.cut), -1)
+        return angles, a, b
+
+    def extra_repr(self) -> str:
+        """Return the widths."""
+        return f"angles={self.angles}, numbers={self.numbers}"
+
+
+class BesideAngles(nn.Module):
+    r"""A linear layer of the numbers; angles stay.
+
+    .. math:: (\varphi, x) \mapsto (\varphi, W x + b)
+
+    Args:
+        linear: the layer (`p4lab.flows.Linear`), such as P4Inv.
+        angles: number of angles, the first coordinates; at least 1.
+
+    Raises:
+        OptionError: no angles.
+
+    Cost: that of the layer.
+
+    Example:
+        >>> from p4lab.p4 import P4Inv
+        >>> BesideAngles(P4Inv(3, init="identity"), 2)(torch.ones(1, 5))[0].detach()
+        tensor([[1., 1., 1., 1., 1.]])
+    """
+
+    def __init__(self, linear: Linear, angles: int) -> None:
+        super().__init__()
+        if angles < 1:
+            raise OptionError(f"angles={angles}: expected at least 1")
+        self.linear: Any = linear
+        self.angles = angles
+        self.dim = angles + int(cast(Any, linear).dim)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(y, log|det W|)`` of shapes (..., d) and (...).
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: x does not fit.
+        """
+        return torch.cat([x[..., : self.angles], self.linear(x[..., self.angles :])], -1), self._logabsdet(x)
+
+    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(x, -log|det W|)`` of shapes (..., d) and (...).
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: y does not fit.
+        """
+        numbers = self.linear.inverse(y[..., self.angles :])
+        return torch.cat([y[..., : self.angles], numbers], -1), -self._logabsdet(y)
+
+    def _logabsdet(self, x: Tensor) -> Tensor:
+        found: Tensor = self.linear.logabsdet()
+        return found.to(x.dtype).expand(x.shape[:-1])
+
+
+def harmonics(angles: Tensor) -> Tensor:
+    """Return sines and cosines of multiples of angles, shape (..., 2 * HARMONICS * n) for shape (..., n)."""
+    multiples = torch.cat([k * angles for k in range(1, HARMONICS + 1)], -1)
+    return torch.cat([multiples.cos(), multiples.sin()], -1)
