@@ -13,7 +13,9 @@ def attend(lab: Any) -> None:
     """Say hello to a lab's widgets, and acknowledge every frame at once."""
     for widget in (view.widget for view in lab._views):
         widget.send = lambda message, buffers=(), widget=widget: (
-            widget._receive(widget, {"acks": {widget.model_id: message["frame"]}}, []) if "frame" in message else None
+            widget._receive(widget, {"acks": {widget.model_id: [message["frame"], 0]}}, [])
+            if "frame" in message
+            else None
         )
         widget._receive(widget, {"hello": 1}, [])
 
@@ -30,7 +32,7 @@ class Wire:
         self.widget._receive(self.widget, message, [])
 
     def acknowledge(self) -> None:
-        self.says(acks={self.widget.model_id: self.sent[-1][0]["frame"]})
+        self.says(acks={self.widget.model_id: [self.sent[-1][0]["frame"], 0]})
 
     def take(self) -> tuple[dict[str, Any], list[memoryview]]:
         assert len(self.sent) == 1

@@ -1,11 +1,14 @@
 // Shared by all widgets, put in front of their own file: one conversation with the kernel per model and page.
 //
 // browser -> kernel   {hello: 1, ...}  again and again until answered; {error: text};
-//                     {acks: {name: id}}  the newest frame that was shown, by channel
-// kernel -> browser   {frame: id, ...} and buffers; {channel: [kernel, name]} in the first
+//                     {acks: {name: [id, held]}}  the newest frame that was shown, by channel, and for how many
+//                     milliseconds its acknowledgement waited for others
+// kernel -> browser   {frame: id, awaited: whether its acknowledgement is waited for, ...} and buffers;
+//                     {channel: [kernel, name]} in the first
 
 const RETRY_MS = 3000;
-const GATHER_MS = 250; // acknowledgements of a quick page wait so long for others
+const GATHER_MS = 1500; // acknowledgements that nobody waits for wait so long for others
+const SOON_MS = 40; // those that the kernel waits for, and those of a slow page
 const QUICK_MS = 100; // from the arrival of a frame to its picture
 
 /** Wait for the next animation frame; a hidden page has none, so do not wait for ever. */
@@ -23,20 +26,22 @@ function idle() {
 
 /**
  * Acknowledge a frame, in one message with those of other channels and of the next moments: for every message the kernel
- * reports busy and idle, and JupyterLab redraws its toolbars for both. A page that is slow says so at once.
+ * reports busy and idle, and JupyterLab redraws its toolbars for both.
  */
-function acknowledge(model, [kernel, name], id, took) {
-  const waiting = (window.__p4labAcks ??= new Map());
-  if (waiting.has(kernel)) {
-    waiting.get(kernel)[name] = id;
-    return;
-  }
-  const others = { [name]: id };
-  waiting.set(kernel, others);
-  setTimeout(() => {
-    waiting.delete(kernel);
-    model.send({ acks: others });
-  }, took < QUICK_MS ? GATHER_MS : 0);
+function acknowledge(model, [kernel, name], id, soon) {
+  const all = (window.__p4labAcks ??= new Map());
+  if (!all.has(kernel)) all.set(kernel, { frames: {}, due: Infinity });
+  const waiting = all.get(kernel), now = performance.now(), due = now + (soon ? SOON_MS : GATHER_MS);
+  waiting.frames[name] = [id, now];
+  waiting.model = model; // the newest: those of a cell that ran before may be closed
+  if (due >= waiting.due) return;
+  clearTimeout(waiting.timer);
+  waiting.due = due;
+  waiting.timer = setTimeout(() => {
+    all.delete(kernel);
+    const end = performance.now(), shown = Object.entries(waiting.frames);
+    waiting.model.send({ acks: Object.fromEntries(shown.map(([key, [frame, at]]) => [key, [frame, end - at]])) });
+  }, due - now);
 }
 
 /** The elements that each `repaint` draws on, as `watch` was told. */
@@ -48,7 +53,7 @@ const drawnOn = new WeakMap();
  * acknowledged once it is seen (or cannot be seen), and `data-frames` of the elements it was drawn on tells its number.
  */
 function connect(model, { receive, paint, hello = () => ({}) }) {
-  let answered = false, newest = 0, newestAt = 0, acked = 0, painting = false, dirty = false, channel = null;
+  let answered = false, newest = 0, newestAt = 0, acked = 0, painting = false, dirty = false, awaited = false, channel = null;
 
   const fail = (error) => {
     console.error(error);
@@ -68,7 +73,9 @@ function connect(model, { receive, paint, hello = () => ({}) }) {
         for (const el of drawnOn.get(repaint) ?? []) {
           if (drawn && id > (el.dataset.frames ?? 0) && isVisible(el)) el.dataset.frames = id;
         }
-        if (id > acked) acknowledge(model, channel, (acked = id), performance.now() - arrived);
+        if (id <= acked) continue;
+        acknowledge(model, channel, (acked = id), awaited || performance.now() - arrived > QUICK_MS);
+        awaited = id < newest && awaited;
       }
     } catch (error) {
       fail(error);
@@ -80,6 +87,7 @@ function connect(model, { receive, paint, hello = () => ({}) }) {
   model.on("msg:custom", (message, buffers) => {
     answered = true;
     channel = message.channel ?? channel;
+    awaited ||= message.awaited;
     try {
       receive(message, buffers);
     } catch (error) {

@@ -19,10 +19,10 @@ FOLDER = Path(__file__).parent
 LOST = 10.0
 """Seconds after which a frame without acknowledgement counts as lost (a closed page, a broken connection)."""
 
-AHEAD = 4
+AHEAD = 16
 """Frames that may be on their way to a quick browser; a slow one gets the next when it has shown the last."""
-SLOW = 0.6
-"""Seconds from a frame to its acknowledgement that make a browser a slow one."""
+SLOW = 0.3
+"""Seconds from a frame to its picture that make a browser a slow one."""
 
 KERNEL = secrets.token_hex(8)
 """Tells this process from others that the same page may talk to."""
@@ -42,8 +42,9 @@ class BrowserError(P4Error, RuntimeError):
 class Channel(anywidget.AnyWidget):
     """A widget that is sent frames, which the browser acknowledges.
 
-    A few frames may be under way: an acknowledgement makes JupyterLab redraw its own signs of a busy kernel, so a
-    quick browser gives one for several frames. How far the kernel runs ahead follows the time that they take.
+    Several frames may be under way: an acknowledgement makes JupyterLab redraw its own signs of a busy kernel, which
+    costs the page more than a picture, so a quick browser gives about one a second for the frames of all channels. How
+    far the kernel runs ahead follows the time that a frame takes until it is seen; it tells when it waits for one.
 
     Subclasses send with `_post` and answer `_greeting` with everything that a new page needs.
 
@@ -76,6 +77,12 @@ class Channel(anywidget.AnyWidget):
             self._sent - self._acked < self._ahead or time.monotonic() - self._sent_at[-1] > LOST
         )
 
+    def display(self, shown: bool) -> None:
+        """Show the widget, or take it off the page."""
+        display = None if shown else "none"
+        if self.layout.display != display:
+            self.layout.display = display
+
     @property
     def sent(self) -> int:
         """Number of frames sent so far; the page shows it as ``data-frames`` of the widget once the frame is drawn."""
@@ -95,22 +102,23 @@ class Channel(anywidget.AnyWidget):
                 return
             self._sent += 1
             self._sent_at.append(time.monotonic())
-            self.send({**message, "frame": self._sent}, list(buffers))
+            under_way = self._sent - self._acked
+            self.send({**message, "frame": self._sent, "awaited": 2 * under_way >= self._ahead}, list(buffers))
 
-    def _acknowledged(self, frame: int) -> None:
+    def _acknowledged(self, frame: int, held: float) -> None:
         if frame > self._acked:
             with self._lock:
                 behind = self._sent - frame
-                taken = time.monotonic() - self._sent_at[max(0, len(self._sent_at) - 1 - behind)]
+                taken = time.monotonic() - held - self._sent_at[max(0, len(self._sent_at) - 1 - behind)]
                 self._ahead = AHEAD if taken < SLOW else 1
                 self._acked = frame
         self.on_ready()
 
     def _receive(self, _: Any, message: dict[str, Any], buffers: Any) -> None:
         if "acks" in message:
-            for name, frame in message["acks"].items():
+            for name, (frame, held) in message["acks"].items():
                 if name in self._channels:
-                    self._channels[name]._acknowledged(frame)
+                    self._channels[name]._acknowledged(frame, held / 1000)
         elif "hello" in message:
             with self._lock:
                 self._connected = True

@@ -12,35 +12,44 @@ const COLORS = {
   },
 };
 
-/** A lookup table of RGB for the levels 0..top, interpolated between the colours of the theme. */
+const palettes = new Map();
+
+/** RGB for the levels 0..top, interpolated between the colours of the theme: as bytes of pixels, and as CSS. */
 function palette(top, colors) {
-  const stops = COLORS[colors][isDark() ? "dark" : "light"];
-  return Array.from({ length: top + 1 }, (_, level) => {
-    const t = (level / top) * (stops.length - 1), i = Math.min(Math.floor(t), stops.length - 2);
-    return stops[i].map((c, k) => c + (stops[i + 1][k] - c) * (t - i));
-  });
+  const key = `${top} ${colors} ${isDark()}`;
+  if (!palettes.has(key)) {
+    const stops = COLORS[colors][isDark() ? "dark" : "light"];
+    const table = Array.from({ length: top + 1 }, (_, level) => {
+      const t = (level / top) * (stops.length - 1), i = Math.min(Math.floor(t), stops.length - 2);
+      return stops[i].map((c, k) => Math.round(c + (stops[i + 1][k] - c) * (t - i)));
+    });
+    const pixels = new Uint32Array(new Uint8Array(table.flatMap((rgb) => [...rgb, 255])).buffer);
+    palettes.set(key, { key, pixels, ramp: `linear-gradient(to right, ${table.map((c) => `rgb(${c})`).join()})` });
+  }
+  return palettes.get(key);
 }
 
 /** Draw n images (n, h, w) into a canvas at the largest whole magnification that fits `width` CSS pixels. */
-function drawGrid(canvas, { data, shape: [n, h, w], columns }, table, width) {
-  const rows = Math.ceil(n / columns);
+function drawGrid(canvas, { data, shape: [n, h, w], columns }, { pixels }, width) {
+  const rows = Math.ceil(n / columns), last = pixels.length - 1;
   const W = columns * (w + GAP) - GAP, H = rows * (h + GAP) - GAP;
   const dpr = window.devicePixelRatio || 1;
   const zoom = Math.max(1, Math.floor((width * dpr) / W));
-  const native = new OffscreenCanvas(W, H), context = native.getContext("2d"), image = context.createImageData(W, H);
-  for (let k = 0; k < n; k++) {
+  const image = new ImageData(W, H), out = new Uint32Array(image.data.buffer);
+  for (let k = 0, from = 0; k < n; k++) {
     const left = (k % columns) * (w + GAP), up = Math.floor(k / columns) * (h + GAP);
     for (let i = 0; i < h; i++) {
-      for (let j = 0; j < w; j++) {
-        const rgb = table[Math.min(data[(k * h + i) * w + j], table.length - 1)], at = 4 * ((up + i) * W + left + j);
-        [image.data[at], image.data[at + 1], image.data[at + 2], image.data[at + 3]] = [rgb[0], rgb[1], rgb[2], 255];
-      }
+      const row = (up + i) * W + left;
+      for (let j = 0; j < w; j++) out[row + j] = pixels[Math.min(data[from++], last)];
     }
   }
-  context.putImageData(image, 0, 0);
-  [canvas.width, canvas.height] = [W * zoom, H * zoom];
-  [canvas.style.width, canvas.style.height] = [`${(W * zoom) / dpr}px`, `${(H * zoom) / dpr}px`];
+  const native = new OffscreenCanvas(W, H);
+  native.getContext("2d").putImageData(image, 0, 0);
   const target = canvas.getContext("2d");
+  if (canvas.width !== W * zoom || canvas.height !== H * zoom) {
+    [canvas.width, canvas.height] = [W * zoom, H * zoom];
+    [canvas.style.width, canvas.style.height] = [`${(W * zoom) / dpr}px`, `${(H * zoom) / dpr}px`];
+  } else target.clearRect(0, 0, canvas.width, canvas.height);
   target.imageSmoothingEnabled = false;
   target.drawImage(native, 0, 0, W * zoom, H * zoom);
 }
@@ -84,13 +93,22 @@ export default () => {
     for (const [el, view] of views) {
       if (!panels.length || !isVisible(el)) continue;
       if (view.boxes?.length !== panels.length) Object.assign(view, build(el));
-      const table = palette(top, colors);
-      view.boxes.forEach(({ box, canvas, small }, i) => {
-        small.textContent = panels[i].note;
-        canvas.setAttribute("aria-label", `${panels[i].label}: ${panels[i].note}`);
-        if (panels[i].shape[0]) drawGrid(canvas, panels[i], table, box.clientWidth);
+      const shades = palette(top, colors);
+      view.boxes.forEach((drawn, i) => {
+        // What stays is not touched: the page's layout is then not computed anew for every picture.
+        const { box, canvas, small } = drawn, panel = panels[i], key = `${shades.key} ${box.clientWidth} ${devicePixelRatio}`;
+        if (drawn.panel === panel && drawn.key === key) return;
+        if (drawn.panel?.note !== panel.note) {
+          small.textContent = panel.note;
+          canvas.setAttribute("aria-label", `${panel.label}: ${panel.note}`);
+        }
+        if (panel.shape[0]) drawGrid(canvas, panel, shades, box.clientWidth);
+        Object.assign(drawn, { panel, key });
       });
-      view.ramp.style.background = `linear-gradient(to right, ${table.map((c) => `rgb(${c})`).join()})`;
+      const scale = [shades.key, ...ends].join();
+      if (view.scale === scale) continue;
+      view.scale = scale;
+      view.ramp.style.background = shades.ramp;
       [view.low.textContent, view.high.textContent] = ends;
     }
   }

@@ -64,6 +64,19 @@ def test_values_gradients_and_kept_batches(layout: str, rank: int, input_gradien
             assert not getattr(kept, "requires_grad", False)
 
 
+@ranks
+@layouts
+def test_samples_are_those_of_the_layers(layout: str, rank: int) -> None:
+    flow, z = make(layout, rank), points()
+    apart = flow.inverse(z)  # with gradients: layer by layer
+    assert apart.requires_grad
+    with torch.no_grad():
+        assert fused.fusible(list(flow.layers), z, gradients=False)
+        together = flow.inverse(z)
+        torch.testing.assert_close(together, apart, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(flow(together)[0], z, rtol=1e-11, atol=1e-11)
+
+
 @layouts
 def test_gradgradcheck(layout: str) -> None:
     flow, x = make(layout), points()[:2].requires_grad_()

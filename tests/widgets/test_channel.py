@@ -55,10 +55,41 @@ def test_how_far_the_kernel_runs_ahead_of_a_browser(slow: float, ahead: int, mon
     for left in reversed(range(ahead)):
         plot.show(figure(left + 3))
         assert plot.ready == (left > 0)
-    wire.says(acks={plot.model_id: 1})  # an old one
+    wire.says(acks={plot.model_id: [1, 0]})  # an old one
     assert not plot.ready
     wire.acknowledge()
     assert plot.ready
+
+
+def test_an_acknowledgement_is_waited_for_when_half_of_what_may_be_under_way_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(channel, "SLOW", 60.0)
+    plot = LivePlot()
+    wire = Wire(plot, monkeypatch)
+    wire.says(hello=1)
+    wire.acknowledge()
+    for n in range(channel.AHEAD):
+        plot.show(figure(n + 3))
+    awaited = [message["awaited"] for message, _ in wire.sent]
+    half = channel.AHEAD // 2
+    assert awaited == [True] + [False] * (half - 1) + [True] * (half + 1)
+
+
+@pytest.mark.parametrize(("held", "ahead"), [(50_000, channel.AHEAD), (0, 1)], ids=["held", "slow"])
+def test_time_that_an_acknowledgement_waits_for_others_is_not_slowness(
+    held: float, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(channel.time, "monotonic", lambda: now[0])
+    plot = LivePlot()
+    wire = Wire(plot, monkeypatch)
+    wire.says(hello=1)
+    now[0] += 50.1
+    wire.says(acks={plot.model_id: [1, held]})
+    for left in reversed(range(ahead)):
+        plot.show(figure(left + 3))
+        assert plot.ready == (left > 0)
 
 
 def test_a_lost_frame_does_not_stop_the_lab(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +138,7 @@ def test_only_what_changed_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     changed["data"][0]["y"] = np.array([1.0, np.nan])
     plot.show(changed)
     message, buffers = wire.take()
-    assert message == {"arrays": [[0, "y", "f8", (2,)]], "values": [], "frame": 2}
+    assert message == {"arrays": [[0, "y", "f8", (2,)]], "values": [], "frame": 2, "awaited": True}
     assert np.array_equal(np.frombuffer(buffers[0]), [1.0, np.nan], equal_nan=True)
 
     plot.show({**changed, "layout": {"title": {"text": "new"}}})
