@@ -38,6 +38,7 @@ class Recipe:
         mixing: what stands between couplings, a name of `p4lab.flows.MIXINGS`.
         rank: rank-one terms per layer of a P4Inv stack; 0 is the recommended preset's, as for P4Inv swaps.
         reset: how P4Inv directions are redrawn.
+        init: initial matrices of a P4Inv stack, as `p4lab.flows.p4inv_bent` takes them.
         merge_every: optimizer steps between merges.
         learning_rate: peak of Adam's rate; it falls to 0 by a half cosine.
         clip: largest norm of the gradient.
@@ -50,6 +51,7 @@ class Recipe:
     mixing: str = "swap"
     rank: int = 0
     reset: Reset = "gradient"
+    init: str = "orthogonal"
     merge_every: int = 25
     learning_rate: float = 5e-3
     clip: float = 10.0
@@ -104,7 +106,7 @@ class Plan:
 TOY = Plan(
     {
         "realnvp": Recipe("realnvp", blocks=8, depth=2, learning_rate=2e-2),
-        "p4inv_bent": Recipe("p4inv_bent", blocks=64, rank=2, merge_every=10, learning_rate=3e-2),
+        "p4inv_bent": Recipe("p4inv_bent", blocks=64, rank=2, init="paired", merge_every=10, learning_rate=3e-2),
     },
     steps=3000,
     batch=256,

@@ -29,7 +29,8 @@ def build(problem: str, recipe: Recipe, seed: int, matched_to: int = 0) -> Flow:
     dim = Digits.dim if problem == DIGITS else DensityProblem.dim
     preset = dataclasses.replace(RECOMMENDED, reset=recipe.reset, every=recipe.merge_every)
     if recipe.flow == "p4inv_bent":
-        return p4inv_bent(dim, recipe.blocks, preset, seed=seed, rank=recipe.rank or preset.rank_for(dim))
+        rank = recipe.rank or preset.rank_for(dim)
+        return p4inv_bent(dim, recipe.blocks, preset, recipe.init, seed, rank=rank)
     if recipe.flow != "realnvp":
         raise ConfigError(f"flow {recipe.flow!r} is not known: choose p4inv_bent or realnvp")
 

@@ -1,6 +1,7 @@
 """Named architectures."""
 
 from collections.abc import Callable
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from p4lab.flows.flow import Bijection, Flow, Layer
 from p4lab.flows.linear import Linear
 from p4lab.flows.mixing import mixing_layer
 from p4lab.p4 import RECOMMENDED, P4Inv, Preset
+
+PAIRED = "paired"
+"""Initial matrices of `p4inv_bent` with which each Bent identity is undone by the inverse one that follows it."""
 
 
 def p4inv_bent(
@@ -25,7 +29,9 @@ def p4inv_bent(
         dim: width d.
         blocks: number of nonlinearities, at least 0.
         preset: rank, reset kind and whether directions train.
-        init: initial matrix of each P4Inv layer.
+        init: initial matrix of each P4Inv layer; or "paired": random orthogonal ones in turn with the identity, which
+            stands within each pair ``b, P4Inv, b^-1``. The pair then cancels, and a stack of an even number of
+            nonlinearities starts as an orthogonal map, however deep it is.
         seed: seed of the initial matrices and directions.
         options: further arguments of `P4Inv`: ``dtype``, ``device``, and over the preset's ``rank``, ``reset`` or
             ``train_v``.
@@ -42,7 +48,8 @@ def p4inv_bent(
     """
     generator = torch.Generator().manual_seed(seed)
     settings = {"rank": preset.rank_for(dim), "reset": preset.reset, "train_v": preset.train_v, **options}
-    return bent_stack(blocks, lambda: P4Inv(dim, init=init, seed=generator, **settings))
+    kinds = cycle(("orthogonal", "identity") if init == PAIRED else (init,))
+    return bent_stack(blocks, lambda: P4Inv(dim, init=next(kinds), seed=generator, **settings))
 
 
 def bent_stack(blocks: int, linear: Callable[[], Linear]) -> Flow:

@@ -42,6 +42,17 @@ def test_starts_as_its_permutations(build, mixing: str) -> None:
         torch.testing.assert_close(first(X), X.flip(-1), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("blocks", [0, 2, 8])
+def test_paired_stack_starts_as_an_orthogonal_map(blocks: int) -> None:
+    flow = p4inv_bent(5, blocks, init="paired", seed=1)
+    z, logabsdet = flow(X)
+    images = [flow(rows)[0] for rows in (torch.eye(5), torch.zeros(1, 5))]
+    torch.testing.assert_close(z, X @ (images[0] - images[1]) + images[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.cdist(z, z), torch.cdist(X, X), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logabsdet, torch.zeros(7), rtol=0, atol=1e-5)
+    assert not torch.allclose(z.abs(), X.abs(), atol=0.1)
+
+
 @mixings
 def test_seed_decides_everything_and_the_networks_do_not_depend_on_the_mixing(mixing: str) -> None:
     torch.manual_seed(0)
