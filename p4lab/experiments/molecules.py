@@ -31,7 +31,6 @@ from p4lab.molecules.flow import ARCHITECTURES, molecule_flow
 from p4lab.molecules.openmm_energy import OpenMMEnergy
 from p4lab.molecules.target import Examples, InternalEnergy
 from p4lab.molecules.train import Stage, Training, train
-from p4lab.molecules.units import BOLTZMANN
 
 RATES = {"realnvp": 1e-3, "realnvp_p4inv": 1e-3, "spline": 2e-3, "spline_p4": 2e-3}
 """Peak learning rates by architecture; those of the two RealNVPs are the same, and those of the two others."""
@@ -127,9 +126,8 @@ class Problem:
         return cls(data, parts, coordinates, examples, energy, reference(), minutes)
 
     def target(self) -> InternalEnergy:
-        """Return the reduced energy of internal coordinates, compressed above the highest training energy."""
-        threshold = float(self.parts[0].energy.max()) / (BOLTZMANN * self.data.temperature)
-        return InternalEnergy(self.coordinates, self.energy, threshold)
+        """Return the reduced energy of internal coordinates."""
+        return InternalEnergy(self.coordinates, self.energy)
 
 
 def fit(run: MoleculeRun, problem: Problem) -> tuple[MoleculeFlow, Training]:

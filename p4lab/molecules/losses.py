@@ -7,6 +7,10 @@ from p4lab.molecules.density import MoleculeFlow
 from p4lab.molecules.target import InternalEnergy
 
 LARGEST_WEIGHT = 10.0
+LARGEST_SLOPE = 5.0
+"""A sample pulls no stronger than this times the median of its batch: forces of clashing atoms have no bound."""
+LARGEST_EXCESS = 50.0
+"""Values (nats) this far above the median count as that much in what a loss says."""
 
 
 def by_forces(flow: MoleculeFlow, y: Tensor, score: Tensor) -> Tensor:
@@ -32,8 +36,10 @@ def by_forces(flow: MoleculeFlow, y: Tensor, score: Tensor) -> Tensor:
 def by_energy(flow: MoleculeFlow, target: InternalEnergy, n: int, generator: torch.Generator | None = None) -> Tensor:
     r"""Return the mean of u + log q over samples (nats), with its path gradient.
 
-    As `p4lab.boltzmann.by_energy`, but the score of q is carried along with the samples. Samples without finite energy
-    or forces are left out. Scores hardly tell how much of the probability is on which side of a barrier, but weights
+    As `p4lab.boltzmann.by_energy`, but the score of q is carried along with the samples, and energies are not
+    compressed: a logarithm of the energy does not hold samples together against the volume that 60 dimensions offer
+    outside. Instead no sample pulls stronger than five times the median. Samples without finite energy or forces are
+    left out. Scores hardly tell how much of the probability is on which side of a barrier, but weights
     do: where the angles have layers of their own, the gradient also has the term
 
     .. math:: -E_{y \sim q} [(w(y) - 1) \nabla_\theta \log q(\varphi)], \qquad w \propto e^{-u(y)} / q(y)
@@ -72,7 +78,12 @@ def _along(at: Tensor, slope: Tensor, values: Tensor, there: Tensor | None = Non
     if there is not None:
         finite = finite & there
         at = torch.where(there, at, 0.0)
+    seen, values = finite.squeeze(-1), values.detach()
+    size = slope.norm(dim=-1)
+    limit = LARGEST_SLOPE * torch.where(seen, size, torch.nan).nanmedian()
+    slope = slope * (limit / size).clamp(max=1.0).unsqueeze(-1)
     along = (torch.where(finite, slope, 0.0) * at).sum(-1)
-    values = torch.where(finite.squeeze(-1), values.detach(), 0.0)
+    values = torch.minimum(values, torch.where(seen, values, torch.nan).nanmedian() + LARGEST_EXCESS)
+    values = torch.where(seen, values, 0.0)
     count = finite.sum()
     return (values + along - along.detach()).sum() / torch.where(count > 0, count, torch.nan)

@@ -17,22 +17,17 @@ from p4lab.boltzmann.weights import normalized
 from p4lab.errors import ConfigError
 from p4lab.molecules.checkpoint import SHIPPED, SHIPPED_METHOD, load_flow, start_at
 from p4lab.molecules.coordinates import Coordinates
-from p4lab.molecules.dataset import TEMPERATURE, Frames, load, phi_positive, split
+from p4lab.molecules.dataset import Frames, load, phi_positive, split
 from p4lab.molecules.density import MoleculeFlow
 from p4lab.molecules.evaluate import LARGEST_ENERGY, draw
 from p4lab.molecules.flow import ARCHITECTURES, molecule_flow
 from p4lab.molecules.losses import by_energy
 from p4lab.molecules.openmm_energy import OpenMMEnergy
 from p4lab.molecules.target import InternalEnergy
-from p4lab.molecules.units import BOLTZMANN
 from p4lab.training.config import Rule, RunConfig, one_of
 
 SHARE = Rule(float, lambda value: math.isfinite(value) and 0 <= value <= 1, "a number from 0 to 1")
 STARTS = ("pretrained", "new")
-KT = BOLTZMANN * TEMPERATURE
-"""kJ/mol."""
-THRESHOLD = 25.0
-"""Reduced energy above the data's mean from which energies are compressed."""
 TEST = 512
 """Test frames that a measurement looks at."""
 
@@ -75,7 +70,7 @@ class AlanineProblem:
     r"""Learn p(x) ~ exp(-E(x) / kT) of alanine dipeptide at 300 K.
 
     .. math:: L = (1 - s)\, E_\text{data}[-\log q(y)]
-              + s\, E_{y \sim q}\left[c(u(y)) - \log\left|\det \frac{\partial x}{\partial y}\right| + \log q(y)\right]
+              + s\, E_{y \sim q}\left[u(y) - \log\left|\det \frac{\partial x}{\partial y}\right| + \log q(y)\right]
 
     What is shown of a run is made of the model's weights by whoever looks (`AlanineView`), so that looking costs the
     training no more than a copy of them.
@@ -95,7 +90,7 @@ class AlanineProblem:
         self._coordinates, self._train = data.coordinates, data.train
         self._test = data.test[:TEST].to(self.device, dtype)
         self._energy = OpenMMEnergy()
-        self._target = InternalEnergy(data.coordinates, self._energy, data.mean / KT + THRESHOLD)
+        self._target = InternalEnergy(data.coordinates, self._energy)
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, int]:
         """Draw training frames, with their methyl hydrogens permuted at random, and a seed for samples of the model."""
