@@ -25,6 +25,8 @@ __all__ = [
     "touch_all",
 ]
 
+# The settings at the side, and the controls above the pictures where a lab has some.
+PANELS = "[lab._side, *([lab._bar] if hasattr(lab, '_bar') else [])]"
 THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
@@ -115,14 +117,15 @@ def count_beyond(notebook: Notebook, steps: int = 1) -> None:
 
 def offered(notebook: Notebook) -> list[dict[str, Any]]:
     """Return the settings that a lab offers and allows now: kind, name, choices, texts."""
-    items = notebook.ask('__import__("json").dumps([i for g in lab._side._spec["groups"] for i in g["items"]])')
-    off = notebook.ask("lab._side._state['disabled']")
+    each = f'[i for panel in {PANELS} for g in panel._spec["groups"] for i in g["items"]]'
+    items = notebook.ask(f'__import__("json").dumps({each})')
+    off = notebook.ask(f"[name for panel in {PANELS} for name in panel._state['disabled']]")
     return [item for item in json.loads(items) if f"'{item['name']}'" not in off]
 
 
 def planned(notebook: Notebook, name: str, value: Any) -> None:
     """Wait until a setting has arrived in the kernel, and the panel has been told so."""
-    becomes(notebook, f"lab._side._state['values'].get({name!r}) == {value!r}", True)
+    becomes(notebook, f"all(p._state['values'].get({name!r}, {value!r}) == {value!r} for p in {PANELS})", True)
 
 
 def touch_all(notebook: Notebook, leave: Container[str] = ()) -> None:

@@ -29,7 +29,12 @@ EXECUTE = """async (code) => {
     await future.done;
     return text.trim();
 }"""
+FAILED_CELLS = """() => window.jupyterapp.shell.currentWidget.content.widgets
+    .flatMap((cell) => cell.model.type === "code" ? cell.model.outputs.toJSON() : [])
+    .filter((output) => output.output_type === "error")
+    .map((output) => `${output.ename}: ${output.evalue}`)"""
 COUNT = "+{lab}.querySelector('[data-name=count] .p4-value').innerText.replaceAll(',', '')"
+SLIDER = "node => [+node.value, node.parentElement.querySelector('output').innerText]"
 USED_WIDTH = """() => Math.min(...[...document.querySelectorAll('.p4-lab')]
     .map((lab) => lab.clientWidth / lab.closest('.jp-OutputArea-output').clientWidth))"""
 OVERFLOWING = """() => [...document.querySelectorAll('.p4-lab :is(.p4-item, .p4-group, .p4-grid, .p4-plot)')]
@@ -77,8 +82,15 @@ class Notebook:
         self.page.evaluate(execute, [name, arguments])
 
     def run_all(self) -> None:
-        """Run every cell."""
+        """Run every cell.
+
+        Raises:
+            AssertionError: a cell failed, with what it says.
+        """
         self.command("notebook:run-all-cells")
+        failed = self.page.evaluate(FAILED_CELLS)
+        if failed:
+            raise AssertionError("\n".join(failed))
 
     def execute(self, code: str) -> str:
         """Return what the kernel prints for some code, which is not put into the notebook."""
@@ -183,7 +195,14 @@ class Notebook:
         mouse.down()
         mouse.move(left + width * min(1.0, max(0.0, share)), y, steps=8)
         mouse.up()
-        return str(slider.locator("xpath=..").locator("output").inner_text())
+        # On a slow page an older value, which was on its way from the kernel, may be seen for a moment.
+        goal, text = round(min(1.0, max(0.0, share)) * float(slider.get_attribute("max"))), ""
+        for _ in range(50):
+            value, text = slider.evaluate(SLIDER)
+            if value == goal:
+                break
+            self.page.wait_for_timeout(100)
+        return str(text)
 
     # --- waiting ---
 

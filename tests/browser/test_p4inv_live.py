@@ -109,7 +109,7 @@ def test_a_restarted_kernel_leaves_a_hint(notebook: Notebook) -> None:
 
 @pytest.mark.browser
 def test_fits_the_page(notebook: Notebook) -> None:
-    steps = 2000 if README_FOLDER else 60
+    steps = 600 if README_FOLDER else 60
     start_lab(notebook, NAME)
     notebook.train(steps // 2)
     notebook.drag_by("learning_rate", -1)
