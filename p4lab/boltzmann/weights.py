@@ -101,7 +101,7 @@ def ess(log_w: Tensor) -> Tensor:
         ShapeError: not a vector, or an empty one.
 
     Example:
-        >>> ess(torch.zeros(10)), ess(torch.tensor([0.0, 0.0, -torch.inf, -torch.inf]))
+        >>> ess(torch.zeros(8)), ess(torch.tensor([0.0, 0.0, -torch.inf, -torch.inf]))
         (tensor(1., dtype=torch.float64), tensor(0.5000, dtype=torch.float64))
     """
     w = normalized(log_w)
