@@ -106,8 +106,9 @@ def looks(notebook: Notebook, height: int = 1200) -> Iterator[int]:
 
 def check_fit(notebook: Notebook) -> None:
     """Fail if the lab leaves the page's width unused, or a part of it does not fit into its place."""
-    assert notebook.used_width() >= 0.95
-    assert notebook.overflowing() == []
+    used, beyond = notebook.used_width(), notebook.overflowing()
+    assert used >= 0.95, f"{used:.0%} of the width"
+    assert beyond == [], f"too wide: {', '.join(beyond)}"
 
 
 def count_beyond(notebook: Notebook, steps: int = 1) -> None:
