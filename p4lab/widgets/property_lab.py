@@ -77,7 +77,7 @@ class PropertyLab(Dashboard):
             config,
             side_by_side,
             title="Every property on the poster",
-            subtitle="P4 beside the usual ways to keep a property: same target, same start, same batches",
+            subtitle="P4 beside the usual ways: same target, start, batches",
             settings=settings(config),
             pictures=pictures,
             style=Style(loss=LOSS, view="training", readouts=numbers()),
