@@ -9,7 +9,7 @@
 const RETRY_MS = 3000;
 const GATHER_MS = 1500; // acknowledgements that nobody waits for wait so long for others
 const SOON_MS = 40; // those that the kernel waits for, and those of a slow page
-const QUICK_MS = 100; // from the arrival of a frame to its picture
+const QUICK_MS = 250; // from the arrival of a frame to its picture; the kernel takes 0.3 s for slow
 
 /** Wait for the next animation frame; a hidden page has none, so do not wait for ever. */
 function nextFrame() {
@@ -85,8 +85,9 @@ function connect(model, { receive, paint, hello = () => ({}) }) {
   }
 
   model.on("msg:custom", (message, buffers) => {
-    answered = true;
     channel = message.channel ?? channel;
+    if (message.frame && !channel) return; // this page came in the middle of a conversation: the answer brings everything
+    answered ||= channel !== null;
     awaited ||= message.awaited;
     try {
       receive(message, buffers);

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects
 
-PICTURE_INTERVAL = 0.1
+PICTURE_INTERVAL = 0.11
 PANEL_INTERVAL = 0.33
 CURVE_INTERVAL = 1.0
 WAIT = 10.0
