@@ -4,21 +4,25 @@ import argparse
 import math
 import statistics
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from p4lab.bench.timing import machine, table
 from p4lab.errors import ConfigError, TrainingError
 from p4lab.problems.recurrent import CELLS
 from p4lab.problems.sequences import TASKS
-from p4lab.training.rnn_setup import DEFAULT, P4, TARGET, Choice, RnnConfig, RnnLane, RnnRace
+from p4lab.training.rnn_setup import P4, TARGET, Choice, RnnConfig, RnnLane, RnnRace, known
 
 RATES = (1e-3, 3e-3, 1e-2)
 FACTORS = (0.1, 1.0)
 """The grid, the same for all: Adam's rate, and that of the recurrent weights as a multiple of it."""
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.thread_time}
+"""What tells the seconds; on a busy machine, those of the processor are the ones that repeat."""
 SEED = 1000
 """Of tuning; the reported runs have others."""
 COLUMNS = (
@@ -82,12 +86,12 @@ def outcome(lane: RnnLane) -> Outcome:
     )
 
 
-def trial(config: RnnConfig, cell: str, choice: Choice, seconds: float) -> tuple[bool, float]:
+def trial(config: RnnConfig, cell: str, choice: Choice, seconds: float, clock: str) -> tuple[bool, float]:
     """Train until the target is reached or time is over; return a merit, the smaller the better.
 
     The merit is whether the target was missed, then the seconds it took, or else the lowest loss.
     """
-    lane = RnnLane(config.replace(seed=SEED, measure_every=5), cell, choice, spectra=False)
+    lane = RnnLane(config.replace(seed=SEED, measure_every=5), cell, choice, False, CLOCKS[clock])
     try:
         while lane.seconds < seconds:
             lane.run(5)
@@ -98,27 +102,29 @@ def trial(config: RnnConfig, cell: str, choice: Choice, seconds: float) -> tuple
     return True, float(np.nanmin(lane.records.measures.columns["test_loss"]))
 
 
-def tune(config: RnnConfig, cell: str, seconds: float) -> Choice:
+def tune(config: RnnConfig, cell: str, seconds: float, clock: str) -> Choice:
     """Return the choice of the grid with the least merit, see `trial`."""
     grid = [Choice(rate, factor) for rate in RATES for factor in FACTORS]
-    merits = [trial(config, cell, choice, seconds) for choice in grid]
-    return grid[merits.index(min(merits))]
+    merits = [trial(config, cell, choice, seconds, clock) for choice in grid]
+    best = grid[merits.index(min(merits))]
+    print(f"  {config.task}: {cell} tuned, {best}", file=sys.stderr, flush=True)
+    return best
 
 
-def compare(config: RnnConfig, cells: Sequence[str], seeds: Sequence[int], tuning: float) -> str:
+def compare(config: RnnConfig, cells: Sequence[str], seeds: Sequence[int], tuning: float, clock: str = "wall") -> str:
     """Tune every kind of weights, race all of them with each seed, and return a Markdown table.
 
     Args:
         config: task, width, seconds of training.
         cells: names of `CELLS`.
         seeds: of the reported races.
-        tuning: seconds for each trial; 0 takes the default rates.
+        tuning: seconds for each trial; 0 takes the rates that are known.
+        clock: one of `CLOCKS`.
     """
-    choices = {cell: tune(config, cell, tuning) if tuning else DEFAULT for cell in cells}
-    print(f"  {config.task}: tuned", file=sys.stderr, flush=True)
+    choices = {cell: tune(config, cell, tuning, clock) if tuning else known(config.task, cell) for cell in cells}
     found: dict[str, list[Outcome]] = {cell: [] for cell in cells}
     for seed in seeds:
-        race = RnnRace(config.replace(seed=seed), cells, choices, spectra=False)
+        race = RnnRace(config.replace(seed=seed), cells, choices, False, CLOCKS[clock])
         while not race.finished:
             race.run()
         for cell, lane in race.engines.items():
@@ -169,15 +175,18 @@ def verdict(found: dict[str, list[Outcome]]) -> str:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     arguments = argparse.ArgumentParser(prog="python -m p4lab.experiments.recurrent", description=__doc__)
-    arguments.add_argument("--quick", action="store_true", help="one seed, a second each, untuned: a look, no result")
+    arguments.add_argument("--quick", action="store_true", help="one seed, a second each, no tuning: a look, no result")
     arguments.add_argument("--tasks", default="+".join(TASKS), help="joined by + (default: %(default)s)")
     arguments.add_argument("--cells", default="+".join(CELLS), help="joined by + (default: %(default)s)")
     arguments.add_argument("--dim", type=int, default=256, help="width d (default %(default)s)")
     arguments.add_argument("--delay", type=int, default=100, help="T (default %(default)s)")
     arguments.add_argument("--batch", type=int, default=16, help="sequences per step (default %(default)s)")
     arguments.add_argument("--seconds", type=float, default=9.0, help="of training for each run (default %(default)s)")
-    arguments.add_argument("--tuning", type=float, default=4.0, help="seconds of a trial (default %(default)s)")
+    arguments.add_argument(
+        "--tuning", type=float, default=4.0, help="seconds of a trial, 0: no tuning (default %(default)s)"
+    )
     arguments.add_argument("--seeds", type=int, default=3, help="number of seeds: 0, 1, ... (default %(default)s)")
+    arguments.add_argument("--clock", choices=CLOCKS, default="wall", help="(default %(default)s)")
     return arguments
 
 
@@ -206,13 +215,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
     except ConfigError as error:
         sys.exit(str(error))
+    torch.set_num_threads(1)  # as in training
     print(machine())
     for config in configs:
         print(
             f"\n### {config.task}, T = {config.delay}, d = {config.dim}, batch {config.batch_size}, "
-            f"{config.budget:g} s of training each; target: {TARGET:g} of the best loss without memory\n"
+            f"{config.budget:g} s of training each ({options.clock} time, one thread); "
+            f"target: {TARGET:g} of the best loss without memory\n"
         )
-        print(compare(config, cells, range(options.seeds), options.tuning), flush=True)
+        print(compare(config, cells, range(options.seeds), options.tuning, options.clock), flush=True)
 
 
 if __name__ == "__main__":

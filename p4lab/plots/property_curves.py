@@ -75,7 +75,7 @@ def _lane(lane: Shown, floor: float, thin: bool = False) -> list[dict[str, Any]]
         _line(lane, error, "", "%{y:.3g}", thin),
         _line(lane, over(lane.curves, "test_loss", "seconds"), "2", "%{y:.3g} after %{x:.2f} s", thin),
         _line(lane, (steps, np.maximum(missed, floor)), "3", "%{y:.1e}", thin),
-        _line(lane, _smoothed(lane.curves["step_seconds"]), "4", "%{y:.2f} ms", thin),
+        _line(lane, step_times(lane.curves["step_seconds"]), "4", "%{y:.2f} ms", thin),
     ]
 
 
@@ -98,7 +98,7 @@ def _line(lane: Shown, curve: Curve, axes: str, hover: str, thin: bool) -> dict[
     }
 
 
-def _smoothed(curve: Curve) -> Curve:
+def step_times(curve: Curve) -> Curve:
     """Return step times in milliseconds, as medians of some neighbours: a merge is a spike of one step."""
     steps, seconds = curve
     if len(seconds) < WINDOW:
@@ -128,7 +128,7 @@ def _layout(
     values = {axes: _values(lanes, key) for axes, key in (("", "test_loss"), ("3", "residual"))}
     values["2"] = values[""]
     values["3"] = np.maximum(values["3"], floor)
-    values["4"] = np.concatenate([_smoothed(lane.curves["step_seconds"])[1] for lane in lanes])
+    values["4"] = np.concatenate([step_times(lane.curves["step_seconds"])[1] for lane in lanes])
     layout: dict[str, Any] = {
         "uirevision": f"{run}",
         "height": 520,

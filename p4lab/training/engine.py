@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -76,6 +76,7 @@ class Engine:
         seconds: time that they took.
         records: what was recorded so far.
         finished: whether the run has come to its end; never, for a single engine.
+        clock: what tells the time that steps take, in seconds.
         problem, model, optimizer, schedule: the parts.
 
     Example:
@@ -87,6 +88,7 @@ class Engine:
     """
 
     finished: bool = False
+    clock: Callable[[], float] = staticmethod(time.perf_counter)
 
     def __init__(
         self,
@@ -142,7 +144,7 @@ class Engine:
         return self.schedule is not None and self.schedule.due
 
     def _step(self) -> None:
-        start = time.perf_counter()
+        start = self.clock()
         x = self.problem.batch(self.config.batch_size, self._batches)
         self.optimizer.zero_grad()
         loss = self.problem.loss(self.model, x)
@@ -162,7 +164,7 @@ class Engine:
         if self._after_step is not None:
             self._after_step(self.model)
         self.step += 1
-        seconds = time.perf_counter() - start
+        seconds = self.clock() - start
         self.seconds += seconds
         kinds = self._note(reports)
         self.records.steps.append(

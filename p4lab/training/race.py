@@ -311,16 +311,14 @@ def standings(snapshot: Snapshot) -> "pandas.DataFrame":
     import pandas as pd  # here: it takes half a second to import
 
     lanes = snapshot.lanes
-    common = min((lane.step for lane in lanes.values() if not lane.message), default=0)
+    at_step = at_equal_steps(lanes)
     rows = []
     for name, lane in lanes.items():
-        steps, losses = lane.curves["test_loss"]
-        here = losses[steps <= common]
         rows.append(
             {
                 "method": METHODS[name].label,
                 "loss": math.nan if lane.message else lane.last("test_loss"),
-                "at_step": float(here[-1]) if len(here) else math.nan,
+                "at_step": at_step[name],
                 "steps": lane.step,
                 "step_ms": 1e3 * lane.last("seconds") / max(1, lane.step),
                 "memory_kb": float(lane.pictures["memory"]) / 1024,
@@ -330,3 +328,11 @@ def standings(snapshot: Snapshot) -> "pandas.DataFrame":
             }
         )
     return pd.DataFrame(rows, index=list(lanes)).sort_values("loss", na_position="last")
+
+
+def at_equal_steps(lanes: Mapping[str, Snapshot]) -> dict[str, float]:
+    """Return the last test losses up to the step that the slowest lane has reached; lanes that stopped do not count."""
+    common = min((lane.step for lane in lanes.values() if not lane.message), default=0)
+    curves = {name: lane.curves["test_loss"] for name, lane in lanes.items()}
+    here = {name: losses[steps <= common] for name, (steps, losses) in curves.items()}
+    return {name: float(losses[-1]) if len(losses) else math.nan for name, losses in here.items()}

@@ -124,7 +124,8 @@ class Table:
         rows = np.arange(0, n, stride)
         if n and rows[-1] != n - 1:
             rows = np.append(rows, n - 1)
-        return np.asarray(self.columns["step"])[rows], np.asarray(self.columns[name], dtype=float)[rows]
+        # The rows first: a long run's whole column is not copied for every picture.
+        return np.asarray(self.columns["step"])[rows], np.asarray(self.columns[name])[rows].astype(float)
 
     def until(self, step: int) -> "Table":
         """Return a copy without the rows after a step."""
@@ -307,6 +308,13 @@ class Snapshot:
         steps, values = self.curves[name]
         n = int(np.searchsorted(steps, self.step, side="right"))
         return float(values[n - 1]) if n else math.nan
+
+    def seconds_below(self, goal: float) -> float:
+        """Return the training time until the test loss was below a goal, NaN if it never was by ``step``."""
+        steps, losses = self.curves["test_loss"]
+        reached = steps[(losses < goal) & (steps <= self.step)]
+        at, seconds = self.curves["seconds"]
+        return float(np.interp(reached[0], np.append(0.0, at), np.append(0.0, seconds))) if len(reached) else math.nan
 
     def at(self, moment: Moment) -> "Snapshot":
         """Return the snapshot as of an earlier moment: pictures of then, paths up to then, curves in full."""

@@ -1,7 +1,8 @@
 """Recurrent networks with orthogonal weights: configs, and a race of three kinds of weights on one task."""
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -46,9 +47,14 @@ class Choice:
         return f"{self.rate:g}, × {self.factor:g}"
 
 
-DEFAULT = Choice(3e-3, 1.0)
-CHOICES: dict[tuple[str, str], Choice] = {}
-"""What ``python -m p4lab.experiments.recurrent`` found to be best, by task and cell."""
+DEFAULT = Choice(1e-2, 0.1)
+CHOICES: dict[tuple[str, str], Choice] = {("copy", cell): DEFAULT for cell in CELLS}
+"""What ``python -m p4lab.experiments.recurrent`` found best, by task and cell: one choice for all that copy."""
+
+
+def known(task: str, cell: str) -> Choice:
+    """Return the best rates that are known."""
+    return CHOICES.get((task, cell), DEFAULT)
 
 
 class ShownCopy(CopyMemory):
@@ -176,13 +182,22 @@ class RnnLane(Engine):
         cell: name of its weights in `p4lab.problems.recurrent.CELLS`.
         choice: rates (None: the best ones that are known).
         spectra: whether eigenvalues are recorded at measurements.
+        clock: what tells the time that steps take.
     """
 
     model: RecurrentNet
 
-    def __init__(self, config: RnnConfig, cell: str, choice: Choice | None = None, spectra: bool = True) -> None:
+    def __init__(
+        self,
+        config: RnnConfig,
+        cell: str,
+        choice: Choice | None = None,
+        spectra: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.clock = clock
         self.cell = CELLS[cell]
-        self.choice = choice or CHOICES.get((config.task, cell), DEFAULT)
+        self.choice = choice or known(config.task, cell)
         self._spectra = spectra and config.dim <= WIDEST
         task, net = config.parts_of(cell)
         super().__init__(config, task, net, recurrent_optimizer(net, self.choice.rate, self.choice.factor))
@@ -215,6 +230,7 @@ class RnnRace(Race):
         cells: name of a lane to its kind of weights (None: `LANES`).
         choices: name of a lane to its rates (None: the best ones that are known).
         spectra: whether eigenvalues are recorded.
+        clock: what tells the time; `time.thread_time` is that of the processor, whatever else it has to do.
 
     Raises:
         ConfigError: a value is out of range.
@@ -235,15 +251,18 @@ class RnnRace(Race):
         cells: Mapping[str, str] | Sequence[str] | None = None,
         choices: Mapping[str, Choice] | None = None,
         spectra: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         named = cells_of(config) if cells is None else cells
         lanes = named if isinstance(named, Mapping) else {name: name for name in named}
         unknown = [cell for cell in lanes.values() if cell not in CELLS]
         if unknown:
             raise OptionError(f"cell {unknown[0]!r} is not known: choose one of {', '.join(CELLS)}")
+        for cell in lanes.values():
+            _warm_up(cell, config.dtype, config.device)
         self.config, self.vary, self.step = config, "cell", 0
         rates = choices or {}
-        self.engines = {name: RnnLane(config, cell, rates.get(name), spectra) for name, cell in lanes.items()}
+        self.engines = {name: RnnLane(config, cell, rates.get(name), spectra, clock) for name, cell in lanes.items()}
         self.failed: dict[str, str] = {}
         self._first = next(iter(self.engines.values()))
 
@@ -251,3 +270,9 @@ class RnnRace(Race):
 def cells_of(config: RnnConfig) -> dict[str, str]:
     """Return the kind of weights of each lane of the lab."""
     return {name: config.rival if name == RIVAL else name for name in LANES}
+
+
+@lru_cache(maxsize=64)
+def _warm_up(cell: str, dtype: str, device: str) -> None:
+    """Do a few steps once: what libraries load at their first call would count as the lane's."""
+    RnnLane(RnnConfig(task="adding", delay=2, dim=4, batch_size=2, dtype=dtype, device=device), cell).run(5)

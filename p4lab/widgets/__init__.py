@@ -16,6 +16,7 @@ from p4lab.widgets.parameter_lab import parameter_lab
 from p4lab.widgets.plane import Plane
 from p4lab.widgets.property_lab import property_lab
 from p4lab.widgets.race_lab import race_lab
+from p4lab.widgets.rnn_lab import rnn_lab
 from p4lab.widgets.sketch import Sketch
 from p4lab.widgets.space import Space
 from p4lab.widgets.start_lab import start_lab
@@ -46,6 +47,7 @@ __all__ = [
     "parameter_lab",
     "property_lab",
     "race_lab",
+    "rnn_lab",
     "start_lab",
     "swaps_lab",
     "temperature_lab",

@@ -90,7 +90,7 @@ class MatrixSpace:
     def draw(self, frame: Frame) -> None:
         """Show a frame (nothing, if its matrices are not 2 x 2)."""
         shown = width(frame) == 2
-        _display(self.widget, shown)
+        self.widget.display(shown)
         if not shown:
             return
         start, target = (np.asarray(frame.snapshot.pictures[name]) for name in ("start", "target"))
@@ -159,7 +159,7 @@ class PathPlane:
     def draw(self, frame: Frame) -> None:
         """Show a frame (nothing, if its matrices are 2 x 2)."""
         d = width(frame)
-        _display(self.widget, d != 2)
+        self.widget.display(d != 2)
         if d == 2:
             return
         if self._run != (frame.run, d):
@@ -254,12 +254,6 @@ class _StyledSpace(Space):
     _css: Any = (FOLDER / "pictures.css").read_text(encoding="utf-8") + (FOLDER / "parameter_lab.css").read_text(
         encoding="utf-8"
     )
-
-
-def _display(widget: Any, shown: bool) -> None:
-    display = None if shown else "none"
-    if widget.layout.display != display:
-        widget.layout.display = display
 
 
 def _planned(frame: Frame, name: str) -> Array:

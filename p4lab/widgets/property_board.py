@@ -89,10 +89,7 @@ def seconds_to(snapshot: Snapshot, goal: float = GOAL) -> float:
     """Return the training time of a lane until its error was below the least possible one plus a goal; NaN if never."""
     config = config_of(snapshot)
     least = best_error(config.prop, config.dim, config.seed, config.bound)
-    steps, errors = snapshot.curves["test_loss"]
-    reached = steps[(errors < least + goal) & (steps <= snapshot.step)]
-    at, seconds = snapshot.curves["seconds"]
-    return float(np.interp(reached[0], np.append(0.0, at), np.append(0.0, seconds))) if len(reached) else math.nan
+    return snapshot.seconds_below(least + goal)
 
 
 def violation_text(value: float) -> str:

@@ -262,7 +262,7 @@ class EigenvaluePicture:
         found = [
             (i, lane.pictures["eigenvalues"]) for i, lane in enumerate(lanes.values()) if "eigenvalues" in lane.pictures
         ]
-        _display(self.widget, bool(found))
+        self.widget.display(bool(found))
         if not found:
             return
         target = next(lane.pictures["target"] for lane in lanes.values() if "target" in lane.pictures)
@@ -289,17 +289,11 @@ class ImagePicture:
     def draw(self, frame: Frame) -> None:
         """Show a frame; hide where the task has no images."""
         leader = _leader(frame, "images")
-        _display(self.widget, leader is not None)
+        self.widget.display(leader is not None)
         if leader is not None:
             name, images = leader
             top = 16 if frame.snapshot.config.to_dict()["task"] == "digits" else 255
             self.widget.show(0, (images.astype(np.uint16) * 16 // top).astype(np.uint8), METHODS[name].label)
-
-
-def _display(widget: Any, shown: bool) -> None:
-    display = None if shown else "none"
-    if widget.layout.display != display:
-        widget.layout.display = display
 
 
 # --- numbers and settings ---------------------------------------------------------------------------------------------
