@@ -115,7 +115,7 @@ def test_fits_the_page(notebook: Notebook) -> None:
     notebook.drag_by("learning_rate", -1)
     notebook.wait_for_count(">=", steps)
     notebook.wait_for("steps => document.querySelector('.p4-plot .js-plotly-plot').data[0].x.at(-1) >= steps", steps)
-    for number, _ in enumerate(looks(notebook)):
+    for number, _ in enumerate(looks(notebook, height=1400 if README_FOLDER else 1200)):
         check_fit(notebook)
         if README_FOLDER and number == 1:  # light, 1920
             notebook.page.locator(".p4-lab").screenshot(path=Path(README_FOLDER) / "p4inv_live.png")
