@@ -58,3 +58,12 @@ def test_the_flows_example_runs_and_folds() -> None:
     x = names["x"]
     torch.testing.assert_close(names["plain"].log_prob(x), names["flow"].log_prob(x), atol=1e-4, rtol=1e-5)
     assert len(names["z"]) == len(names["flow"].layers) + 1
+
+
+def test_the_boltzmann_example_runs_and_weighs() -> None:
+    names: dict[str, Any] = {}
+    exec(block("steerable_flow"), names)
+    log_w, boltzmann = names["log_w"].detach(), names["boltzmann"]
+    assert torch.isfinite(names["loss"])
+    assert log_w.shape == (1000,)
+    assert 0 < float(boltzmann.ess(log_w)) <= float(boltzmann.clipped_ess(log_w)) <= 1
