@@ -41,8 +41,8 @@ BINS = 48
 FLOOR = 1e-4
 """Bins of the energies with less weight than this are not drawn."""
 DASH = "–"
-TRUTH = "#8a8f98"
-COLORS = {"exact": TRUTH, "raw": "#1976d2", "weighted": "#d9730d"}
+COLORS = {"exact": "var(--jp-ui-font-color1, #222)", "raw": "var(--p4-blue)", "weighted": "var(--p4-orange)"}
+"""Of the table's rows: those of the curves, in every theme."""
 
 
 class StyledPlane(Plane):
