@@ -33,7 +33,7 @@ STEP_COLUMNS = {
     "grad_norm": "f",
     "perturbation_norm": "f",
     "step_seconds": "f",
-    "seconds": "d",
+    "seconds": "f",
 }
 MEASURE_COLUMNS = dict.fromkeys(("test_loss", "logabsdet", "sign", "logabsdet_error", "residual", "condition"), "d")
 T = TypeVar("T")
@@ -96,14 +96,14 @@ class Thinned(Generic[T]):
 
 
 class Table:
-    """Columns of numbers over steps that grow by one row at a time (amortized O(1)).
+    """Columns of numbers over steps that grow by one row at a time (amortized O(1)); steps are exact up to 2^24.
 
     Args:
         kinds: name of each column to its number format, "d" (float64) or "f" (float32).
     """
 
     def __init__(self, kinds: Mapping[str, str]) -> None:
-        self.columns: dict[str, array[float]] = {"step": array("d")}
+        self.columns: dict[str, array[float]] = {"step": array("f")}
         self.columns |= {name: array(kind) for name, kind in kinds.items()}
 
     def __len__(self) -> int:
@@ -125,7 +125,8 @@ class Table:
         if n and rows[-1] != n - 1:
             rows = np.append(rows, n - 1)
         # The rows first: a long run's whole column is not copied for every picture.
-        return np.asarray(self.columns["step"])[rows], np.asarray(self.columns[name])[rows].astype(float)
+        steps, values = (np.asarray(self.columns[column])[rows].astype(float) for column in ("step", name))
+        return steps, values
 
     def until(self, step: int) -> "Table":
         """Return a copy without the rows after a step."""
