@@ -197,7 +197,7 @@ class Molecule:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
-        self.widget = Space("A sample", "drag to turn", ("", "", ""), height=210, home=(-60, 12))
+        self.widget = Space("A sample", "in nm; drag to turn", ("", "", ""), height=210, home=(-60, 12))
         self._of = {
             element: [i for i, other in enumerate(alanine.ELEMENTS) if other == element] for element in ELEMENT_COLORS
         }
