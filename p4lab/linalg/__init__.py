@@ -28,11 +28,13 @@ from p4lab.linalg.symmetric import (
     symmetric_update_,
     symmetrize_,
 )
+from p4lab.linalg.turning import cayley_turn
 from p4lab.linalg.unimodular import unit_determinant_
 
 __all__ = [
     "capacitance",
     "cayley_core",
+    "cayley_turn",
     "complete_frame",
     "congruence",
     "definiteness_defect",

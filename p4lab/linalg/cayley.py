@@ -9,6 +9,9 @@ from torch import Tensor
 
 from p4lab.linalg.low_rank import small_inverse
 
+FEWEST_SAMPLES = 128
+"""Of a batch that a sketch looks at: all others tell it little more."""
+
 
 def cayley_core(p: Tensor) -> Tensor:
     r"""Return the core K of the Cayley transform of the skew matrix ``S = u^T v - v^T u`` with orthonormal rows v.
@@ -79,23 +82,23 @@ def reflections_core(p: Tensor) -> Tensor:
 
 
 def skew_sketch(y: Tensor, g: Tensor, omega: Tensor) -> Tensor:
-    r"""Sketch the dominant rows of the skew gradient of a rotation, which is never formed.
+    r"""Sketch the directions v along which ``u^T v - v^T u`` follows the skew gradient of a rotation.
 
-    One step of randomized subspace iteration, evaluated from right to left:
+    .. math:: V = \Omega\, y^T g, \qquad X = g^T y - y^T g
 
-    .. math:: Y = \Omega\, X^2, \qquad X = g^T y - y^T g
+    X has twice the rank of ``g^T y``, but vanishes between directions that are orthogonal to all rows of g: with a v
+    that spans these, some u gives all of X. Neither matrix is formed.
 
     Args:
-        y: what was rotated, shape (batch, d).
-        g: gradient of the loss there, shape (batch, d).
+        y: what was rotated, shape (batch, d); turned by any rotation it serves as well, for omega is isotropic.
+        g: gradient of the loss there, shape (batch, d); y and g may be exchanged.
         omega: random rows, shape (k, d).
 
     Returns:
-        Rows that span the sketch, shape (k, d). Cost O(batch d k).
+        Rows that span the sketch, shape (k, d). Cost for max(128, 4 k) evenly spaced samples of the batch: twice
+        samples d k.
 
-    Source: method of p4lab; Halko, Martinsson, Tropp (2011), algorithm 4.4 with one power step.
+    Source: method of p4lab; the range finder is that of Halko, Martinsson, Tropp (2011), algorithm 4.1.
     """
-    for _ in range(2):
-        omega = (omega @ g.t()) @ y - (omega @ y.t()) @ g
-        omega = omega / torch.linalg.vector_norm(omega)  # tiny near convergence: keep it from underflowing
-    return omega
+    every = max(1, len(y) // max(FEWEST_SAMPLES, 4 * len(omega)))
+    return (omega @ y[::every].t()) @ g[::every]

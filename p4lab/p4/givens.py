@@ -64,13 +64,11 @@ class P4Givens(Orthogonal):
             self.register_buffer(name, torch.zeros(rank, dim, device=device, dtype=torch.int64))
         self.reset()
 
-    def turn(self, z: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Return ``R (z - shift) + shift`` for z of shape (..., d). Cost for a batch of B: O(B d k)."""
-        if shift is not None:
-            return self.turn(z - shift) + shift
+    def turn(self, z: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return ``R z + bias`` for z of shape (..., d). Cost for a batch of B: O(B d k)."""
         for order, place, cos, sin in zip(self.order, self.place, self.u.cos(), self.u.sin(), strict=True):
             z = turn_planes(z, order, place, cos, sin)
-        return z
+        return z if bias is None else z + bias.to(z.dtype)
 
     def turn_back(self, z: Tensor) -> Tensor:
         """Return ``R^T z`` for z of shape (..., d). Cost as `turn`."""

@@ -136,9 +136,9 @@ class P4Linear(P4Module):
         """
         if where is None:
             where = torch.ones((), dtype=torch.bool, device=self.u.device)
+        v = self._new_directions() if "v" in self._buffers else None  # a sketch may need u
         self.u.masked_fill_(where, 0.0)
-        if "v" in self._buffers:
-            v = self._new_directions()
+        if v is not None:
             self._overlap = v @ self.v.t() if self._reset_kind == "gradient" else None
             self._set_directions(where, v)
         if undo is not None and self.bias is not None and self.frozen_bias is not None:

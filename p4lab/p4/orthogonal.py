@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from p4lab.errors import OptionError
 from p4lab.linalg import (
     cayley_core,
+    cayley_turn,
     initial_matrix,
     inverse_and_logabsdet,
     nearest_orthogonal,
@@ -74,8 +75,8 @@ class Orthogonal(P4Linear):
     # --- for subclasses ----------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def turn(self, z: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Return ``R (z - shift) + shift`` for z of shape (..., d); without a shift, ``R z``."""
+    def turn(self, z: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return ``R z + bias`` for z of shape (..., d)."""
 
     @abstractmethod
     def turn_back(self, z: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ class Orthogonal(P4Linear):
             ShapeError, DtypeError, DeviceError: x does not fit the layer.
         """
         self._check(x, self.dim)
-        z = F.linear(x, self.frozen_weight, self.bias)
+        z = F.linear(x, self.frozen_weight)
         y = self.turn(z, self.bias)
         self._remember(z, y)
         return y
@@ -106,8 +107,9 @@ class Orthogonal(P4Linear):
             ShapeError, DtypeError, DeviceError: y does not fit the layer.
         """
         self._check(y, self.dim)
-        z = self.turn_back(y if self.bias is None else y - self.bias)
-        self._remember(z, z, inverted=True)
+        r = y if self.bias is None else y - self.bias
+        z = self.turn_back(r)
+        self._remember(r, z, inverted=True)
         return F.linear(z, self.frozen_weight.t())
 
     def logabsdet(self) -> Tensor:
@@ -179,11 +181,11 @@ class LowRankRotation(Orthogonal):
     def core(self, p: Tensor) -> Tensor:
         """Return K, shape (2k, 2k)."""
 
-    def turn(self, z: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Return ``R (z - shift) + shift`` for z of shape (..., d). Cost for a batch of B: O(B d k + d k^2)."""
+    def turn(self, z: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return ``R z + bias`` for z of shape (..., d). Cost for a batch of B: O(B d k + d k^2)."""
         p, k = self._rows_and_core()
-        s = F.linear(z, p, None if shift is None else -(p @ shift))
-        return add_low_rank(z, F.linear(s, k), p, alpha=-1)
+        y = add_low_rank(z, F.linear(F.linear(z, p), k), p, alpha=-1)
+        return y if bias is None else y + bias.to(y.dtype)
 
     def turn_back(self, z: Tensor) -> Tensor:
         """Return ``R^T z`` for z of shape (..., d). Cost as `turn`."""
@@ -232,11 +234,9 @@ class LowRankRotation(Orthogonal):
         super()._set_directions(where, v)
 
     def _sketch(self, omega: Tensor, batch: Batch) -> Tensor:
-        # Of a batch through the inverse, z = R^T r and its gradient are known; both then turn with R.
-        z, g, inverted = batch
-        if inverted:
-            return skew_sketch(self.turn(z), self.turn(g), omega)
-        return skew_sketch(self.turn(z if self.bias is None else z - self.bias), g, omega)
+        # The gradient at R is g^T z R^T, or through the inverse R g^T r, and a random omega makes nothing of R.
+        x, g, inverted = batch
+        return skew_sketch(g, x, omega) if inverted else skew_sketch(x, g, omega)
 
     @full_precision
     def _rows_and_core(self) -> tuple[Tensor, Tensor]:
@@ -283,6 +283,14 @@ class P4Orthogonal(LowRankRotation):
         >>> bool(layer.merge())
         True
     """
+
+    def turn(self, z: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return ``R z + bias`` for z of shape (..., d) (`p4lab.linalg.cayley_turn`)."""
+        return cayley_turn(z, self.u, self.v, bias)
+
+    def turn_back(self, z: Tensor) -> Tensor:
+        """Return ``R^T z`` for z of shape (..., d). Cost as `turn`."""
+        return cayley_turn(z, -self.u, self.v)
 
     def rows(self) -> Tensor:
         """Return the rows of u, then those of v."""

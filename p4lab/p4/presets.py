@@ -58,13 +58,17 @@ RECOMMENDED = Preset("recommended", rank=64, reset="gradient", train_v=False, ev
 PRESETS = {preset.name: preset for preset in (RECOMMENDED, PAPER)}
 
 
+WIDE = 256
+"""Width from which on the cost of a step of an orthogonal layer is that of its products."""
+
+
 @dataclass(frozen=True)
 class OrthogonalPreset:
     """Settings of a P4Orthogonal layer and its merge schedule that go together.
 
     Attributes:
         name: what the lab calls it.
-        rank: number of directions, in layers wide enough for it (see `rank_for`).
+        rank: number of directions, in layers of middle width (see `rank_for`).
         reset: how directions are redrawn.
         every: optimizer steps between merges.
         refine_every: merges between Newton-Schulz corrections.
@@ -77,13 +81,16 @@ class OrthogonalPreset:
     refine_every: int
 
     def rank_for(self, dim: int) -> int:
-        """Return the rank for layers of width ``dim``: at most half of it, but at least 1.
+        """Return the rank for layers of width ``dim``.
+
+        At most half of the width, but at least 1; from `WIDE` on dim / 16, so that a step stays cheap beside that of
+        `nn.Linear`.
 
         Example:
-            >>> ORTHOGONAL.rank_for(512), ORTHOGONAL.rank_for(40), ORTHOGONAL.rank_for(1)
-            (32, 20, 1)
+            >>> [ORTHOGONAL.rank_for(dim) for dim in (1, 40, 128, 256, 512, 1024)]
+            [1, 20, 32, 16, 32, 64]
         """
-        return min(self.rank, max(1, dim // 2))
+        return dim // 16 if dim >= WIDE else min(self.rank, max(1, dim // 2))
 
     def layer(self, dim: int, **options: Any) -> P4Orthogonal:
         """Return a P4Orthogonal layer with these settings and further ``options`` of `P4Orthogonal`."""

@@ -265,19 +265,21 @@ def skew_gradient(layer: P4Linear, x: torch.Tensor, cotangent: torch.Tensor, inv
 @inverted
 @directed
 def test_gradient_directions_come_from_the_relative_gradient(kind: type[P4Linear], inverse: bool) -> None:
-    """A batch of one has a gradient of rank one (skew: two), which the sketch has to find."""
+    """A batch of one has a gradient of rank one, whose directions the sketch has to find (of a skew one: half)."""
     layer = amid(kind, 12, 4, reset="gradient")
     x, cotangent = torch.randn(2, 1, 12, dtype=torch.float64)
     gradient = skew_gradient(layer, x, cotangent, inverse)
     ((layer.inverse(x) if inverse else layer(x)) * cotangent).sum().backward()
+    sketch = layer._sketch(torch.randn(8 if kind is P4SpecialLinear else 4, 12, dtype=torch.float64), layer._batch)
+    spanned = torch.linalg.svd(sketch).Vh[:1]
     if kind is P4SpecialLinear:
         wanted = torch.linalg.svd(gradient).Vh[:1]
-        k = layer._sketch(torch.randn(8, 12, dtype=torch.float64), layer._batch)
+        torch.testing.assert_close(wanted.T @ wanted, spanned.T @ spanned, rtol=0, atol=1e-9)
     else:
-        wanted = torch.linalg.svd(gradient - gradient.T).Vh[:2]
-        k = layer._sketch(torch.randn(4, 12, dtype=torch.float64), layer._batch)
-    spanned = torch.linalg.svd(k).Vh[: len(wanted)]
-    torch.testing.assert_close(wanted.T @ wanted, spanned.T @ spanned, rtol=0, atol=1e-9)
+        missed = torch.eye(12, dtype=torch.float64) - spanned.T @ spanned
+        skew = gradient - gradient.T
+        assert float(skew.abs().max()) > 0.1
+        torch.testing.assert_close(missed @ skew @ missed, torch.zeros_like(skew), rtol=0, atol=1e-9)
 
 
 @inverted
