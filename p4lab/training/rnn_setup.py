@@ -107,7 +107,7 @@ class RnnConfig(RunConfig):
         delay: T of the task.
         dim: width d of the states.
         rival: the parametrization that P4Orthogonal is compared with.
-        start: how the recurrent weights start, see `p4lab.problems.recurrent.start_of`; the same in all lanes.
+        initial: how the recurrent weights start, see `p4lab.problems.recurrent.start_of`; the same in all lanes.
         rate_factor: factor on all learning rates; live.
         turn: milliseconds that each lane trains before the next one's turn.
         budget: seconds of training for each lane.
@@ -119,7 +119,7 @@ class RnnConfig(RunConfig):
         "delay": whole(2, LONGEST),
         "dim": whole(2, 1024),
         "rival": one_of(*RIVALS),
-        "start": one_of(*STARTS),
+        "initial": one_of(*STARTS),
         "rate_factor": POSITIVE,
         "turn": Rule(float, lambda value: 1 <= value <= 1000, "1 to 1000 milliseconds"),
         "budget": POSITIVE,
@@ -137,7 +137,7 @@ class RnnConfig(RunConfig):
     delay: int = 60
     dim: int = 128
     rival: str = "matrix_exp"
-    start: str = "rotations"
+    initial: str = "rotations"
     rate_factor: float = 1.0
     turn: float = 50.0
     budget: float = 60.0
@@ -164,7 +164,7 @@ class RnnConfig(RunConfig):
             self.dim,
             task.channels,
             task.outputs,
-            self.start,
+            self.initial,
             self.rank,
             self.reset,
             self.seed,

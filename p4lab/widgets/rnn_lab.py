@@ -219,7 +219,12 @@ def settings(config: RnnConfig) -> list[Group]:
                 ),
                 Item("choice", "dim", "Width d", choices=grid("dim", *WIDTHS), live=False),
                 Item(
-                    "choice", "start", "Start", choices=STARTS, texts=tuple(START_TEXTS[s] for s in STARTS), live=False
+                    "choice",
+                    "initial",
+                    "Start",
+                    choices=STARTS,
+                    texts=tuple(START_TEXTS[s] for s in STARTS),
+                    live=False,
                 ),
             ],
         ),

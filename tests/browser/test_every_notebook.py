@@ -21,6 +21,7 @@ NOTEBOOKS = (
     "06_densities_2d",
     "07_swaps",
     "08_properties",
+    "09_orthogonal_rnn",
     "10_boltzmann_2d",
     "11_alanine_dipeptide",
     "12_temperature",
@@ -28,6 +29,7 @@ NOTEBOOKS = (
 LEAVE = {
     "05_race": ("budget",),  # at its least, the race is over
     "06_densities_2d": ("density",),  # the last one is a drawing, and there is none
+    "09_orthogonal_rnn": ("budget",),
 }
 WITHOUT_FILES = ("00_start_here",)
 LAB = re.compile(r"^lab\b", re.MULTILINE)

@@ -64,7 +64,7 @@ def stepped(steps: int = 9, **changes: Any) -> RnnRace:
 # --- config -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chosen", [RnnConfig(), config(task="adding", rival="geotorch", start="identity", seed=3)])
+@pytest.mark.parametrize("chosen", [RnnConfig(), config(task="adding", rival="geotorch", initial="identity", seed=3)])
 def test_a_config_survives_text_and_json(chosen: RnnConfig) -> None:
     assert RunConfig.from_text(chosen.to_text()) == chosen
     assert RunConfig.from_json(chosen.to_json()) == chosen
@@ -77,7 +77,7 @@ def test_a_config_survives_text_and_json(chosen: RnnConfig) -> None:
         {"delay": 1},
         {"dim": 1},
         {"rival": "plain"},
-        {"start": "zero"},
+        {"initial": "zero"},
         {"rate_factor": 0.0},
         {"turn": 0.5},
         {"budget": -1.0},
@@ -297,7 +297,7 @@ def test_standings_tell_losses_as_shares_of_what_chance_gets(task: str) -> None:
 
 
 def test_nobody_is_ahead_before_the_first_measurement() -> None:
-    rows = standings(RnnRace(config(rival="cayley", dtype="float64", start="identity")).snapshot())
+    rows = standings(RnnRace(config(rival="cayley", dtype="float64", initial="identity")).snapshot())
     assert leader(rows) is None
     assert all(math.isnan(row.step_ms) and math.isnan(row.solved) for row in rows)
 
