@@ -241,7 +241,8 @@ def test_every_setting_holds_the_value_of_the_config(lab: RnnLab) -> None:
         if item["name"] in fields:
             assert values[item["name"]] == fields[item["name"]]
             assert not item["choices"] or fields[item["name"]] in item["choices"]
-    buttons = {item["name"] for group in lab._head._spec["groups"] for item in group["items"]}
+    spec: Any = lab._head._spec
+    buttons = {item["name"] for group in spec["groups"] for item in group["items"]}
     assert not buttons & {item["name"] for item in items(lab)}  # one name, one command
     assert tuple(TASK_TEXTS) == tuple(LOSS_TEXTS) == TASKS
     assert set(START_TEXTS) == {"rotations", "orthogonal", "identity"}
