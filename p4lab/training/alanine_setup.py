@@ -140,7 +140,7 @@ class AlanineConfig(RunConfig):
 
     Attributes:
         architecture: a name of `p4lab.molecules.flow.ARCHITECTURES`.
-        start: "pretrained" (the flow that comes with p4lab, for its own architecture only) or "new".
+        initial: "pretrained" (the flow that comes with p4lab, for its own architecture only) or "new".
         by_energy: share of the loss that comes from the energy, 0 to 1; live.
 
     Raises:
@@ -150,7 +150,7 @@ class AlanineConfig(RunConfig):
     problem: ClassVar[str] = "alanine"
     rules: ClassVar[dict[str, Rule]] = {
         "architecture": one_of(*ARCHITECTURES),
-        "start": one_of(*STARTS),
+        "initial": one_of(*STARTS),
         "by_energy": SHARE,
     }
     live: ClassVar[tuple[str, ...]] = (*RunConfig.live, "by_energy")
@@ -159,15 +159,15 @@ class AlanineConfig(RunConfig):
     batch_size: int = 256
     measure_every: int = 20
     architecture: str = "spline_p4"
-    start: str = "new"
+    initial: str = "new"
     by_energy: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.start == "pretrained" and self.architecture != SHIPPED_METHOD:
+        if self.initial == "pretrained" and self.architecture != SHIPPED_METHOD:
             raise ConfigError(
-                f"start='pretrained', architecture={self.architecture!r}: the flow that comes with p4lab is "
-                f"{SHIPPED_METHOD!r}; choose that, or start='new'"
+                f"initial='pretrained', architecture={self.architecture!r}: the flow that comes with p4lab is "
+                f"{SHIPPED_METHOD!r}; choose that, or initial='new'"
             )
 
     @property
@@ -182,7 +182,7 @@ class AlanineConfig(RunConfig):
             DataFileError: the data, or the flow that comes with p4lab, is missing or damaged.
         """
         flow = molecule_flow(self.architecture, prepared().train, self.seed)
-        if self.start == "pretrained":
+        if self.initial == "pretrained":
             start_at(flow, load_flow(SHIPPED)[0])
         return flow.to(self.device, getattr(torch, self.dtype))
 
@@ -248,7 +248,7 @@ class AlanineView:
         """
         kind = (config.architecture, config.seed, config.dtype)
         if self._model is None or kind != self._kind:
-            self._model, self._kind = config.replace(device="cpu", start="new").model(), kind
+            self._model, self._kind = config.replace(device="cpu", initial="new").model(), kind
         for name, value in tensors(self._model).items():
             value.copy_(torch.from_numpy(weights[name]))
         data = prepared()

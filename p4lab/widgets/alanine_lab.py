@@ -26,7 +26,7 @@ RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3)
 SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 INTERVALS = (1, 2, 5, 10, 20, 50, 100)
 LOSS = Loss("loss (nats)", bits=False)
-PRETRAINED = AlanineConfig(start="pretrained", by_energy=0.5, learning_rate=1e-4)
+PRETRAINED = AlanineConfig(initial="pretrained", by_energy=0.5, learning_rate=1e-4)
 
 
 def alanine_lab(config: AlanineConfig | None = None, name: str | None = None, **changes: Any) -> "AlanineLab":
@@ -79,9 +79,9 @@ class AlanineLab(Dashboard):
         # Only one architecture has a flow that was trained before: another starts anew, and "Pretrained" means that.
         player = self.player
         if name == "architecture" and value != SHIPPED_METHOD:
-            player.set(architecture=value, start="new")
-        elif name == "start" and value == "pretrained":
-            player.set(architecture=SHIPPED_METHOD, start=value)
+            player.set(architecture=value, initial="new")
+        elif name == "initial" and value == "pretrained":
+            player.set(architecture=SHIPPED_METHOD, initial=value)
         else:
             super()._touched(name, value)
 
@@ -107,7 +107,7 @@ def settings(config: AlanineConfig) -> list[Group]:
                     texts=tuple(TEXTS[name] for name in names),
                     live=False,
                 ),
-                Item("segments", "start", "Start", choices=STARTS, texts=("Pretrained", "New"), live=False),
+                Item("segments", "initial", "Start", choices=STARTS, texts=("Pretrained", "New"), live=False),
             ],
         ),
         Group(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import ipywidgets
 from IPython import get_ipython
 
-from p4lab.errors import ConfigError
+from p4lab.errors import ConfigError, OptionError
 from p4lab.p4 import PRESETS
 from p4lab.plots import RUN_COLORS, VIEWS, Figure, Loss, Shown, training_curves
 from p4lab.training import Frame, Player, Pump, RunConfig, Snapshot, State, describe, load_run, save_run
@@ -28,6 +28,8 @@ PICTURE_INTERVAL = 0.11
 PANEL_INTERVAL = 0.33
 CURVE_INTERVAL = 1.0
 WAIT = 10.0
+BUTTONS = {"start", "step", "merge", "restart", "scrub", "now", "branch", "keep", "view", "runs", "config", "upload"}
+"""What the lab's own controls are called; a setting of such a name would press them."""
 
 
 @dataclass
@@ -88,6 +90,7 @@ class Dashboard:
         root: the outermost ipywidget.
 
     Raises:
+        OptionError: a setting has the name of one of the lab's own controls (`BUTTONS`).
         P4Error: whatever the factory raises on the first config.
     """
 
@@ -114,6 +117,8 @@ class Dashboard:
         self._readouts = readouts(self._style.loss) if self._style.readouts is None else self._style.readouts
         self._refused: Exception | None = None
         self._names = {item.name for group in settings for item in group.items}
+        if taken := self._names & BUTTONS:
+            raise OptionError(f"settings named {', '.join(sorted(taken))}: buttons have these names; choose others")
         self.player = Player(factory, config)
         self._head = ControlPanel(header(title, subtitle, self._readouts), self._touched, direction="row")
         self._time = ControlPanel(time_bar(), self._touched, direction="row")

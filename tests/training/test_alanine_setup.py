@@ -15,7 +15,7 @@ from p4lab.molecules.dataset import TEMPERATURE
 from p4lab.training import Engine, Player, RunConfig, State
 from p4lab.training.alanine_setup import AlanineConfig, AlanineProblem, AlanineView, prepared
 
-SMALL: dict[str, Any] = {"start": "new", "batch_size": 16, "measure_every": 5, "learning_rate": 2e-3}
+SMALL: dict[str, Any] = {"initial": "new", "batch_size": 16, "measure_every": 5, "learning_rate": 2e-3}
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 @pytest.mark.parametrize("by_energy", [0.0, 0.5, 1.0], ids=["example", "mixed", "energy"])
 def test_loss_falls_and_every_parameter_learns(by_energy: float) -> None:
-    engine = Engine(AlanineConfig(start="new", batch_size=64, measure_every=100))
+    engine = Engine(AlanineConfig(initial="new", batch_size=64, measure_every=100))
     engine.run(20)  # what is drawn at random has no forces worth following
     engine.set("by_energy", by_energy)
     before = {name: p.detach().clone() for name, p in engine.model.named_parameters()}
@@ -143,8 +143,8 @@ def test_config_comes_back_from_its_text() -> None:
         ({"by_energy": 1.5}, "a number from 0 to 1"),
         ({"by_energy": float("nan")}, "a number from 0 to 1"),
         ({"architecture": "resnet"}, "one of realnvp"),
-        ({"start": "yesterday"}, "one of pretrained, new"),
-        ({"start": "pretrained", "architecture": "realnvp"}, "choose that, or start='new'"),
+        ({"initial": "yesterday"}, "one of pretrained, new"),
+        ({"initial": "pretrained", "architecture": "realnvp"}, "choose that, or initial='new'"),
     ],
     ids=str,
 )
@@ -161,7 +161,7 @@ def test_prepared_data_are_standardized_training_frames() -> None:
 
 
 def test_the_flow_that_comes_with_p4lab_is_good_and_trains_on() -> None:
-    engine = Engine(AlanineConfig(start="pretrained", by_energy=0.5, learning_rate=1e-4, batch_size=16))
+    engine = Engine(AlanineConfig(initial="pretrained", by_energy=0.5, learning_rate=1e-4, batch_size=16))
     config = engine.config
     assert isinstance(config, AlanineConfig)
     with AlanineView(1000) as view:

@@ -14,7 +14,7 @@ from p4lab.training import Frame
 from p4lab.widgets.alanine_lab import AlanineLab, alanine_lab
 from p4lab.widgets.alanine_pictures import DEPTH, aligned, reference_map
 
-SMALL: dict[str, Any] = {"start": "new", "batch_size": 16, "measure_every": 5}
+SMALL: dict[str, Any] = {"initial": "new", "batch_size": 16, "measure_every": 5}
 
 
 @pytest.fixture
@@ -102,3 +102,28 @@ def test_aligned_positions_keep_their_distances_and_do_not_jump() -> None:
 def test_positions_that_are_not_finite_are_drawn_as_nothing() -> None:
     x = np.full((22, 3), np.nan)
     assert np.isnan(aligned(x)).all()
+
+
+def test_only_one_architecture_starts_pretrained(lab: AlanineLab) -> None:
+    for name, value, wanted in (
+        ("initial", "pretrained", ("spline_p4", "pretrained")),
+        ("architecture", "realnvp", ("realnvp", "new")),
+        ("initial", "pretrained", ("spline_p4", "pretrained")),
+        ("initial", "new", ("spline_p4", "new")),
+    ):
+        lab._touched(name, value)
+        planned = lab.player.frame(60).planned.to_dict()
+        assert (planned["architecture"], planned["initial"]) == wanted
+
+
+def test_the_first_picture_is_of_the_flow_that_comes_with_p4lab() -> None:
+    lab = alanine_lab(name="alanine")
+    attend(lab)
+    try:
+        drawn(lab)
+        drawn(lab)
+        assert lab.config.initial == "pretrained"
+        assert float(readouts(lab)["ess"].split("|")[0]) > 50
+        assert lab.error is None
+    finally:
+        lab.close()

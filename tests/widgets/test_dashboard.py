@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from attentive_page import attend
 
-from p4lab.errors import ConfigError
-from p4lab.training import DigitsConfig, Frame, State
-from p4lab.widgets import ControlPanel, Dashboard, digits_lab
+from p4lab.errors import ConfigError, OptionError
+from p4lab.training import DigitsConfig, Engine, Frame, State
+from p4lab.widgets import ControlPanel, Dashboard, Group, Item, digits_lab
 
 SMALL = DigitsConfig(blocks=1, rank=2, batch_size=16, merge_every=5)
 
@@ -207,3 +207,11 @@ def test_a_wrong_setting_is_refused_before_anything_starts() -> None:
     with pytest.raises(ConfigError, match="rnk"):
         digits_lab(rnk=3)
     assert threads() == before
+
+
+def test_a_setting_called_like_a_button_is_refused() -> None:
+    threads = threading.active_count()
+    settings = [Group("Flow", [Item("segments", "start", "Start", choices=("new", "old"))])]
+    with pytest.raises(OptionError, match="settings named start: buttons have these names"):
+        Dashboard(DigitsConfig(), Engine, "Lab", "", settings)
+    assert threading.active_count() == threads
