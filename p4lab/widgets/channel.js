@@ -40,7 +40,12 @@ function acknowledge(model, [kernel, name], id, soon) {
   waiting.timer = setTimeout(() => {
     all.delete(kernel);
     const end = performance.now(), shown = Object.entries(waiting.frames);
-    waiting.model.send({ acks: Object.fromEntries(shown.map(([key, [frame, at]]) => [key, [frame, end - at]])) });
+    const acks = Object.fromEntries(shown.map(([key, [frame, at]]) => [key, [frame, end - at]]));
+    try {
+      waiting.model.send({ acks });
+    } catch (error) { // the lab was closed or its kernel restarted in the meantime: nobody waits for these
+      console.debug("acknowledgements that nobody waits for", error);
+    }
   }, due - now);
 }
 
