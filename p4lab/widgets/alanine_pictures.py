@@ -100,7 +100,7 @@ class Ramachandran:
         view = self._watch.of(frame)
         points = np.degrees(np.stack([view.phi, view.psi], axis=1))
         layers: list[Layer] = [
-            Heatmap(reference_map(), CIRCLE, low=-DEPTH, high=0.0),
+            Heatmap(reference_map(), CIRCLE, low=-DEPTH, high=0.0, label="ln (p / max p)"),
             Points(points, "orange", size=3, label="samples of the flow"),
         ]
         self.widget.show(layers, CIRCLE)
