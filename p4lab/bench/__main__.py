@@ -29,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
     arguments.add_argument("--notebook", default=live.DEFAULT.name, help="live: file name in notebooks/, or a path")
     arguments.add_argument("--minutes", type=float, help="live: how long to watch the memory (default 10)")
-    arguments.add_argument("--methods", help="methods, race: names joined by + (default: methods all, race most)")
+    arguments.add_argument("--methods", help="methods, race, orthogonal: names joined by + (default: all, race most)")
+    arguments.add_argument("--dims", help="orthogonal: widths of the races, joined by + (default: 64+128+512)")
     arguments.add_argument("--tasks", default="+".join(TASKS), help="race: names joined by + (default: all)")
     arguments.add_argument("--dim", type=int, default=64, help="race: width (default 64)")
     arguments.add_argument("--seeds", type=int, default=3, help="race: number of runs of each method (default 3)")
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.what == "flows":
         _print("Flows: training and sampling", flows.flows(rounds=2 if options.quick else flows.ROUNDS))
     if options.what == "orthogonal":
-        _orthogonal(options.quick, options.seeds, options.limit)
+        _orthogonal(options)
     if options.what == "properties":
         dims, rounds = ((16, 64), 2) if options.quick else (properties.SIZES, 9)
         _print(
@@ -91,14 +92,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(str(error))
 
 
-def _orthogonal(quick: bool, seeds: int, limit: float | None) -> None:
+def _orthogonal(options: argparse.Namespace) -> None:
+    quick, known = options.quick, orthogonal.CONTENDERS
+    names = _names("methods", options.methods or "+".join(known), known)
+    offered = [str(dim) for dim in orthogonal.LIMITS]
+    dims = [int(dim) for dim in _names("dims", options.dims or "+".join(offered[: 1 if quick else None]), offered)]
     _print(
         "Training step of orthogonal layers (forward, backward, Adam, merges), batch 512, as a ratio to nn.Linear",
-        orthogonal.steps((64, 256) if quick else orthogonal.STEP_SIZES, rounds=3 if quick else 7),
+        orthogonal.steps((64, 256) if quick else orthogonal.STEP_SIZES, 3 if quick else 7, names),
     )
     _print(
         "To a rotation, batch 128, mean squared error 1e-6, each method tuned",
-        orthogonal.targets((64,) if quick else tuple(orthogonal.LIMITS), range(1 if quick else seeds), limit=limit),
+        orthogonal.targets(dims, range(1 if quick else options.seeds), names, options.limit),
     )
 
 
