@@ -18,6 +18,7 @@ from p4lab.linalg.rotation import (
     complete_frame,
     low_rank_rotation,
     orthonormalize_rows_,
+    pairing,
     row_defect,
 )
 from p4lab.linalg.sketch import orthonormal_rows, row_space_sketch
@@ -48,6 +49,7 @@ __all__ = [
     "orthogonality_error",
     "orthonormal_rows",
     "orthonormalize_rows_",
+    "pairing",
     "polar_step_",
     "refine_inverse_",
     "reflections_core",

@@ -5,42 +5,43 @@ from torch import Tensor
 
 from p4lab.linalg.low_rank import small_inverse
 
-LARGEST_SKEW = 2.0
 
+def low_rank_rotation(u: Tensor, v: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Return the rows and the core of a rotation that turns the span of orthonormal rows ``v`` towards ``u``.
 
-def low_rank_rotation(u: Tensor, v: Tensor, largest: float = LARGEST_SKEW) -> tuple[Tensor, Tensor]:
-    r"""Return the two factors of a rotation that turns the span of orthonormal rows ``v`` towards ``u``.
+    .. math:: F = (I - K/2)^{-1} (I + K/2) = I + P^T C P, \qquad K = 2 (\tilde u^T v - v^T \tilde u), \\
+              P = \binom{\tilde u}{v}, \quad \tilde u = u / \sqrt{4 + |u|^2}, \quad
+              C = -2 \left( \begin{pmatrix} 0 & I_k \\ -I_k & 0 \end{pmatrix} + P P^T \right)^{-1}
 
-    .. math:: F = (I - K/2)^{-1} (I + K/2) = I - 2 v^T v + l^T m, \qquad K = \hat u^T v - v^T \hat u, \\
-              \hat u = u / \sqrt{1 + |u|^2 / s^2} = t v + r, \quad t = \hat u v^T, \\
-              m = \left(I_k + \tfrac12 (t - t^T) + \tfrac14 r r^T\right)^{-1} (2 v - r), \quad l = v + \tfrac12 r
-
-    F is orthogonal with determinant 1 for every u, and the identity for u = 0. Because of the bound s on the length of
-    :math:`\hat u` the k x k matrix is well conditioned, so F is orthogonal to rounding for every finite u, too.
+    F is orthogonal with determinant 1 for every u, and the identity for u = 0. Because :math:`\tilde u` is shorter than
+    1 the 2k x 2k matrix is well conditioned, so F is orthogonal to rounding for every finite u, too, and all angles of
+    one rotation stay below a right angle.
 
     Args:
         u: trained rows, shape (k, n).
         v: orthonormal rows, shape (k, n).
-        largest: bound s; the angles of one rotation stay below 2 arctan(s / 2).
+        pairs: `pairing` of k.
 
     Returns:
-        ``(l, m)``, both of shape (k, n), differentiable. Cost O(n k^2 + k^3).
+        ``(P, C)``, shapes (2k, n) and (2k, 2k), differentiable. Cost O(n k^2 + k^3).
 
-    Source: Cayley map by blocks along v and its complement (Schur complement); method of p4lab.
+    Source: Woodbury's identity for the Cayley map; the bound on the length is p4lab's.
 
     Example:
         >>> u, v = torch.tensor([[0.3, 5.0]]), torch.tensor([[1.0, 0.0]])
-        >>> l, m = low_rank_rotation(u, v)
-        >>> f = torch.eye(2) - 2 * v.T @ v + l.T @ m
+        >>> p, c = low_rank_rotation(u, v, pairing(1))
+        >>> f = torch.eye(2) + p.T @ c @ p
         >>> torch.allclose(f @ f.T, torch.eye(2), atol=1e-6)
         True
     """
-    u = u * torch.rsqrt(1 + u.square().sum() / largest**2)
-    t = u @ v.t()
-    r = torch.addmm(u, t, v, alpha=-1)
-    eye = torch.eye(u.shape[0], dtype=u.dtype, device=u.device)
-    z = torch.addmm(eye, r, r.t(), alpha=0.25).add(t - t.t(), alpha=0.5)
-    return torch.add(v, r, alpha=0.5), small_inverse(z) @ (2 * v - r)
+    p = torch.cat((u * (u.square().sum() + 4).rsqrt(), v))
+    return p, small_inverse(torch.addmm(pairs, p, p.t(), alpha=-0.5))
+
+
+def pairing(k: int, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
+    """Return the constant ``[[0, -I], [I, 0]] / 2`` of `low_rank_rotation`, shape (2k, 2k)."""
+    half = 0.5 * torch.eye(2 * k, dtype=dtype, device=device)
+    return torch.cat((-half[k:], half[:k]))
 
 
 def complete_frame(block: Tensor) -> Tensor:

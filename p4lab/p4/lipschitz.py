@@ -1,7 +1,8 @@
 """P4Lipschitz: linear layers whose spectral norm never exceeds a bound, and the bound of a whole network."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +11,12 @@ from torch.nn import functional as F
 from p4lab.errors import OptionError, ShapeError
 from p4lab.linalg import (
     complete_frame,
-    gradient_rows,
     initial_matrix,
     low_rank_rotation,
-    operator_sketch,
     orthonormalize_rows_,
+    pairing,
     row_defect,
+    skew_sketch,
 )
 from p4lab.p4.contract import MergeReport, P4Module, full_precision
 from p4lab.p4.linear import Batch, P4Linear, Reset, add_low_rank
@@ -58,8 +59,9 @@ class P4Lipschitz(P4Linear):
         ShapeError: ``init`` has another shape.
         DtypeError: a dtype other than float32 and float64.
 
-    Cost for a batch of B and d = dim_in = dim_out: forward and backward 2 B d^2 + O(B d k + d^2 k) multiply-adds (an
-    `nn.Linear` has 3 B d^2); merge O(d^2 k); `correct` O(d^3). Memory 2 d^2.
+    Cost for a batch of B and d = dim_in = dim_out: forward and backward 2 B d^2 + 12 B d k + O(d^2 k) multiply-adds, or
+    3 B d^2 + O(d^2 k) where that is less (from d = 12 k downwards for a large B; the weights are then formed, shape
+    (d, d)); an `nn.Linear` has 3 B d^2. Merge O(d^2 k); `correct` O(d^3). Memory 2 d^2.
 
     Source: P4 scheme arXiv:2010.07033; the family (Halmos dilation, turned by low-rank Cayley maps) is p4lab's.
 
@@ -71,7 +73,7 @@ class P4Lipschitz(P4Linear):
     """
 
     frozen_frame: Tensor
-    turned: Tensor
+    pairs: Tensor
 
     def __init__(
         self,
@@ -97,7 +99,7 @@ class P4Lipschitz(P4Linear):
         self.register_buffer("frozen_frame", frame.to(**kind).contiguous())
         self.u = nn.Parameter(torch.zeros(rank, dim_in + dim_out, **kind))
         self.register_buffer("v", torch.zeros(rank, dim_in + dim_out, **kind))
-        self.register_buffer("turned", torch.zeros(rank, dim_out, **kind))  # v R^T
+        self.register_buffer("pairs", pairing(rank, **kind), persistent=False)
         self.reset()
 
     # --- the layer ---------------------------------------------------------------------------------------------------
@@ -109,8 +111,11 @@ class P4Lipschitz(P4Linear):
             ShapeError, DtypeError, DeviceError: x does not fit the layer.
         """
         self._check(x, self.dim_in)
-        rows, left = self._factors(self.dim_in)
-        y = add_low_rank(F.linear(x, self.frozen_weight, self.bias), F.linear(x, rows), left)
+        if self._is_narrow(x):
+            y = F.linear(x, self.weight, self.bias)
+        else:
+            rows, left = self._factors(self.dim_in)
+            y = add_low_rank(F.linear(x, self.frozen_weight, self.bias), F.linear(x, rows), left)
         self._remember(x, y)
         return y
 
@@ -147,10 +152,6 @@ class P4Lipschitz(P4Linear):
         super().absorb(report, update)
         self.frozen_frame.addmm_(update["left"].t(), update["rows"])
 
-    def _set_directions(self, where: Tensor, v: Tensor) -> None:
-        super()._set_directions(where, v)
-        torch.mm(self.v, self.frozen_frame.t(), out=self.turned)
-
     @torch.no_grad()
     @full_precision
     def violation(self) -> Tensor:
@@ -161,28 +162,29 @@ class P4Lipschitz(P4Linear):
     @full_precision
     def correct(self) -> Tensor:
         """Make the rows of R orthogonal again by one Newton-Schulz step; return the violation left. Cost O(d^3)."""
-        error = orthonormalize_rows_(self.frozen_frame, self.bound)
-        torch.mm(self.v, self.frozen_frame.t(), out=self.turned)
-        return error
+        return orthonormalize_rows_(self.frozen_frame, self.bound)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
     @full_precision
     def _factors(self, columns: int) -> tuple[Tensor, Tensor]:
         """Return rows and left, 2k rows each, with ``R F = R + left^T rows`` for the first columns."""
-        left, m = low_rank_rotation(self.u, self.v)
-        rows = torch.cat((self.v[:, :columns], m[:, :columns]))
-        return rows, torch.cat((-2 * self.turned, left @ self.frozen_frame.t()))
+        p, core = low_rank_rotation(self.u, self.v, self.pairs)
+        return core @ p[:, :columns], p @ self.frozen_frame.t()
+
+    def _is_narrow(self, x: Tensor) -> bool:
+        """Whether a training step takes fewer multiply-adds with the weights than with the factors."""
+        area, batch = self.dim_in * self.dim_out, x.numel() // self.dim_in
+        return area * (batch + 6 * self.rank) <= 6 * self.rank * (self.dim_in + self.dim_out) * batch
 
     def _sketch(self, omega: Tensor, batch: Batch) -> Tensor:
-        x, g, _ = batch
-        frame, slack = self.frozen_frame, self.dim_out
+        x, g, _ = batch  # the gradient by F is R^T g^T x J^T
+        return skew_sketch(x, g, omega[:, : self.dim_in]) @ self.frozen_frame
 
-        def skew(rows: Tensor) -> Tensor:  # of the gradient R^T g^T x J^T by F
-            forth = gradient_rows(x, g, rows[:, : self.dim_in]) @ frame
-            return forth - F.pad(gradient_rows(g, x, rows @ frame.t()), (0, slack))
-
-        return operator_sketch(skew, omega)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self.pairs = pairing(self.rank, self.u.dtype, self.u.device)  # not saved: it has no values after to_empty()
+        return self
 
     def _start(self, init: str | Tensor) -> Tensor:
         shape = self.dim_out, self.dim_in

@@ -14,6 +14,7 @@ from p4lab.linalg import (
     operator_sketch,
     orthonormal_rows,
     orthonormalize_rows_,
+    pairing,
     row_defect,
     symmetric_update,
     symmetric_update_,
@@ -62,8 +63,8 @@ def test_the_defect_is_the_largest_of_three() -> None:
 def test_a_rotation_is_the_cayley_map_and_orthogonal(scale: float, rank: int, dim: int) -> None:
     u, v = scale * torch.randn(rank, dim, dtype=F64), directions(rank, dim)
     eye = torch.eye(dim, dtype=F64)
-    left, m = low_rank_rotation(u, v)
-    f = eye - 2 * v.T @ v + left.T @ m
+    p, core = low_rank_rotation(u, v, pairing(rank, F64))
+    f = eye + p.T @ core @ p
     torch.testing.assert_close(f @ f.T, eye, rtol=0, atol=1e-13)
     bounded = u / (1 + u.square().sum() / 4).sqrt()
     k = bounded.T @ v - v.T @ bounded
@@ -73,16 +74,26 @@ def test_a_rotation_is_the_cayley_map_and_orthogonal(scale: float, rank: int, di
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
 def test_an_overflowing_rotation_is_none(dtype: torch.dtype) -> None:
     v = torch.eye(3, dtype=dtype)[:1]
-    left, m = low_rank_rotation(torch.full_like(v, 1e30 if dtype == torch.float32 else 1e200), v)
-    torch.testing.assert_close(left.T @ m, 2 * v.T @ v)
+    p, core = low_rank_rotation(torch.full_like(v, 1e30 if dtype == torch.float32 else 1e200), v, pairing(1, dtype))
+    assert not (p.T @ core @ p).any()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.3, 1.0, 10.0, 1e6], ids=str)
+@pytest.mark.parametrize("across", [0.0, 1e-3, 1.0], ids="across{}".format)
+def test_a_rotation_in_float32_is_orthogonal_to_rounding(across: float, scale: float) -> None:
+    v = directions(8, 64).float()
+    u = scale * (v.roll(1, 0) + across * torch.randn(8, 64))  # within the span of v, or out of it
+    p, core = low_rank_rotation(u, v, pairing(8))
+    f = (torch.eye(64) + p.T @ core @ p).double()
+    torch.testing.assert_close(f @ f.T, torch.eye(64, dtype=F64), rtol=0, atol=2e-6)
 
 
 def test_the_derivative_of_a_rotation_at_rest_is_the_skew_matrix() -> None:
     v, du = directions(2, 5), torch.randn(2, 5, dtype=F64)
 
     def rotation(u: torch.Tensor) -> torch.Tensor:
-        left, m = low_rank_rotation(u, v)
-        return left.T @ m
+        p, core = low_rank_rotation(u, v, pairing(2, F64))
+        return p.T @ core @ p
 
     _, slope = torch.autograd.functional.jvp(rotation, torch.zeros_like(v), du)
     torch.testing.assert_close(slope, du.T @ v - v.T @ du)

@@ -240,7 +240,32 @@ def test_correction_repairs_a_bruised_frame() -> None:
     assert layer.correct() < 1e-2 * bruised
     layer.correct()
     assert layer.correct() < 1e-12
-    torch.testing.assert_close(layer.turned, layer.v @ layer.frozen_frame.T)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_bounded_layer_that_was_emptied_is_whole_again(dtype: torch.dtype) -> None:
+    layer = P4Lipschitz(5, 4, rank=2, seed=0, dtype=dtype)
+    perturb(layer, 0.5)
+    x, state = torch.randn(3, 5, dtype=dtype), copy.deepcopy(layer.state_dict())
+    twin = P4Lipschitz(5, 4, rank=2, seed=1, dtype=dtype, device="meta").to_empty(device="cpu")
+    twin.load_state_dict(state)
+    assert torch.equal(twin(x), layer(x))
+
+
+@pytest.mark.parametrize(("dim_in", "dim_out"), [(6, 6), (9, 4), (4, 9)], ids=str)
+def test_a_bounded_layer_gives_a_batch_what_it_gives_its_rows(dim_in: int, dim_out: int) -> None:
+    layer = P4Lipschitz(dim_in, dim_out, rank=2, seed=0, dtype=torch.float64)
+    perturb(layer, 0.5)
+    x, g = torch.randn(50, dim_in, dtype=torch.float64), torch.randn(50, dim_out, dtype=torch.float64)
+    assert layer._is_narrow(x)
+    assert not layer._is_narrow(x[:1])
+    found = []
+    for forward in (layer, lambda rows: torch.cat([layer(row) for row in rows.split(1)])):
+        given = x.clone().requires_grad_()
+        y = forward(given)
+        found.append((y, *torch.autograd.grad(y, (given, layer.u, layer.bias), g)))
+    for batch, rows in zip(*found, strict=True):
+        torch.testing.assert_close(batch, rows, rtol=1e-11, atol=1e-11)
 
 
 def test_correction_repairs_a_bruised_inverse() -> None:
