@@ -184,8 +184,8 @@ class DoubleWell(PlaneEnergy):
     Source: Noé et al., arXiv:1812.01729.
 
     Example:
-        >>> round(DoubleWell().free_energy_difference(), 3)
-        3.381
+        >>> round(DoubleWell().free_energy_difference(), 2)
+        3.38
     """
 
     barrier = 0.0835

@@ -23,7 +23,7 @@ def modrelu(a: Tensor, bias: Tensor) -> Tensor:
 
     Example:
         >>> modrelu(torch.tensor([-3.0, 0.5, 2.0]), torch.tensor(-1.0))
-        tensor([-2., 0., 1.])
+        tensor([-2.,  0.,  1.])
     """
     return torch.copysign(torch.relu(a.abs() + bias), a)
 

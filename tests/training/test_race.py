@@ -125,7 +125,8 @@ def test_a_lane_that_breaks_down_stops_alone() -> None:
     race = Race(CONFIG)
     race.run(1)
     broken(race.engines["plain"])
-    race.run(2)
+    while not race.failed and race.step < 200:  # on a busy machine a lane that had a slow turn waits for the others
+        race.run(1)
     assert list(race.failed) == ["plain"]
     assert "loss nan" in race.failed["plain"]
     steps = race.engines["plain"].step
