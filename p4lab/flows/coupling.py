@@ -8,7 +8,32 @@ from p4lab.errors import OptionError
 from p4lab.p4._validate import check_input, check_options, seed_from
 
 
-class AffineCoupling(nn.Module):
+class Halves(nn.Module):
+    """What couplings share: the first half of the coordinates, and a network that says how the second half moves."""
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int = 64,
+        depth: int = 2,
+        seed: int | torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        dtype = dtype or torch.get_default_dtype()
+        check_options(dim, 1, dtype)
+        if dim < 2 or hidden < 1 or depth < 1:
+            raise OptionError(
+                f"dim={dim}, hidden={hidden}, depth={depth}: expected dim >= 2 (two halves), hidden >= 1, depth >= 1"
+            )
+        self.dim, self.hidden, self.depth, self.cut = dim, hidden, depth, dim // 2
+        generator = torch.Generator().manual_seed(seed_from(seed))
+        self.network = coupling_network(self.cut, hidden, 2 * (dim - self.cut), generator, depth)
+        self.to(dtype=dtype, device=device)
+
+
+class AffineCoupling(Halves):
     r"""One coupling layer of RealNVP: the first half stays and says how the second half is scaled and shifted.
 
     .. math:: y_a = x_a, \qquad y_b = x_b \odot e^{s(x_a)} + t(x_a), \qquad |s| < 2
@@ -35,27 +60,6 @@ class AffineCoupling(nn.Module):
         >>> y.shape, logabsdet.shape
         (torch.Size([5, 3]), torch.Size([5]))
     """
-
-    def __init__(
-        self,
-        dim: int,
-        hidden: int = 64,
-        depth: int = 2,
-        seed: int | torch.Generator | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        super().__init__()
-        dtype = dtype or torch.get_default_dtype()
-        check_options(dim, 1, dtype)
-        if dim < 2 or hidden < 1 or depth < 1:
-            raise OptionError(
-                f"dim={dim}, hidden={hidden}, depth={depth}: expected dim >= 2 (two halves), hidden >= 1, depth >= 1"
-            )
-        self.dim, self.hidden, self.depth, self.cut = dim, hidden, depth, dim // 2
-        generator = torch.Generator().manual_seed(seed_from(seed))
-        self.network = coupling_network(self.cut, hidden, 2 * (dim - self.cut), generator, depth)
-        self.to(dtype=dtype, device=device)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...).

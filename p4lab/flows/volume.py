@@ -1,14 +1,14 @@
 """Coupling layers that preserve volume: their determinant is 1 everywhere."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from p4lab.baselines.designed import coupling_network, scale_and_shift
-from p4lab.errors import OptionError
-from p4lab.p4._validate import check_input, check_options, seed_from
+from p4lab.baselines.designed import scale_and_shift
+from p4lab.flows.coupling import Halves
+from p4lab.p4._validate import check_input
 
 
-class VolumePreservingCoupling(nn.Module):
+class VolumePreservingCoupling(Halves):
     r"""One coupling layer whose scales multiply to 1 for each sample: it moves and shears, but never compresses.
 
     .. math:: y_a = x_a, \qquad y_b = x_b \odot e^{s(x_a)} + t(x_a), \qquad \sum_i s_i(x_a) = 0, \qquad |s_i| < 4
@@ -35,27 +35,6 @@ class VolumePreservingCoupling(nn.Module):
         >>> y.shape, logabsdet
         (torch.Size([5, 4]), tensor([0., 0., 0., 0., 0.]))
     """
-
-    def __init__(
-        self,
-        dim: int,
-        hidden: int = 64,
-        depth: int = 2,
-        seed: int | torch.Generator | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        super().__init__()
-        dtype = dtype or torch.get_default_dtype()
-        check_options(dim, 1, dtype)
-        if dim < 2 or hidden < 1 or depth < 1:
-            raise OptionError(
-                f"dim={dim}, hidden={hidden}, depth={depth}: expected dim >= 2 (two halves), hidden >= 1, depth >= 1"
-            )
-        self.dim, self.hidden, self.depth, self.cut = dim, hidden, depth, dim // 2
-        generator = torch.Generator().manual_seed(seed_from(seed))
-        self.network = coupling_network(self.cut, hidden, 2 * (dim - self.cut), generator, depth)
-        self.to(dtype=dtype, device=device)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(y, 0)`` of shapes (..., d) and (...).
