@@ -32,7 +32,7 @@ class View(Protocol):
         """Show a frame."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Slot:
     view: View
     seen: int = -1
@@ -100,14 +100,16 @@ class Pump:
         while not self._closed:
             self._wake.clear()
             self._waits_for_change = True  # before the version is read: no change may be missed
-            stale = [slot for slot in self._slots if slot.seen != self._player.version]
-            self._waits_for_change = not stale
-            now, running = time.monotonic(), self._running
-            due = [slot for slot in stale if slot.view.ready and (slot.next <= now or not running)]
+            version, now, running = self._player.version, time.monotonic(), self._running
+            waiting = [slot for slot in self._slots if running and slot.next > now]
+            stale = [slot for slot in self._slots if slot.seen != version and slot not in waiting]
+            due = [slot for slot in stale if slot.view.ready]
             if due:
                 self._draw(due)
                 continue
-            waits = [slot.next - now if slot.next > now and running else PATIENCE for slot in stale]
+            # A view whose interval is over and that has seen everything must hear of the next step.
+            self._waits_for_change = len(waiting) + len(stale) < len(self._slots)
+            waits = [slot.next - now for slot in waiting] + [PATIENCE for _ in stale]
             self._wake.wait(min(waits, default=None))
 
     def _draw(self, due: list[_Slot]) -> None:

@@ -238,6 +238,16 @@ def test_the_last_frame_is_always_drawn(player: Player, pump: Callable[..., Pump
     assert min(b - a for a, b in itertools.pairwise(drawn)) > 0.5
 
 
+def test_a_fast_view_does_not_wait_for_one_that_rests(player: Player, pump: Callable[..., Pump]) -> None:
+    fast, slow = FakeView(interval=0.02), FakeView(interval=60.0)
+    pump(fast, slow)
+    wait_until(lambda: bool(slow.frames))
+    player.start()
+    drawn, rested = len(fast.frames), len(slow.frames)
+    wait_until(lambda: len(fast.frames) > drawn + 5)
+    assert len(slow.frames) == rested
+
+
 def test_back_pressure(player: Player, pump: Callable[..., Pump]) -> None:
     view = FakeView(obedient=False)
     pumping = pump(view)
