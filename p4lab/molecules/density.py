@@ -155,7 +155,8 @@ class MoleculeFlow(nn.Module):
             generator: CPU generator (None: torch's default).
 
         Returns:
-            y of shape (n, d), differentiable in the parameters; log q of shape (n,); the score, shape (n, d).
+            y of shape (n, d), differentiable in the parameters that the numbers have for given angles; log q of shape
+            (n,); the score, shape (n, d).
         """
         z = self.latent(n, generator)
         rows = z.t().contiguous().requires_grad_()
@@ -216,6 +217,7 @@ class MoleculeFlow(nn.Module):
         total = torch.zeros_like(rows[0])
         if inverse:
             angles, total, of_angles, _ = _carried(self.angles, angles, None, of_angles, True)
+            angles = angles.detach().requires_grad_()
         context = embedded(angles, HARMONICS)
         x, more, of_x, of_context = _carried(self.numbers, x, context, of_x, inverse)
         (gained,) = torch.autograd.grad(context, angles, of_context, retain_graph=True)

@@ -39,12 +39,14 @@ def by_energy(flow: MoleculeFlow, target: InternalEnergy, n: int, generator: tor
     As `p4lab.boltzmann.by_energy`, but the score of q is carried along with the samples, and energies are not
     compressed: a logarithm of the energy does not hold samples together against the volume that 60 dimensions offer
     outside. Instead no sample pulls stronger than five times the median. Samples without finite energy or forces are
-    left out. Scores hardly tell how much of the probability is on which side of a barrier, but weights
-    do: where the angles have layers of their own, the gradient also has the term
+    left out.
+
+    Where the angles have layers of their own, these get the gradient of the forward divergence of the angles instead,
 
     .. math:: -E_{y \sim q} [(w(y) - 1) \nabla_\theta \log q(\varphi)], \qquad w \propto e^{-u(y)} / q(y)
 
-    with weights of mean 1, cut at 10: that of the forward divergence of the angles.
+    with weights of mean 1, cut at 10. The reverse divergence would take probability away from any state that the
+    numbers are not yet learnt well in, such as the rare one: by a factor exp(-KL of the numbers there).
 
     Args:
         flow: q.

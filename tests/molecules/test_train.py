@@ -1,5 +1,6 @@
 """Training flows of molecules: losses with forces, stages, failures."""
 
+import copy
 import math
 from itertools import pairwise
 from statistics import median
@@ -13,7 +14,7 @@ from p4lab.errors import OptionError, TrainingError
 from p4lab.molecules.average import Average
 from p4lab.molecules.density import MoleculeFlow
 from p4lab.molecules.flow import molecule_flow
-from p4lab.molecules.losses import by_energy, by_forces
+from p4lab.molecules.losses import LARGEST_WEIGHT, by_energy, by_forces
 from p4lab.molecules.splines import wrap
 from p4lab.molecules.target import Examples, InternalEnergy
 from p4lab.molecules.train import MOST_SKIPPED, Record, Stage, train
@@ -70,7 +71,7 @@ def away(flow: MoleculeFlow, size: float = 0.1) -> MoleculeFlow:
     return flow
 
 
-def gradients(flow: MoleculeFlow) -> Tensor:
+def gradients(flow: nn.Module) -> Tensor:
     return torch.cat([p.grad.flatten() for p in flow.parameters() if p.grad is not None])
 
 
@@ -163,6 +164,21 @@ def test_weights_move_probability_between_basins() -> None:
         optimizer.step()
     after = float((flow.sample(2000, torch.Generator().manual_seed(5))[:, 0] > 0).double().mean())
     assert after > before + 0.03
+
+
+def test_angles_follow_the_weights_alone() -> None:
+    """Not the reverse divergence, which takes probability from where the numbers are not learnt yet."""
+    flow = away(flow_of().double())
+    near = cast(InternalEnergy, Itself(away(copy.deepcopy(flow), 0.03)))
+    by_energy(flow, near, 300, torch.Generator().manual_seed(0)).backward()
+    y, log_q = flow.sample_with_log_prob(300, torch.Generator().manual_seed(0))
+    log_w = (near.value_and_score(y.detach())[0] + log_q.detach()).neg()
+    w = (torch.softmax(log_w, 0) * 300).clamp(max=LARGEST_WEIGHT)
+    expected = ((w.mean() - w) * flow.log_prob_of_angles(y[:, :CIRCULAR].detach())).mean()
+    parameters = list(flow.angles.parameters())
+    for parameter, gradient in zip(parameters, torch.autograd.grad(expected, parameters), strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+    assert gradients(flow.numbers).norm() > 1e-3
 
 
 # --- stages -----------------------------------------------------------------------------------------------------------
@@ -295,7 +311,7 @@ def test_one_clash_moves_the_flow_no_further_than_other_steps() -> None:
         flow, at = flow_of(), []
         stage = Stage("energy", steps=25, samples=16, clip=clip)
         parameters = nn.utils.parameters_to_vector
-        look = lambda record: at.append(parameters(flow.parameters()).detach())  # noqa: E731
+        look = lambda record: at.append(parameters(flow.numbers.parameters()).detach())  # noqa: E731
         done = train(flow, examples(), cast(InternalEnergy, Clash()), [stage], on_record=look)
         return [float((b - a).norm()) for a, b in pairwise(at)], [record.gradient for record in done.records]
 
