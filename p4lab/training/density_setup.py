@@ -95,7 +95,8 @@ class LaneProblem(DensityProblem):
 class DensityConfig(RunConfig):
     """Learn a density in the plane with one of two flows; the default is the paper's P4Inv + Bent.
 
-    Both flows start at the identity.
+    RealNVP starts at the identity, P4Inv + Bent as a rotation or reflection, which a normal density does not feel: random
+    orthogonal matrices, where each Bent identity is undone by the inverse one that follows it.
 
     Attributes:
         density: a name of `p4lab.problems.densities.DENSITIES`, or "drawing".
@@ -158,7 +159,7 @@ class DensityConfig(RunConfig):
             hidden = matching_width(self.blocks, self.couplings)
             return flows.realnvp(2, self.couplings, hidden=hidden, depth=1, seed=self.seed, **options)
         options |= {"rank": min(self.rank, 2), "reset": self.reset, "train_v": self.train_v}
-        return flows.p4inv_bent(2, self.blocks, init="identity", seed=self.seed, **options)
+        return flows.p4inv_bent(2, self.blocks, init="paired", seed=self.seed, **options)
 
 
 @lru_cache(maxsize=32)

@@ -29,7 +29,8 @@ NOTEBOOKS = (
 LEAVE = {
     "05_race": ("budget",),  # at its least, the race is over
     "06_densities_2d": ("density",),  # the last one is a drawing, and there is none
-    "09_orthogonal_rnn": ("budget", "view"),  # the curves on the right are always the same
+    "08_properties": ("view",),  # the curves on the right are always the same
+    "09_orthogonal_rnn": ("budget", "view"),  # likewise
 }
 WITHOUT_FILES = ("00_start_here",)
 LAB = re.compile(r"^lab\b", re.MULTILINE)
