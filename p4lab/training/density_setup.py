@@ -95,8 +95,8 @@ class LaneProblem(DensityProblem):
 class DensityConfig(RunConfig):
     """Learn a density in the plane with one of two flows; the default is the paper's P4Inv + Bent.
 
-    RealNVP starts at the identity, P4Inv + Bent as a rotation or reflection, which a normal density does not feel: random
-    orthogonal matrices, where each Bent identity is undone by the inverse one that follows it.
+    RealNVP starts at the identity, P4Inv + Bent as a rotation or reflection, which a normal density does not feel: each
+    Bent identity is undone by the inverse one that follows it.
 
     Attributes:
         density: a name of `p4lab.problems.densities.DENSITIES`, or "drawing".

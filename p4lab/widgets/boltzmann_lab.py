@@ -4,7 +4,7 @@ from typing import Any
 
 from p4lab.plots import Loss
 from p4lab.problems.energies import PLANE_ENERGIES, plane_energy
-from p4lab.training import Frame
+from p4lab.training import Frame, RunConfig
 from p4lab.training.boltzmann_setup import FLOWS, BoltzmannConfig, BoltzmannEngine
 from p4lab.widgets import settings_items as shared
 from p4lab.widgets.boltzmann_pictures import (
@@ -154,12 +154,11 @@ def numbers() -> list[Readout]:
 def settings(config: BoltzmannConfig) -> list[Group]:
     """Return the settings that the lab offers; the values of ``config`` are among the choices, whatever they are."""
     grid = shared.grid(config)
-    labels = tuple(plane_energy(name).label for name in PLANE_ENERGIES)
     names = tuple(FLOW_TEXTS[name] for name in FLOWS)
     path = "Leave out the part of the gradient by energy whose mean is 0: its noise vanishes where q = p"
     threshold = "Energies above it grow with their logarithm only"
     return [
-        Group("Truth", [Item("choice", "energy", "Energy", choices=tuple(PLANE_ENERGIES), texts=labels, live=False)]),
+        truth(),
         Group(
             "Flow",
             [
@@ -182,12 +181,24 @@ def settings(config: BoltzmannConfig) -> list[Group]:
                 ),
             ],
         ),
+        *training(config),
+    ]
+
+
+def truth() -> Group:
+    """Return the choice of the potential."""
+    labels = tuple(plane_energy(name).label for name in PLANE_ENERGIES)
+    choice = Item("choice", "energy", "Energy", choices=tuple(PLANE_ENERGIES), texts=labels, live=False)
+    return Group("Truth", [choice])
+
+
+def training(config: RunConfig) -> list[Group]:
+    """Return the settings of optimizer, merges and run."""
+    batch = shared.grid(config)("batch_size", 64, 128, 256, 512)
+    return [
         Group(
             "Optimizer",
-            [
-                shared.learning_rate(config, *RATES),
-                Item("choice", "batch_size", "Batch", choices=grid("batch_size", 64, 128, 256, 512), live=False),
-            ],
+            [shared.learning_rate(config, *RATES), Item("choice", "batch_size", "Batch", choices=batch, live=False)],
         ),
         Group("P4Inv", [shared.merge_every(config, *INTERVALS), shared.skip()]),
         Group("Run", [shared.seed(), shared.device(config), shared.precision(), shared.speed_limit(*SPEEDS)]),

@@ -205,11 +205,11 @@ def exact_energies(truth: PlaneEnergy) -> NDArray[np.float64]:
     return (counts.hist / (high - low) * BINS).numpy()
 
 
-@lru_cache(maxsize=8)
-def mean_energy(truth: PlaneEnergy) -> float:
-    """Return the mean of u under p (kT)."""
-    points = grid(truth.box(), SIDE)
-    mass = truth.log_prob(points).exp()
+@lru_cache(maxsize=256)
+def mean_energy(truth: PlaneEnergy, temperature: float = 1.0) -> float:
+    """Return the mean of u under p_T (kT at T = 1)."""
+    points = grid(truth.box(temperature), SIDE)
+    mass = truth.log_prob(points, temperature).exp()
     return float((mass * truth(points)).sum() / mass.sum())
 
 
@@ -384,8 +384,7 @@ class Board:
 
     def __init__(self, copies: Copies, touched: Callable[[str, Any], None]) -> None:
         self._copies = copies
-        self.widget = ControlPanel([Group("", (Item("table", "board", "Estimates"),))], touched, direction="row")
-        self.widget.add_class("p4-boltzmann-board")
+        self.widget = estimates_panel(touched)
 
     def draw(self, frame: Frame) -> None:
         """Show a frame."""
@@ -412,8 +411,20 @@ class Board:
             *averages, log_z = weighed.averages(kind == "weighted")
             difference = weighed.difference(kind == "weighted")
             rows.append(board_row(name, COLORS[kind], difference, averages, number(log_z, ".3f")))
-        help = list(columns.values())
-        self.widget.show({"board": {"columns": list(columns), "help": help, "rows": rows, "label": "Estimates"}})
+        show_estimates(self.widget, columns, rows)
+
+
+def estimates_panel(touched: Callable[[str, Any], None]) -> ControlPanel:
+    """Return a panel for `show_estimates`."""
+    panel = ControlPanel([Group("", (Item("table", "board", "Estimates"),))], touched, direction="row")
+    panel.add_class("p4-boltzmann-board")
+    return panel
+
+
+def show_estimates(panel: ControlPanel, columns: dict[str, str], rows: list[dict[str, Any]]) -> None:
+    """Show rows of `board_row`; ``columns`` are headings with what explains them."""
+    board = {"columns": list(columns), "help": list(columns.values()), "rows": rows, "label": "Estimates"}
+    panel.show({"board": board})
 
 
 def board_row(name: str, color: str, difference: Estimate, averages: list[float], last: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from p4lab.problems.energies import PLANE_ENERGIES, plane_energy
 from p4lab.training import Frame
 from p4lab.training.boltzmann_setup import BoltzmannEngine
 from p4lab.training.temperature_setup import TemperatureConfig
@@ -10,12 +9,11 @@ from p4lab.widgets import settings_items as shared
 from p4lab.widgets.boltzmann_lab import (
     BOARD_INTERVAL,
     DENSITY_INTERVAL,
-    INTERVALS,
     LOSS,
-    RATES,
-    SPEEDS,
     mixture,
     numbers,
+    training,
+    truth,
 )
 from p4lab.widgets.controls import ControlPanel, Group, Item
 from p4lab.widgets.dashboard import PANEL_INTERVAL, Dashboard, Picture, Style
@@ -122,12 +120,11 @@ class TemperatureLab(Dashboard):
 def settings(config: TemperatureConfig) -> list[Group]:
     """Return the settings that the lab offers; the values of ``config`` are among the choices, whatever they are."""
     grid = shared.grid(config)
-    labels = tuple(plane_energy(name).label for name in PLANE_ENERGIES)
     mixings = tuple(dict.fromkeys((*MIXING_TEXTS, config.mixing)))
     names = tuple(MIXING_TEXTS.get(name, name) for name in mixings)
     momenta = "Auxiliary coordinates with the energy v²/2, with which the flow trades volume"
     return [
-        Group("Truth", [Item("choice", "energy", "Energy", choices=tuple(PLANE_ENERGIES), texts=labels, live=False)]),
+        truth(),
         Group(
             "Flow",
             [
@@ -138,13 +135,5 @@ def settings(config: TemperatureConfig) -> list[Group]:
             ],
         ),
         Group("Loss at T = 1", [mixture(config.share)]),
-        Group(
-            "Optimizer",
-            [
-                shared.learning_rate(config, *RATES),
-                Item("choice", "batch_size", "Batch", choices=grid("batch_size", 64, 128, 256, 512), live=False),
-            ],
-        ),
-        Group("P4Inv", [shared.merge_every(config, *INTERVALS), shared.skip()]),
-        Group("Run", [shared.seed(), shared.device(config), shared.precision(), shared.speed_limit(*SPEEDS)]),
+        *training(config),
     ]

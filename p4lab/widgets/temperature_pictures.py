@@ -12,7 +12,7 @@ from torch import Tensor
 
 from p4lab.boltzmann import Estimate, SteerableFlow, log_weights
 from p4lab.problems.density2d import grid
-from p4lab.problems.energies import SIDE, PlaneEnergy
+from p4lab.problems.energies import PlaneEnergy
 from p4lab.training import Frame, Snapshot, State
 from p4lab.training.temperature_setup import TemperatureConfig
 from p4lab.widgets.boltzmann_pictures import (
@@ -25,11 +25,13 @@ from p4lab.widgets.boltzmann_pictures import (
     board_row,
     density_layer,
     edges_of,
+    estimates_panel,
     exact_profile,
+    mean_energy,
     points_of,
     shares_of,
+    show_estimates,
 )
-from p4lab.widgets.controls import ControlPanel, Group, Item
 from p4lab.widgets.layers import Layer
 from p4lab.widgets.plane import Path, Points
 
@@ -290,14 +292,6 @@ class OverTemperature:
         return Path([[t, low], [t, high]], "red", width=1.5, label="the dial")
 
 
-@lru_cache(maxsize=256)
-def mean_energy_at(truth: PlaneEnergy, temperature: float) -> float:
-    """Return the mean of u under p_T (kT at T = 1)."""
-    points = grid(truth.box(temperature), SIDE)
-    mass = truth.log_prob(points, temperature).exp()
-    return float((mass * truth(points)).sum() / mass.sum())
-
-
 class Board:
     """A table: what is exact at the dial's temperature, what the flow says, and what reweighting makes of it.
 
@@ -309,8 +303,7 @@ class Board:
 
     def __init__(self, copies: SteerableCopies, look: Look, touched: Callable[[str, Any], None]) -> None:
         self._copies, self._look = copies, look
-        self.widget = ControlPanel([Group("", (Item("table", "board", "Estimates"),))], touched, direction="row")
-        self.widget.add_class("p4-boltzmann-board")
+        self.widget = estimates_panel(touched)
 
     def draw(self, frame: Frame) -> None:
         """Show a frame."""
@@ -329,7 +322,7 @@ class Board:
         size = f"{100 * raw:.1f} %, clipped {100 * clipped:.1f} %"
         rows = [
             board_row(
-                "Exact, by quadrature", COLORS["exact"], exact, [truth.share_of_b(t), mean_energy_at(truth, t)], "–"
+                "Exact, by quadrature", COLORS["exact"], exact, [truth.share_of_b(t), mean_energy(truth, t)], "–"
             ),
             *(
                 board_row(name, COLORS[kind], weighed.difference(kind == "weighted"), averages[:2], said)
@@ -339,5 +332,4 @@ class Board:
                 )
             ),
         ]
-        help = list(columns.values())
-        self.widget.show({"board": {"columns": list(columns), "help": help, "rows": rows, "label": "Estimates"}})
+        show_estimates(self.widget, columns, rows)
