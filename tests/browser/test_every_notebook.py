@@ -27,10 +27,11 @@ NOTEBOOKS = (
     "12_temperature",
 )
 LEAVE = {
+    "00_start_here": ("view",),  # the curves are always the same, as in 08 and 09
     "05_race": ("budget",),  # at its least, the race is over
     "06_densities_2d": ("density",),  # the last one is a drawing, and there is none
-    "08_properties": ("view",),  # the curves on the right are always the same
-    "09_orthogonal_rnn": ("budget", "view"),  # likewise
+    "08_properties": ("view",),
+    "09_orthogonal_rnn": ("budget", "view"),
 }
 WITHOUT_FILES = ("00_start_here",)
 LAB = re.compile(r"^lab\b", re.MULTILINE)
