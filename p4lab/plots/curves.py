@@ -19,6 +19,8 @@ BLUE, ORANGE, GREEN, PURPLE, RED, GREY = "#3b82d6", "#e0791b", "#2f9e62", "#9b6d
 RUN_COLORS = (BLUE, "#c2479b", "#0d9aa8", "#a37b1c", "#6d6fd8", "#5f8f2f", "#b5533c", "#6b7a8f")
 """Colours of runs and lanes; none of them is used for anything else than the first."""
 GAP = 0.075
+LABEL = 0.04
+"""Width of a label of a changed setting, as a share of the axis of steps."""
 DRAG = 20
 NATS_PER_BIT = math.log(2)
 LEFT, RIGHT = [0.0, 0.56], [0.655, 1.0]
@@ -299,7 +301,8 @@ def _what(event: Mark) -> str:
 def _layout(runs: Sequence[Shown], view: str, loss: Loss, cursor: int | None, run: int) -> dict[str, Any]:
     third = (1 - 2 * GAP) / 3
     rows = [[i * (third + GAP), i * (third + GAP) + third] for i in (2, 1, 0)]
-    steps = {"range": [0, _ceiling(max(map(_last_step, runs)))], "zeroline": False, "tickformat": "~s", "nticks": 6}
+    end = _ceiling(max(map(_last_step, runs)))
+    steps = {"range": [0, end], "zeroline": False, "tickformat": "~s", "nticks": 6}
     changed = _settings(runs[0].events)
     quiet = {"showticklabels": False, "showgrid": False, "zeroline": False, "ticks": ""}
     diagnostics = VIEWS[view]
@@ -332,7 +335,7 @@ def _layout(runs: Sequence[Shown], view: str, loss: Loss, cursor: int | None, ru
         },
         "annotations": [
             *(_heading(diagnostic.title, rows[index][1]) for index, diagnostic in enumerate(diagnostics)),
-            *_setting_labels(changed[-12:]),
+            *_setting_labels(changed, end),
         ],
         "shapes": [*(_setting_line(event, axis) for event in changed for axis in ("x", "x2")), *vertical],
     }
@@ -409,7 +412,12 @@ def _vertical(step: int, axis: str, line: dict[str, Any]) -> dict[str, Any]:
     return {"type": "line", **ends, "line": line, "layer": "below"}
 
 
-def _setting_labels(changed: Sequence[Mark]) -> list[dict[str, Any]]:
+def _setting_labels(changed: Sequence[Mark], end: float) -> list[dict[str, Any]]:
+    """Label the newest changes; where lines stand so close that labels would cover each other, the last of them."""
+    named: list[Mark] = []
+    for event in sorted(changed, key=lambda event: event.step, reverse=True):
+        if not named or named[-1].step - event.step >= LABEL * end:
+            named.append(event)
     return [
         {
             "xref": "x",
@@ -423,5 +431,5 @@ def _setting_labels(changed: Sequence[Mark]) -> list[dict[str, Any]]:
             "showarrow": False,
             "font": {"size": 10, "color": ORANGE},
         }
-        for event in changed
+        for event in named[:12]
     ]

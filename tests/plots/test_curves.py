@@ -88,6 +88,12 @@ def test_a_drag_is_one_change() -> None:
     assert [shape["x0"] for shape in layout["shapes"][::2]] == [114, 105, 300]
 
 
+def test_labels_of_changes_do_not_cover_each_other() -> None:
+    changes = [Mark(step, "set", (), f"{name} = 1") for step, name in ((0, "a"), (90, "b"), (94, "c"), (200, "d"))]
+    notes = drawn(curves(400), changes)["layout"]["annotations"]
+    assert [note["text"] for note in notes if note.get("textangle") == -90] == ["d 1", "c 1", "a 1"]
+
+
 def test_zoom_is_kept_within_a_run_only() -> None:
     revisions = [drawn(curves(n), run=run)["layout"]["uirevision"] for n, run in ((1, 0), (9, 0), (1, 1))]
     assert revisions[0] == revisions[1] != revisions[2]
