@@ -20,6 +20,19 @@ def attend(lab: Any) -> None:
         widget._receive(widget, {"hello": 1}, [])
 
 
+def train_watched(lab: Any, steps: int = 10) -> None:
+    """Train while a page looks, until so many steps are done; fail if they are not."""
+    attend(lab)
+    lab.player.start()
+    try:
+        for _ in range(400):
+            if lab.player.frame(30).snapshot.step >= steps:
+                break
+    finally:
+        lab.player.pause()
+    assert lab.player.frame(30).snapshot.step >= steps
+
+
 class Wire:
     """What a widget sends, and what it is told."""
 

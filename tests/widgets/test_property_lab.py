@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from attentive_page import attend, drawn, items, layers
+from attentive_page import drawn, items, layers, train_watched
 
 from p4lab.errors import ConfigError
 from p4lab.problems.property_targets import PROPERTIES
@@ -213,15 +213,7 @@ def test_runs_can_be_kept_saved_and_loaded(lab: PropertyLab, tmp_path: Any) -> N
 
 
 def test_a_page_that_looks_sees_it_train(lab: PropertyLab) -> None:
-    attend(lab)
-    lab.player.start()
-    try:
-        for _ in range(400):
-            if lab.player.frame(30).snapshot.step >= 10:
-                break
-    finally:
-        lab.player.pause()
-    assert lab.player.frame(30).snapshot.step >= 10
+    train_watched(lab)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attentive_page import attend
+from attentive_page import drawn, train_watched
 
 from p4lab.errors import ConfigError, OptionError
-from p4lab.training import Frame
 from p4lab.training.swaps_setup import DIGITS, LANES, SwapsConfig
 from p4lab.widgets import ImageGrid, Panel
 from p4lab.widgets.swaps_lab import NAMES, SwapsLab, swaps_lab
@@ -24,13 +23,6 @@ def lab(request: pytest.FixtureRequest) -> Iterator[SwapsLab]:
     error = lab.error
     lab.close()
     assert error is None
-
-
-def drawn(lab: SwapsLab) -> Frame:
-    frame = lab.player.frame(30)
-    for view in lab._views:
-        view.draw(frame)
-    return frame
 
 
 def train(lab: SwapsLab, steps: int) -> None:
@@ -227,15 +219,7 @@ def test_every_setting_holds_the_value_of_the_config(lab: SwapsLab) -> None:
 
 
 def test_a_page_that_looks_sees_it_train(lab: SwapsLab) -> None:
-    attend(lab)
-    lab.player.start()
-    try:
-        for _ in range(400):
-            if lab.player.frame(30).snapshot.step >= 10:
-                break
-    finally:
-        lab.player.pause()
-    assert lab.player.frame(30).snapshot.step >= 10
+    train_watched(lab)
 
 
 @pytest.mark.parametrize(
