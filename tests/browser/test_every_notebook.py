@@ -28,7 +28,7 @@ NOTEBOOKS = (
 )
 LEAVE = {
     "00_start_here": ("view",),  # the curves are always the same, as in 08 and 09
-    "05_race": ("budget",),  # at its least, the race is over
+    "05_race": ("budget",),  # at its least the race is over: the longest is chosen
     "06_densities_2d": ("density",),  # the last one is a drawing, and there is none
     "08_properties": ("view",),
     "09_orthogonal_rnn": ("budget", "view"),
@@ -44,8 +44,12 @@ every_notebook = pytest.mark.parametrize("name", NOTEBOOKS)
 @every_notebook
 def test_all_settings_while_it_runs(notebook: Notebook, name: str) -> None:
     start_lab(notebook, f"{name}.ipynb")
+    leave = LEAVE.get(name, ())
+    if "budget" in leave:  # a race that lasts
+        budget = notebook.item("budget").locator("select")
+        budget.select_option(index=budget.locator("option").count() - 1)
     notebook.train(2)
-    touch_all(notebook, LEAVE.get(name, ()))
+    touch_all(notebook, leave)
     assert notebook.state() == "running"
     count_beyond(notebook, 2)
     notebook.screenshot("touched")
