@@ -19,6 +19,8 @@ BLUE, ORANGE, GREEN, PURPLE, RED, GREY = "#3b82d6", "#e0791b", "#2f9e62", "#9b6d
 RUN_COLORS = (BLUE, "#c2479b", "#0d9aa8", "#a37b1c", "#6d6fd8", "#5f8f2f", "#b5533c", "#6b7a8f")
 """Colours of runs and lanes; none of them is used for anything else than the first."""
 GAP = 0.075
+USUAL, PEAK = 0.9, 30.0
+"""A linear axis of losses ends above this share of them if the highest loss is so many times higher."""
 LABEL = 0.04
 """Width of a label of a changed setting, as a share of the axis of steps."""
 DRAG = 20
@@ -317,7 +319,7 @@ def _layout(runs: Sequence[Shown], view: str, loss: Loss, cursor: int | None, ru
         "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "xanchor": "left", "itemwidth": 30},
         "xaxis": {**steps, "domain": LEFT, "anchor": "y2", "title": _title("step")},
         "xaxis2": {**steps, "domain": RIGHT, "anchor": "y5", "title": _title("step"), "matches": "x"},
-        "yaxis": {"domain": [0.16, 1], "anchor": "x", "title": _title(loss.label), **_loss_axis(loss)},
+        "yaxis": {"domain": [0.16, 1], "anchor": "x", "title": _title(loss.label), **_loss_axis(loss, runs)},
         "yaxis2": {
             "domain": [0, 0.12],
             "anchor": "x",
@@ -341,9 +343,19 @@ def _layout(runs: Sequence[Shown], view: str, loss: Loss, cursor: int | None, ru
     }
 
 
-def _loss_axis(loss: Loss) -> dict[str, Any]:
-    log = {"type": "log", "exponentformat": "power", "nticks": 8}
-    return {"zeroline": False, **(log if loss.log else {})}
+def _loss_axis(loss: Loss, runs: Sequence[Shown]) -> dict[str, Any]:
+    """Return the axis of losses; a linear one cuts off peaks that would press all else flat."""
+    if loss.log:
+        return {"zeroline": False, "type": "log", "exponentformat": "power", "nticks": 8}
+    axis: dict[str, Any] = {"zeroline": False}
+    values = np.concatenate([shown.curves[key][1] for shown in runs for key in ("loss", "test_loss")])
+    values = values[np.isfinite(values)]
+    if len(values):
+        low, most, high = np.quantile(values, [0, USUAL, 1])
+        if high - low > PEAK * (most - low):
+            margin = 0.05 * (most - low)
+            axis["range"] = [float(low - margin), float(most + margin)]
+    return axis
 
 
 def _last_step(shown: Shown) -> float:

@@ -88,6 +88,18 @@ def test_a_drag_is_one_change() -> None:
     assert [shape["x0"] for shape in layout["shapes"][::2]] == [114, 105, 300]
 
 
+@pytest.mark.parametrize(("peak", "cut"), [(1e12, True), (20.0, False), (np.nan, False), (np.inf, False)])
+def test_a_peak_does_not_press_the_loss_flat(peak: float, cut: bool) -> None:
+    given = curves(100)
+    steps = given["loss"][0]
+    given["loss"] = given["test_loss"] = (steps, np.where(steps == 50, peak, np.linspace(3.0, 1.0, len(steps))))
+    axis = drawn(given)["layout"]["yaxis"]
+    assert ("range" in axis) == cut
+    if cut:
+        low, high = axis["range"]
+        assert low < 1 < 2.7 < high < 3.5
+
+
 def test_labels_of_changes_do_not_cover_each_other() -> None:
     changes = [Mark(step, "set", (), f"{name} = 1") for step, name in ((0, "a"), (90, "b"), (94, "c"), (200, "d"))]
     notes = drawn(curves(400), changes)["layout"]["annotations"]
