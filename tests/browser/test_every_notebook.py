@@ -30,6 +30,7 @@ LEAVE = {
     "00_start_here": ("view",),  # the curves are always the same, as in 08 and 09
     "05_race": ("budget",),  # at its least the race is over: the longest is chosen
     "06_densities_2d": ("density",),  # the last one is a drawing, and there is none
+    "07_swaps": ("block",),  # beyond the last mixing layer of this run, that one is shown
     "08_properties": ("view",),
     "09_orthogonal_rnn": ("budget", "view"),
 }
