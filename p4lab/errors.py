@@ -43,3 +43,7 @@ class MissingPackageError(P4Error, ImportError):
 
 class DataFileError(P4Error, ValueError):
     """A data file is damaged, or is not what p4lab wrote."""
+
+
+class UnknownAtomsError(P4Error, ValueError):
+    """A molecule has other atoms than the one that is known here, or calls them by other names."""

@@ -4,11 +4,14 @@ Lengths are in nm, energies in kJ/mol, temperatures in K. The force field is AMB
 solvent, without cutoff and constraints; hydrogens weigh 3 Da, which changes the dynamics and not the distribution.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from p4lab.errors import UnknownAtomsError
 from p4lab.molecules.packages import package
 
 RESIDUES = {
@@ -19,6 +22,14 @@ RESIDUES = {
 """Atom names by residue, in the order of the coordinates."""
 ATOM_NAMES = tuple(f"{residue}-{name}" for residue, names in RESIDUES.items() for name in names)
 N_ATOMS = len(ATOM_NAMES)
+OTHER_NAMES = {
+    **{f"ACE-H{i}": f"ACE-HH3{i}" for i in (1, 2, 3)},
+    **{f"NME-HH3{i}": f"NME-H{i}" for i in (1, 2, 3)},
+    "NME-CH3": "NME-C",
+    "ALA-HN": "ALA-H",
+    "NME-HN": "NME-H",
+}
+"""What some programs call these atoms."""
 ELEMENTS = tuple(name.partition("-")[2][0] for name in ATOM_NAMES)
 
 ROWS = (
@@ -85,6 +96,40 @@ _START = (
 def start(dtype: torch.dtype = torch.float64) -> Tensor:
     """Return positions near a minimum of the energy (phi -78, psi -14 degrees), shape (22, 3), nm."""
     return torch.tensor(_START, dtype=dtype)
+
+
+def places(names: Sequence[str]) -> list[int]:
+    """Return where in another order of the atoms each of `ATOM_NAMES` stands.
+
+    Args:
+        names: of all atoms as "residue-atom"; `OTHER_NAMES` are understood, too.
+
+    Raises:
+        UnknownAtomsError: an atom is not known, missing, or there twice.
+
+    Example:
+        >>> places(ATOM_NAMES[::-1])[:3]
+        [21, 20, 19]
+    """
+    known = [OTHER_NAMES.get(name, name) for name in names]
+    counts = Counter(known)
+    unknown = [name for name, said in zip(names, known, strict=True) if said not in ATOM_NAMES]
+    wrong = {
+        "unknown": unknown,
+        "missing": [name for name in ATOM_NAMES if name not in counts],
+        "more than once": [name for name in ATOM_NAMES if counts[name] > 1],
+    }
+    if any(wrong.values()):
+        said = "; ".join(f"{kind}: {_few(found)}" for kind, found in wrong.items() if found)
+        raise UnknownAtomsError(
+            f"these {len(known)} atoms are not the {N_ATOMS} of ACE-ALA-NME ({said}): leave out solvent and ions, and "
+            "name atoms as in p4lab.molecules.alanine.RESIDUES"
+        )
+    return [known.index(name) for name in ATOM_NAMES]
+
+
+def _few(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + f" and {len(names) - most} more" * (len(names) > most)
 
 
 def bonds() -> list[tuple[int, int]]:

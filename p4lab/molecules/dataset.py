@@ -109,6 +109,44 @@ def load(path: Path = FRAMES_FILE) -> Frames:
     )
 
 
+def frames_of(trajectory: Any, temperature: float = TEMPERATURE) -> Frames:
+    """Return the frames of a simulation of one's own, of the L form and with trans amides, with their energies.
+
+    Args:
+        trajectory: a ``mdtraj.Trajectory`` of alanine dipeptide alone, its atoms in any order.
+        temperature: of the simulation, K.
+
+    Raises:
+        UnknownAtomsError: it has other atoms, or calls them by other names.
+        DataFileError: no frame is left, or positions are not finite.
+        OptionError: the temperature is not positive.
+        MissingPackageError: openmm is not installed.
+
+    Cost: one energy for each frame.
+
+    Example:
+        >>> import mdtraj
+        >>> own = mdtraj.Trajectory(load().x[:5].numpy(), mdtraj.Topology.from_openmm(alanine.topology()))
+        >>> len(frames_of(own))
+        5
+    """
+    from p4lab.molecules.openmm_energy import OpenMMEnergy
+
+    names = [f"{atom.residue.name}-{atom.name}" for atom in trajectory.topology.atoms]
+    x = torch.from_numpy(trajectory.xyz[:, alanine.places(names)])
+    if not bool(torch.isfinite(x).all()):
+        raise DataFileError("the trajectory has positions that are not finite: leave those frames out")
+    natural = is_natural(x.double())
+    if not bool(natural.any()):
+        raise DataFileError(
+            f"none of the {len(x)} frames is of the L form with both amides trans, in which flows are trained"
+        )
+    with OpenMMEnergy(temperature=temperature) as energy:
+        energies = energy.kilojoules(x[natural].double())
+    text = f"{int(natural.sum())} of {len(x)} frames of a trajectory at {temperature:g} K"
+    return Frames(x[natural].float(), energies, temperature, text)
+
+
 def reference(path: Path = REFERENCE_FILE) -> Reference:
     """Return the reference that comes with p4lab, from a run 18 times longer than that of the frames.
 

@@ -5,7 +5,7 @@ import io
 import pytest
 import torch
 
-from p4lab.errors import MissingPackageError
+from p4lab.errors import MissingPackageError, UnknownAtomsError
 from p4lab.molecules import alanine
 from p4lab.molecules.dataset import dihedral, is_natural
 from p4lab.molecules.packages import package
@@ -45,6 +45,32 @@ def test_a_cis_amide_is_not_natural() -> None:
     arm = x[17:] - x[16]
     x[17:] = x[16] + 2 * (arm @ axis)[:, None] * axis - arm
     assert is_natural(x[None]).tolist() == [False]
+
+
+def test_places_find_atoms_in_any_order_and_by_other_names() -> None:
+    order = torch.randperm(alanine.N_ATOMS, generator=torch.Generator().manual_seed(0)).tolist()
+    usual = {known: other for other, known in alanine.OTHER_NAMES.items()}
+    names = [usual.get(alanine.ATOM_NAMES[i], alanine.ATOM_NAMES[i]) for i in order]
+    assert "NME-CH3" in names
+    assert [order[place] for place in alanine.places(names)] == list(range(alanine.N_ATOMS))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            [*alanine.ATOM_NAMES, "HOH-O", "HOH-H1", "HOH-H2"],
+            "these 25 atoms .*unknown: HOH-O, HOH-H1, HOH-H2.*solvent",
+        ),
+        (alanine.ATOM_NAMES[:-1], "missing: NME-H3"),
+        ([*alanine.ATOM_NAMES, "NME-CH3"], "more than once: NME-C"),
+        (["GLY-CA"], "unknown: GLY-CA; missing: ACE-HH31, .* and 16 more"),
+        ([], "these 0 atoms"),
+    ],
+)
+def test_other_atoms_are_named(names: list[str], message: str) -> None:
+    with pytest.raises(UnknownAtomsError, match=message):
+        alanine.places(names)
 
 
 @pytest.mark.parametrize("atoms", [alanine.PHI, alanine.PSI, (1, 4, 6, 8)], ids=["phi", "psi", "omega"])

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from p4lab.errors import DataFileError, OptionError, ShapeError
+from p4lab.errors import DataFileError, OptionError, ShapeError, UnknownAtomsError
 from p4lab.molecules import alanine, dataset
 from p4lab.molecules.openmm_energy import OpenMMEnergy
+from p4lab.molecules.packages import package
 from p4lab.molecules.replica_exchange import Settings, run
 
 
@@ -132,3 +133,44 @@ def test_bad_files_are_named(simulated: Path, tmp_path: Path, damage: Any, messa
     damage(path)
     with pytest.raises(DataFileError, match=message):
         dataset.load(path)
+
+
+# --- trajectories of one's own ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(frames: dataset.Frames, tmp_path: Path) -> Any:
+    """Ten shipped frames as mdtraj reads them from a PDB file."""
+    path = tmp_path / "own.pdb"
+    path.write_text(alanine.pdb_text(frames.x[:10]))
+    return package("mdtraj").load(str(path))
+
+
+def test_a_trajectory_in_another_order_gives_the_same_frames(frames: dataset.Frames) -> None:
+    mdtraj = package("mdtraj")
+    topology = mdtraj.Topology()
+    chain = topology.add_chain()
+    for name, atoms in reversed(alanine.RESIDUES.items()):
+        residue = topology.add_residue(name, chain)
+        for atom in reversed(atoms):
+            topology.add_atom(atom, mdtraj.element.get_by_symbol(atom[0]), residue)
+    found = dataset.frames_of(mdtraj.Trajectory(frames.x[:10].numpy()[:, ::-1], topology), temperature=310.0)
+    assert torch.equal(found.x, frames.x[:10])
+    assert torch.allclose(found.energy, frames.energy[:10], atol=1e-3)
+    assert (found.temperature, found.provenance) == (310.0, "10 of 10 frames of a trajectory at 310 K")
+
+
+def test_mirror_images_of_a_trajectory_are_left_out(own: Any) -> None:
+    own.xyz[:4, :, 2] *= -1
+    assert len(dataset.frames_of(own)) == 6
+    own.xyz[4:, :, 2] *= -1
+    with pytest.raises(DataFileError, match="none of the 10 frames is of the L form"):
+        dataset.frames_of(own)
+
+
+def test_a_trajectory_that_does_not_fit_is_refused_by_name(own: Any) -> None:
+    with pytest.raises(UnknownAtomsError, match="missing: NME-H3"):
+        dataset.frames_of(own.atom_slice(range(alanine.N_ATOMS - 1)))
+    own.xyz[3, 2, 1] = np.nan
+    with pytest.raises(DataFileError, match="not finite"):
+        dataset.frames_of(own)
