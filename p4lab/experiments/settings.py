@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from p4lab.errors import ConfigError
-from p4lab.p4.invertible import Reset
+from p4lab.p4.linear import Reset
 from p4lab.problems.densities import DENSITIES
 
 TUNING_SEED = 100

@@ -26,7 +26,7 @@ def check_cast(layer: str, dtype: torch.dtype) -> None:
     """Raise if a layer cannot be cast to ``dtype``."""
     if dtype not in DTYPES:
         raise DtypeError(
-            f"{layer} cannot be cast to {dtype}: its inverse needs float32 or float64; "
+            f"{layer} cannot be cast to {dtype}: its property needs float32 or float64; "
             "use autocast for cheaper products"
         )
 

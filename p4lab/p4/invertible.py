@@ -1,20 +1,17 @@
 """P4Inv: square linear layers that always know their inverse and determinant."""
 
 import math
-from collections.abc import Callable
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from p4lab.errors import OptionError
 from p4lab.linalg import (
     capacitance,
     initial_matrix,
     inverse_and_det,
     inverse_and_logabsdet,
-    orthonormal_rows,
     refine_inverse_,
     residual,
     row_space_sketch,
@@ -23,37 +20,15 @@ from p4lab.linalg import (
     wide_residual,
     woodbury_update_,
 )
-from p4lab.p4._validate import check_cast, check_input, check_options, seed_from
-from p4lab.p4.contract import Check, MergeReport, MergeStatus, P4Module, full_precision
+from p4lab.p4.contract import Check, MergeReport, MergeStatus, full_precision
+from p4lab.p4.linear import MIN_FACTOR, NOT_FINITE, Batch, P4Factored, Reset, add_low_rank, widest
 
-Reset = Literal["gaussian", "gradient"]
-
-RESETS = ("gaussian", "gradient")
-MIN_FACTOR = math.exp(-6.0)
 LARGEST_ROUNDING = 1.0
 LARGEST_DEFECT = 1e-2
 """A merge is refused above these: the rounding it would add to A A^-1 - I, and the error of A^-1 along it."""
-CHECKS = (
-    Check(
-        MergeStatus.DISCARDED_NOT_FINITE,
-        "the perturbation or bias holds NaN or infinity; the layer is back at its last merge",
-    ),
-    Check(
-        MergeStatus.SKIPPED_SINGULAR,
-        "|C^-1|: merging would make the matrix nearly singular; the perturbation stays and trains on",
-    ),
-    Check(
-        MergeStatus.SKIPPED_SINGULAR,
-        "rounding error that merging would bring to |A A^-1 - I|; the perturbation stays and trains on",
-    ),
-    Check(
-        MergeStatus.SKIPPED_INACCURATE,
-        "error of the frozen inverse along the perturbation; call refine(), or recompute()",
-    ),
-)
 
 
-class P4Inv(P4Module):
+class P4Inv(P4Factored):
     r"""Linear layer with invertible weights, trained by rank-k perturbations of a frozen matrix.
 
     .. math:: y = W x + b, \qquad W = A + u^T v, \qquad
@@ -102,15 +77,28 @@ class P4Inv(P4Module):
         True
     """
 
+    checks: ClassVar[tuple[Check, ...]] = (
+        NOT_FINITE,
+        Check(
+            MergeStatus.SKIPPED_SINGULAR,
+            "|C^-1|: merging would make the matrix nearly singular; the perturbation stays and trains on",
+        ),
+        Check(
+            MergeStatus.SKIPPED_SINGULAR,
+            "rounding error that merging would bring to |A A^-1 - I|; the perturbation stays and trains on",
+        ),
+        Check(
+            MergeStatus.SKIPPED_INACCURATE,
+            "error of the frozen inverse along the perturbation; call refine(), or recompute()",
+        ),
+    )
+    wide_buffers: ClassVar[tuple[str, ...]] = ("frozen_logabsdet",)
+
     frozen_weight: Tensor
     frozen_inverse: Tensor
     frozen_logabsdet: Tensor
     frozen_sign: Tensor
-    frozen_bias: Tensor | None
-    v: Tensor
     q: Tensor | None
-    limits: Tensor
-    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -125,32 +113,20 @@ class P4Inv(P4Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        dtype = dtype or torch.get_default_dtype()
-        check_options(dim, rank, dtype)
-        self.dim, self.rank, self.train_v = dim, rank, train_v
-        self.reset_kind = reset
-        self.refine_order = 3
-        self._generator = torch.Generator().manual_seed(seed_from(seed))
-        self._batch: tuple[Tensor, Tensor, bool] | None = None
-        self._overlap: Tensor | None = None
-
+        super().__init__(min_factor, dim, dim, rank, bias, reset, seed, device, dtype)
+        self.train_v, self.refine_order = train_v, 3
+        kind: dict[str, Any] = {"device": device, "dtype": self.limits.dtype}
         if isinstance(init, str):
             a = initial_matrix(init, dim, self._generator)
             a_inv, (sign, logabsdet) = a.t(), torch.linalg.slogdet(a)
         else:
             a = init.detach()
-            a_inv, sign, logabsdet = inverse_and_logabsdet(a, dim, dtype)
-        kind: dict[str, Any] = {"device": device, "dtype": dtype}
+            a_inv, sign, logabsdet = inverse_and_logabsdet(a, dim, self.limits.dtype)
         # Clones: a buffer must never share memory with the caller's tensor or with its own transpose.
         self.register_buffer("frozen_weight", a.to(**kind).clone().contiguous())
         self.register_buffer("frozen_inverse", a_inv.to(**kind).clone().contiguous())
         self.register_buffer("frozen_sign", sign.to(**kind))
-        self.register_buffer("frozen_logabsdet", logabsdet.to(device=device, dtype=_widest(self.frozen_weight.device)))
-        self.register_buffer("limits", torch.zeros(len(CHECKS), **kind), persistent=False)
-        self.min_factor = min_factor
-        self.register_parameter("bias", nn.Parameter(torch.zeros(dim, **kind)) if bias else None)
-        self.register_buffer("frozen_bias", torch.zeros(dim, **kind) if bias else None)
+        self.register_buffer("frozen_logabsdet", logabsdet.to(device=device, dtype=widest(self.limits.device)))
         self.u = nn.Parameter(torch.zeros(rank, dim, **kind))
         v = torch.zeros(rank, dim, **kind)
         if train_v:
@@ -161,6 +137,11 @@ class P4Inv(P4Module):
             self.register_buffer("q", torch.zeros(rank, dim, **kind))
         self.reset()
 
+    @property
+    def dim(self) -> int:
+        """Width d."""
+        return self.dim_in
+
     # --- the layer ---------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
@@ -169,11 +150,10 @@ class P4Inv(P4Module):
         Raises:
             ShapeError, DtypeError, DeviceError: x does not fit the layer.
         """
-        check_input("P4Inv", self.dim, self.u, x)
+        self._check(x, self.dim)
         y = F.linear(x, self.frozen_weight, self.bias)
-        y = _add_low_rank(y, F.linear(x, self.v), self.u)
-        if self._reset_kind == "gradient":
-            self._remember(x, y, inverted=False)
+        y = add_low_rank(y, F.linear(x, self.v), self.u)
+        self._remember(x, y)
         return y
 
     def inverse(self, y: Tensor) -> Tensor:
@@ -182,12 +162,11 @@ class P4Inv(P4Module):
         Raises:
             ShapeError, DtypeError, DeviceError: y does not fit the layer.
         """
-        check_input("P4Inv", self.dim, self.u, y)
+        self._check(y, self.dim)
         q, c_inv = self._q_and_c_inv()
         r = y if self.bias is None else y - self.bias
-        x = F.linear(_add_low_rank(r, F.linear(F.linear(r, q), c_inv), self.u, alpha=-1), self.frozen_inverse)
-        if self._reset_kind == "gradient":
-            self._remember(x, x, inverted=True)
+        x = F.linear(add_low_rank(r, F.linear(F.linear(r, q), c_inv), self.u, alpha=-1), self.frozen_inverse)
+        self._remember(x, x, inverted=True)
         return x
 
     @full_precision
@@ -241,40 +220,10 @@ class P4Inv(P4Module):
         levels = torch.stack([direction, ((self.frozen_logabsdet + logabsdet) / self.dim).to(direction.dtype)])
         return strength * ((floor - levels).relu().square() + (levels - ceiling).relu().square()).sum()
 
-    def fold(self) -> nn.Linear:
-        """Return a plain `nn.Linear` with the effective weights and a copy of the bias. Cost O(d^2 k)."""
-        kind: dict[str, Any] = {"device": self.u.device, "dtype": self.u.dtype}
-        linear = nn.utils.skip_init(nn.Linear, self.dim, self.dim, bias=self.bias is not None, **kind)
-        with torch.no_grad():
-            linear.weight.copy_(self.weight)
-            if self.bias is not None:
-                linear.bias.copy_(self.bias)
-        return cast(nn.Linear, linear.train(self.training))
-
-    @property
-    def min_factor(self) -> float:
-        """Smallest singular value of C that a merge accepts (may be set at any time; 0 switches skipping off)."""
-        return self._min_factor
-
-    @min_factor.setter
-    def min_factor(self, value: float) -> None:
-        if not 0 <= value < 1:
-            raise OptionError(f"min_factor={value!r}: expected 0 <= min_factor < 1 (0 switches skipping off)")
-        self._min_factor = value
-        huge = torch.finfo(self.limits.dtype).max
-        limits = [huge, 1 / value, LARGEST_ROUNDING, LARGEST_DEFECT] if value > 0 else [huge] * len(CHECKS)
-        self.limits.copy_(torch.tensor(limits, dtype=self.limits.dtype))
-
-    @property
-    def reset_kind(self) -> Reset:
-        """How v is redrawn at the next merge, "gaussian" or "gradient" (may be set at any time)."""
-        return self._reset_kind
-
-    @reset_kind.setter
-    def reset_kind(self, kind: Reset) -> None:
-        if kind not in RESETS:
-            raise OptionError(f"reset={kind!r} is not known: choose one of {RESETS}")
-        self._reset_kind = kind
+    def thresholds(self) -> tuple[float, ...]:
+        """Return the limits of all checks but the first; without ``min_factor`` there are none."""
+        checked = (LARGEST_ROUNDING, LARGEST_DEFECT) if self.min_factor > 0 else (math.inf, math.inf)
+        return (*super().thresholds(), *checked)
 
     # --- the P4 contract ---------------------------------------------------------------------------------------------
 
@@ -301,9 +250,6 @@ class P4Inv(P4Module):
         u_norm, v_norm, p_norm, q_norm, defect_norm, c_inv_norm = map(
             torch.linalg.vector_norm, (u, v, p, q, defect, c_inv)
         )
-        moved = defect_norm + v_norm
-        if self.bias is not None:
-            moved = moved + torch.linalg.vector_norm(self.bias)
         # A and A^-1 change by u^T v and p q; their product rounds by eps times both, at any scale of A and any d.
         rounding = torch.finfo(u.dtype).eps * (u_norm * v_norm) * (p_norm * q_norm)
         if u.dtype == wide:
@@ -312,8 +258,7 @@ class P4Inv(P4Module):
             missing = torch.linalg.vector_norm(ut - a @ p - ut @ (v @ p))
             rounding = torch.maximum(rounding, missing * q_norm)
         defect_norm = defect_norm / (u_norm + torch.finfo(u.dtype).tiny)
-        figures = torch.stack((moved, c_inv_norm, rounding, defect_norm))
-        report = MergeReport(CHECKS, figures, self.limits)
+        report = self.judge((defect, v), c_inv_norm, rounding, defect_norm)
         # Without a trained v, v and q are finite by construction and need no mask.
         zero = torch.zeros((), dtype=u.dtype, device=u.device)
         update = {
@@ -328,43 +273,11 @@ class P4Inv(P4Module):
 
     def absorb(self, report: MergeReport, update: dict[str, Tensor]) -> None:
         """Write the update into A, A^-1, sign and log|det|. Cost O(d^2 k), no d x d temporary."""
+        super().absorb(report, update)
         t = update
         woodbury_update_(self.frozen_weight, self.frozen_inverse, t["u"], t["v"], t["p"], t["q"])
         torch.where(report.accepted, t["sign"], self.frozen_sign, out=self.frozen_sign)
         torch.where(report.accepted, t["logabsdet"], self.frozen_logabsdet, out=self.frozen_logabsdet)
-        if self.bias is not None and self.frozen_bias is not None:
-            torch.where(report.accepted, self.bias, self.frozen_bias, out=self.frozen_bias)
-
-    @torch.no_grad()
-    @full_precision
-    def reset(self, where: Tensor | None = None, undo: Tensor | None = None) -> None:
-        """Drop the perturbation: ``u = 0`` and a new ``v``, where ``where`` holds (a scalar bool; None: always).
-
-        ``undo`` marks where the bias, too, goes back to the last merge. Cost O(d^2 k), plus O(batch d k) for
-        reset="gradient".
-        """
-        if where is None:
-            where = torch.ones((), dtype=torch.bool, device=self.u.device)
-        v = self._new_directions()
-        self._overlap = v @ self.v.t() if self._reset_kind == "gradient" else None
-        self.u.masked_fill_(where, 0.0)
-        torch.where(where, v, self.v, out=self.v.detach())
-        if self.q is not None:
-            torch.where(where, v @ self.frozen_inverse, self.q, out=self.q)
-        if undo is not None and self.bias is not None and self.frozen_bias is not None:
-            torch.where(undo, self.frozen_bias, self.bias, out=self.bias.detach())
-
-    def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, report: MergeReport) -> None:
-        r"""Express the momentum of u in the new directions; clear that of v.
-
-        u's gradient is ``v G^T`` with the weight gradient G, so an average over old directions is carried over by
-        ``m <- v_new v_old^T m`` (both orthonormal: reset="gradient"). Random directions hardly overlap with the old
-        ones; there the momentum is kept as it is, as in the paper. Cost O(d k^2).
-        """
-        if parameter is self.u and self._overlap is not None:
-            torch.where(report.accepted, self._overlap @ momentum, momentum, out=momentum)
-        else:
-            super().carry_momentum(parameter, momentum, report)
 
     @torch.no_grad()
     @full_precision
@@ -429,75 +342,24 @@ class P4Inv(P4Module):
         if self.q is not None:
             self.q.copy_(self.v @ self.frozen_inverse)
 
-    def _new_directions(self) -> Tensor:
-        # Always drawn, used or not: the generator then advances by the same amount whether a merge is skipped or not.
-        omega = torch.randn(self.rank, self.dim, generator=self._generator, dtype=self.u.dtype).to(self.u.device)
-        if self._reset_kind == "gaussian":
-            return omega
-        sketch = omega
-        if self._batch is not None:
-            x, g, inverted = self._batch
-            sketch = row_space_sketch(
-                x.to(omega.dtype), g.to(omega.dtype), omega, self._pull_through_inverse if inverted else None
-            )
-            self._batch = None
-        return orthonormal_rows(sketch, fallback=omega)
+    def _set_directions(self, where: Tensor, v: Tensor) -> None:
+        super()._set_directions(where, v)
+        if self.q is not None:
+            torch.where(where, v @ self.frozen_inverse, self.q, out=self.q)
+
+    def _frame(self, rows: Tensor, omega: Tensor) -> Tensor:
+        # The paper's random directions are not orthonormal.
+        return omega if self._reset_kind == "gaussian" else super()._frame(rows, omega)
+
+    def _sketch(self, omega: Tensor, batch: Batch) -> Tensor:
+        x, g, inverted = batch
+        return row_space_sketch(x, g, omega, self._pull_through_inverse if inverted else None)
 
     def _pull_through_inverse(self, rows: Tensor) -> Tensor:
         # Trained through the inverse, W sees the gradient -W^-T g x^T: the sketch of g^T x needs W^-1 W^-T in between.
         return F.linear(rows @ self.frozen_inverse, self.frozen_inverse)
 
-    def _remember(self, x: Tensor, y: Tensor, inverted: bool) -> None:
-        if not (self.training and y.requires_grad):
-            return
-        x = x.detach()
-
-        def keep(g: Tensor | None) -> None:
-            if g is None:  # an undefined gradient, as custom functions may return
-                return
-            self._batch = (x.reshape(-1, self.dim), g.detach().reshape(-1, self.dim), inverted)
-
-        y.register_hook(keep)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        probe = fn(self.u.detach().new_empty(0))
-        check_cast("P4Inv", probe.dtype)
-        logabsdet = self._buffers["frozen_logabsdet"]
-        self._buffers["frozen_logabsdet"] = None  # neither .float() may round it nor mps see float64
-        try:
-            super()._apply(fn, recurse)
-        finally:
-            if logabsdet is not None:
-                self._buffers["frozen_logabsdet"] = (
-                    fn(logabsdet)
-                    if logabsdet.is_meta
-                    else logabsdet.to(device=probe.device, dtype=_widest(probe.device))
-                )
-        self.min_factor = self._min_factor  # the limits depend on the dtype
-        if self._batch is not None:
-            x, g, inverted = self._batch
-            self._batch = (fn(x), fn(g), inverted)
-        return self
-
-    def get_extra_state(self) -> dict[str, Tensor]:
-        """Return the state of the layer's generator, so that a loaded layer draws the same directions."""
-        return {"generator": self._generator.get_state()}
-
-    def set_extra_state(self, state: dict[str, Tensor]) -> None:
-        """Set the state of the layer's generator."""
-        self._generator.set_state(state["generator"].cpu())
-
     def extra_repr(self) -> str:
         """Return the arguments that differ between layers."""
         bias = self.bias is not None
         return f"dim={self.dim}, rank={self.rank}, bias={bias}, reset={self.reset_kind!r}, train_v={self.train_v}"
-
-
-def _add_low_rank(y: Tensor, s: Tensor, u: Tensor, alpha: int = 1) -> Tensor:
-    if y.dim() == 2:
-        return torch.addmm(y, s, u, alpha=alpha)
-    return torch.add(y, s @ u, alpha=alpha)
-
-
-def _widest(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from p4lab.errors import DtypeError, OptionError
+from p4lab.errors import OptionError
 from p4lab.linalg import orthonormal_rows
-from p4lab.p4._validate import DTYPES, check_input, check_options, seed_from
+from p4lab.p4._validate import check_cast, check_input, check_options, seed_from
 from p4lab.p4.contract import Check, MergeReport, MergeStatus, P4Module, full_precision
 
 Reset = Literal["gaussian", "gradient"]
@@ -96,11 +96,15 @@ class P4Linear(P4Module):
 
     def _set_directions(self, where: Tensor, v: Tensor) -> None:
         """Put new directions in the place of ``v``, and renew what depends on them, where ``where`` holds."""
-        torch.where(where, v, self.v, out=self.v)
+        torch.where(where, v, self.v, out=self.v.detach())
 
     def _sketch(self, omega: Tensor, batch: Batch) -> Tensor:
         """Return rows that span the dominant directions of the gradient of a batch (x, g, through the inverse?)."""
         raise NotImplementedError
+
+    def _frame(self, rows: Tensor, omega: Tensor) -> Tensor:
+        """Return the new directions from a sketch, or from random rows where that is not finite."""
+        return orthonormal_rows(rows, fallback=omega)
 
     def _check(self, x: Tensor, dim: int) -> None:
         check_input(type(self).__name__, dim, self.u, x)
@@ -136,7 +140,7 @@ class P4Linear(P4Module):
         """
         if where is None:
             where = torch.ones((), dtype=torch.bool, device=self.u.device)
-        v = self._new_directions() if "v" in self._buffers else None  # a sketch may need u
+        v = self._new_directions() if hasattr(self, "v") else None  # a sketch may need u
         self.u.masked_fill_(where, 0.0)
         if v is not None:
             self._overlap = v @ self.v.t() if self._reset_kind == "gradient" else None
@@ -186,7 +190,7 @@ class P4Linear(P4Module):
         if self._reset_kind == "gradient" and batch is not None:
             x, g, inverted = batch
             sketch = self._sketch(omega, (x.to(omega.dtype), g.to(omega.dtype), inverted))
-        return orthonormal_rows(sketch, fallback=omega)
+        return self._frame(sketch, omega)
 
     def _set_limits(self) -> None:
         huge = torch.finfo(self.limits.dtype).max
@@ -194,11 +198,7 @@ class P4Linear(P4Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         probe = fn(self.u.detach().new_empty(0))
-        if probe.dtype not in DTYPES:
-            raise DtypeError(
-                f"{type(self).__name__} cannot be cast to {probe.dtype}: its property needs float32 or float64; "
-                "use autocast for cheaper products"
-            )
+        check_cast(type(self).__name__, probe.dtype)
         kept = {name: self._buffers[name] for name in self.wide_buffers}
         self._buffers.update(dict.fromkeys(kept))  # neither .float() may round them nor mps see float64
         try:

@@ -6,7 +6,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from p4lab.p4.invertible import P4Inv, Reset
+from p4lab.p4.invertible import P4Inv
+from p4lab.p4.linear import Reset
 from p4lab.p4.orthogonal import P4Orthogonal
 from p4lab.p4.schedule import MergeSchedule
 

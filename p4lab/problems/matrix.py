@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from p4lab.errors import OptionError, ShapeError, SingularMatrixError
 from p4lab.linalg import inverse_and_logabsdet
 from p4lab.p4 import P4Inv
-from p4lab.p4.invertible import Reset
+from p4lab.p4.linear import Reset
 
 NAMES = {
     "identity": "the identity",

@@ -13,7 +13,7 @@ import torch
 from p4lab.errors import ConfigError
 from p4lab.linalg.refine import ORDERS
 from p4lab.p4 import PRESETS, RECOMMENDED
-from p4lab.p4.invertible import Reset
+from p4lab.p4.linear import Reset
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from p4lab.errors import ConfigError, TrainingError
 from p4lab.p4 import MergeReport, MergeSchedule, MergeStatus, P4Inv, P4Module, p4_modules, penalty
-from p4lab.p4.invertible import MIN_FACTOR
+from p4lab.p4.linear import MIN_FACTOR
 from p4lab.training.config import RunConfig
 from p4lab.training.measure import eigenvalues, figures
 from p4lab.training.records import Event, Kind, Moment, Records, Snapshot, copied
