@@ -1,6 +1,6 @@
 """Alanine dipeptide at three temperatures from a flow that has seen frames of 300 K only.
 
-    python -m p4lab.experiments.alanine_temperature                 # 3 seeds, 150 CPU seconds of training each
+    python -m p4lab.experiments.alanine_temperature                 # 3 seeds, 60 CPU seconds of training each
     python -m p4lab.experiments.alanine_temperature --seeds 1 --seconds 20 --samples 2000 --nanoseconds 0.2
 
 The flow is steerable (volume-preserving, prior N(0, T I) and uniform angles, with momenta) and learns by example in
@@ -68,7 +68,7 @@ class Settings:
     hidden: int = 64
     rank: int = 16
     merge_every: int = 10
-    seconds: float = 150.0
+    seconds: float = 60.0
     steps: int = 1_000_000
     batch_size: int = 256
     learning_rate: float = 2e-3
