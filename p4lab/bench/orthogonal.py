@@ -26,6 +26,8 @@ TOLERANCE = 1e-6
 SGD_RATES = (0.03, 0.05, 0.07, 0.1, 0.15, 0.25)
 """Times d: the loss is a mean over d components."""
 ADAM_RATES = (3e-3, 1e-2, 2e-2, 5e-2)
+INTERVALS = (2, 4, 10, 30, 100)
+"""Steps between merges, or between new bases of a trivialization: each method that has such is tuned over them."""
 LIMITS = {64: 3.0, 128: 6.0, 512: 30.0}
 """Seconds for each run, by width; those of tuning are half as long."""
 WORSE = 1.5
@@ -98,13 +100,14 @@ def steps(sizes: Sequence[int] = STEP_SIZES, rounds: int = 7, names: Sequence[st
 
 @dataclass(frozen=True)
 class Choice:
-    """An optimizer by name, and its learning rate."""
+    """An optimizer by name, its learning rate, and the steps between merges or new bases (0: there are none)."""
 
     optimizer: str
     rate: float
+    every: int = 0
 
     def __str__(self) -> str:
-        return f"{self.optimizer} {self.rate:.3g}"
+        return f"{self.optimizer} {self.rate:.3g}" + f", every {self.every}" * bool(self.every)
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def solve(name: str, dim: int, choice: Choice, seed: int, limit: float) -> Outco
     Args:
         name: of a method in `CONTENDERS`.
         dim: d.
-        choice: optimizer and rate.
+        choice: optimizer, rate and interval.
         seed: of the batches and the layer.
         limit: seconds.
     """
@@ -134,6 +137,8 @@ def solve(name: str, dim: int, choice: Choice, seed: int, limit: float) -> Outco
     layer = method.build(dim, seed=seed, bias=False)
     optimizer = method.optimizer(layer, choice.rate, choice.optimizer)
     schedule = method.schedule(layer, optimizer)
+    if schedule is not None and choice.every:
+        schedule.every = choice.every
     loss, count, start = 1.0, 0, time.perf_counter()
     while TOLERANCE <= loss < 10.0 and time.perf_counter() - start < limit:  # NaN ends it, too
         x, y = problem.sample(generator)
@@ -149,9 +154,10 @@ def solve(name: str, dim: int, choice: Choice, seed: int, limit: float) -> Outco
 
 
 def grid(method: Method, dim: int) -> list[Choice]:
-    """Return the choices that a method is tuned over: the same rates for all that have the optimizer."""
+    """Return the choices that a method is tuned over: the same rates and intervals for all that have them."""
     rates: Mapping[str, Sequence[float]] = {"sgd": [dim * rate for rate in SGD_RATES], "adam": ADAM_RATES}
-    return [Choice(name, rate) for name in method.optimizers for rate in rates[name]]
+    intervals = INTERVALS if method.schedule_of else (0,)
+    return [Choice(name, rate, every) for name in method.optimizers for every in intervals for rate in rates[name]]
 
 
 def tune(name: str, dim: int, limit: float) -> Choice:
@@ -173,7 +179,7 @@ def targets(
     names: Sequence[str] = tuple(CONTENDERS),
     limit: float | None = None,
 ) -> str:
-    """Race all methods to a Haar rotation of each width, each with its own best optimizer and rate, seeds interleaved.
+    """Race all methods to a Haar rotation of each width, each with its own best `Choice`, seeds interleaved.
 
     All run on one torch thread.
 

@@ -7,7 +7,7 @@ import torch
 
 from p4lab.baselines import METHODS
 from p4lab.bench import orthogonal
-from p4lab.p4 import ORTHOGONAL, P4Orthogonal
+from p4lab.p4 import ORTHOGONAL, MergeSchedule, P4Orthogonal
 
 
 def test_every_orthogonal_method_takes_part() -> None:
@@ -24,10 +24,23 @@ def test_each_starts_at_the_identity_and_learns(name: str) -> None:
     assert outcome.violation < 1e-3
 
 
-def test_the_same_rates_for_all_with_the_same_optimizer() -> None:
+def test_the_same_rates_and_intervals_for_all_that_have_them() -> None:
     grids = {name: orthogonal.grid(method, 64) for name, method in orthogonal.CONTENDERS.items()}
     for grid in grids.values():
-        assert set(grid) <= set(grids[orthogonal.OWN])
+        assert {(choice.optimizer, choice.rate) for choice in grid} <= {
+            (choice.optimizer, choice.rate) for choice in grids[orthogonal.OWN]
+        }
+    for name in (orthogonal.OWN, "torch_cayley_dynamic", "geotorch_so_dynamic"):
+        assert {choice.every for choice in grids[name]} == set(orthogonal.INTERVALS)
+    assert {choice.every for choice in grids["torch_cayley"]} == {0}
+
+
+def test_the_interval_of_a_choice_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(MergeSchedule, "step", lambda self: seen.append(self.every))
+    for every in (3, 0):
+        orthogonal.solve(orthogonal.OWN, 8, orthogonal.Choice("sgd", 0.0, every), seed=0, limit=0.1)
+    assert set(seen) == {3, ORTHOGONAL.every}
 
 
 def test_the_preset_reaches_a_rotation_in_few_steps() -> None:
