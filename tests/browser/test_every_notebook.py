@@ -34,6 +34,8 @@ LEAVE = {
     "08_properties": ("view",),
     "09_orthogonal_rnn": ("budget", "view"),
 }
+SLOWED = ("01_p4inv_live",)
+"""Labs whose highest learning rate can, as it should, end a run in some 13 steps: here they take one in a second."""
 WITHOUT_FILES = ("00_start_here",)
 LAB = re.compile(r"^lab\b", re.MULTILINE)
 RESTART = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
@@ -49,6 +51,8 @@ def test_all_settings_while_it_runs(notebook: Notebook, name: str) -> None:
     if "budget" in leave:  # a race that lasts
         budget = notebook.item("budget").locator("select")
         budget.select_option(index=budget.locator("option").count() - 1)
+    if name in SLOWED:
+        notebook.item("speed").locator("select").select_option(index=0)
     notebook.train(2)
     touch_all(notebook, leave)
     assert notebook.state() == "running"
