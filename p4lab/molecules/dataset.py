@@ -3,7 +3,7 @@
 Both were made by `p4lab.molecules.replica_exchange`; the files say with what settings. To make them anew:
 
     python -m p4lab.molecules.replica_exchange run data --nanoseconds 4 --seed 0
-    python -m p4lab.molecules.replica_exchange run reference --nanoseconds 70.5 --seed 1
+    python -m p4lab.molecules.replica_exchange run reference --nanoseconds 120 --seed 1
     python -m p4lab.molecules.dataset data reference
 """
 
@@ -148,7 +148,7 @@ def frames_of(trajectory: Any, temperature: float = TEMPERATURE) -> Frames:
 
 
 def reference(path: Path = REFERENCE_FILE) -> Reference:
-    """Return the reference that comes with p4lab, from a run 18 times longer than that of the frames.
+    """Return the reference that comes with p4lab, from a run 30 times longer than that of the frames.
 
     Raises:
         DataFileError: the file is missing or damaged.

@@ -1,7 +1,7 @@
 """Replica exchange molecular dynamics of alanine dipeptide: where the data and the reference come from.
 
     python -m p4lab.molecules.replica_exchange run FOLDER --nanoseconds 4 --seed 0
-    python -m p4lab.molecules.replica_exchange run FOLDER --nanoseconds 70.5 --seed 1
+    python -m p4lab.molecules.replica_exchange run FOLDER --nanoseconds 120 --seed 1
 
 A run that was interrupted goes on where it was when the same command is given again, and gives the same frames.
 """
