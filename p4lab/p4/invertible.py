@@ -21,7 +21,17 @@ from p4lab.linalg import (
     woodbury_update_,
 )
 from p4lab.p4.contract import Check, MergeReport, MergeStatus, full_precision
-from p4lab.p4.linear import MIN_FACTOR, NOT_FINITE, Batch, P4Factored, Reset, add_low_rank, widest
+from p4lab.p4.linear import (
+    ILL_CONDITIONED,
+    MIN_FACTOR,
+    NEARLY_SINGULAR,
+    NOT_FINITE,
+    Batch,
+    P4Factored,
+    Reset,
+    add_low_rank,
+    widest,
+)
 
 LARGEST_ROUNDING = 1.0
 LARGEST_DEFECT = 1e-2
@@ -79,14 +89,8 @@ class P4Inv(P4Factored):
 
     checks: ClassVar[tuple[Check, ...]] = (
         NOT_FINITE,
-        Check(
-            MergeStatus.SKIPPED_SINGULAR,
-            "|C^-1|: merging would make the matrix nearly singular; the perturbation stays and trains on",
-        ),
-        Check(
-            MergeStatus.SKIPPED_SINGULAR,
-            "rounding error that merging would bring to |A A^-1 - I|; the perturbation stays and trains on",
-        ),
+        NEARLY_SINGULAR,
+        ILL_CONDITIONED,
         Check(
             MergeStatus.SKIPPED_INACCURATE,
             "error of the frozen inverse along the perturbation; call refine(), or recompute()",

@@ -21,6 +21,14 @@ NOT_FINITE = Check(
     MergeStatus.DISCARDED_NOT_FINITE,
     "the perturbation or bias holds NaN or infinity; the layer is back at its last merge",
 )
+NEARLY_SINGULAR = Check(
+    MergeStatus.SKIPPED_SINGULAR,
+    "|C^-1|: merging would make the matrix nearly singular; the perturbation stays and trains on",
+)
+ILL_CONDITIONED = Check(
+    MergeStatus.SKIPPED_SINGULAR,
+    "rounding error that merging would bring to |A A^-1 - I|; the perturbation stays and trains on",
+)
 
 
 class P4Linear(P4Module):

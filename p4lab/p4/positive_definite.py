@@ -23,8 +23,18 @@ from p4lab.linalg import (
     symmetric_update_,
     symmetrize_,
 )
-from p4lab.p4.contract import Check, MergeReport, MergeStatus, full_precision
-from p4lab.p4.linear import MIN_FACTOR, NOT_FINITE, Batch, P4Factored, Reset, add_low_rank, widest
+from p4lab.p4.contract import Check, MergeReport, full_precision
+from p4lab.p4.linear import (
+    ILL_CONDITIONED,
+    MIN_FACTOR,
+    NEARLY_SINGULAR,
+    NOT_FINITE,
+    Batch,
+    P4Factored,
+    Reset,
+    add_low_rank,
+    widest,
+)
 
 LARGEST_ROUNDING = 1.0
 LARGEST_ASYMMETRY = 1e-5
@@ -76,14 +86,8 @@ class P4PositiveDefinite(P4Factored):
 
     checks: ClassVar[tuple[Check, ...]] = (
         NOT_FINITE,
-        Check(
-            MergeStatus.SKIPPED_SINGULAR,
-            "|C^-1|: merging would make the matrix nearly singular; the perturbation stays and trains on",
-        ),
-        Check(
-            MergeStatus.SKIPPED_SINGULAR,
-            "rounding error that merging would bring to |A A^-1 - I|; the perturbation stays and trains on",
-        ),
+        NEARLY_SINGULAR,
+        ILL_CONDITIONED,
     )
     wide_buffers: ClassVar[tuple[str, ...]] = ("frozen_logabsdet",)
 
