@@ -27,13 +27,30 @@ __all__ = [
 
 # The settings at the side, and the controls above the pictures where a lab has some.
 PANELS = "[lab._side, *([lab._bar] if hasattr(lab, '_bar') else [])]"
+# Whether a canvas shows more than a new one of its size.
+DRAWN = """s => {
+    const canvas = document.querySelector(s), blank = document.createElement("canvas");
+    Object.assign(blank, { width: canvas?.width, height: canvas?.height });
+    return canvas && canvas.toDataURL() !== blank.toDataURL();
+}"""
+# What a quick machine shows: numbers have to fit there, too.
+FAST = "() => document.querySelectorAll('[data-name=rate] .p4-value').forEach(node => { node.textContent = '1,234'; })"
 THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
-def start_lab(notebook: Notebook, name: str) -> None:
-    """Open a notebook, run it, and wait until its lab is idle and has drawn curves and pictures."""
+def start_lab(notebook: Notebook, name: str, whole: bool = True) -> None:
+    """Open a notebook, run it, and wait until its lab is idle and has drawn curves and pictures.
+
+    Args:
+        notebook: a fresh page.
+        name: of the file.
+        whole: whether the cells after the lab are run, too: in some notebooks they take a minute.
+    """
     notebook.open(name)
-    notebook.run_all()
+    if whole:
+        notebook.run_all()
+    else:
+        notebook.run_to_lab()
     notebook.wait_for_state("idle")
     notebook.page.wait_for_selector(".p4-plot .main-svg")
     notebook.wait_for_picture()
@@ -50,7 +67,8 @@ def becomes(notebook: Notebook, expression: str, value: Any) -> None:
 
 
 def drawn(notebook: Notebook, selector: str) -> str:
-    """Return what a canvas shows, as a data URL."""
+    """Wait until something has been drawn on a canvas, and return what it shows, as a data URL."""
+    notebook.wait_for(DRAWN, selector)
     return str(notebook.page.evaluate("s => document.querySelector(s).toDataURL()", selector))
 
 
@@ -106,6 +124,7 @@ def looks(notebook: Notebook, height: int = 1200) -> Iterator[int]:
 
 def check_fit(notebook: Notebook) -> None:
     """Fail if the lab leaves the page's width unused, or a part of it does not fit into its place."""
+    notebook.page.evaluate(FAST)
     used, beyond = notebook.used_width(), notebook.overflowing()
     assert used >= 0.95, f"{used:.0%} of the width"
     assert beyond == [], f"too wide: {', '.join(beyond)}"

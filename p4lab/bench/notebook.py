@@ -92,6 +92,21 @@ class Notebook:
         if failed:
             raise AssertionError("\n".join(failed))
 
+    def run_to_lab(self) -> None:
+        """Run the cells from the first to the one that shows a lab, and no more.
+
+        Raises:
+            AssertionError: a cell failed, or there is no lab.
+        """
+        cells = int(self.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.widgets.length"))
+        for _ in range(cells):
+            self.command("notebook:run-cell-and-select-next")
+            if failed := self.page.evaluate(FAILED_CELLS):
+                raise AssertionError("\n".join(failed))
+            if self.page.locator(".p4-lab").count():
+                return
+        raise AssertionError(f"none of the {cells} cells shows a lab")
+
     def execute(self, code: str) -> str:
         """Return what the kernel prints for some code, which is not put into the notebook."""
         return str(self.page.evaluate(EXECUTE, code))

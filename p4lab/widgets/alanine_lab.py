@@ -141,7 +141,7 @@ def numbers(watch: Watch) -> list[Readout]:
 
     return [
         Readout(Item("readout", "count", "step", help="Optimizer steps"), lambda frame: f"{frame.snapshot.step:,}"),
-        Readout(Item("readout", "rate", "speed", unit="steps/s"), speed_text),
+        Readout(Item("readout", "rate", "steps/s"), speed_text),
         Readout(Item("readout", "test", "test NLL", unit="nats", help="Of 512 frames kept aside"), test),
         Readout(
             Item("readout", "ess", "ESS", unit="%", help="Effective sample size; behind the bar: top 0.1 % clipped"),

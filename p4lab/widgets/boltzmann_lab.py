@@ -137,7 +137,7 @@ def numbers() -> list[Readout]:
     size = "Effective sample size of the flow's samples"
     return [
         Readout(item("count", "step", "Optimizer steps"), lambda frame: f"{frame.snapshot.step:,}"),
-        Readout(Item("readout", "rate", "speed", unit="steps/s"), speed_text),
+        Readout(Item("readout", "rate", "steps/s"), speed_text),
         Readout(item("forward", "KL(p‖q)", forward, "nats"), last("test_loss", ".3f")),
         Readout(item("reverse", "KL(q‖p)", reverse, "nats"), last("reverse_kl", ".3f")),
         Readout(item("ess", "ESS", size, "%"), last("ess", ".1f", 100)),

@@ -197,7 +197,7 @@ def numbers() -> list[Readout]:
     help = "Kullback-Leibler divergence of the flow from the truth: test loss minus entropy"
     return [
         Readout(Item("readout", "count", "step", help="Optimizer steps"), lambda frame: f"{frame.snapshot.step:,}"),
-        Readout(Item("readout", "rate", "speed", unit="steps/s"), speed_text),
+        Readout(Item("readout", "rate", "steps/s"), speed_text),
         *(
             Readout(Item("readout", f"kl_{lane}", f"KL, {NAMES[lane]}", help=help, unit="nats"), divergence(lane))
             for lane in ORDER

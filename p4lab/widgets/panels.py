@@ -51,7 +51,7 @@ def readouts(loss: Loss) -> list[Readout]:
 
     usual = [
         Readout(item("count", "step", "Optimizer steps"), lambda frame: f"{frame.snapshot.step:,}"),
-        Readout(item("rate", "speed", unit="steps/s"), speed_text),
+        Readout(item("rate", "steps/s"), speed_text),
         Readout(
             item("train", "train loss", f"{loss.label}, running mean"),
             lambda frame: loss_text(frame.snapshot.last("smooth_loss"), loss),

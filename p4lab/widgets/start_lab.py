@@ -154,7 +154,7 @@ def _readouts() -> list[Readout]:
 
     return [
         Readout(item("count", "step", "Optimizer steps"), lambda frame: f"{frame.snapshot.step:,}"),
-        Readout(item("rate", "speed", unit="steps/s"), speed_text),
+        Readout(item("rate", "steps/s"), speed_text),
         Readout(
             item("train", "loss", "|W − T|² / 2 before the last step"),
             lambda frame: loss_text(frame.snapshot.last("loss"), LOSS),

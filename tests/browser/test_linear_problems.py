@@ -12,7 +12,7 @@ CONFIG = "lab.player.engine.config"
 @pytest.mark.browser
 @pytest.mark.long
 def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
-    start_lab(notebook, NAME)
+    start_lab(notebook, NAME, whole=False)
     still = notebook.picture()
     notebook.train(50)
     notebook.wait_for("before => document.querySelector('.p4-lab canvas').toDataURL() !== before", still)
@@ -43,7 +43,7 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
 @pytest.mark.browser
 @pytest.mark.long
 def test_a_lane_that_runs_away_says_so_and_the_others_go_on(notebook: Notebook) -> None:
-    start_lab(notebook, NAME)
+    start_lab(notebook, NAME, whole=False)
     notebook.choose("speed", "none")
     notebook.drag_to("learning_rate", "max")
     notebook.train(50)
@@ -79,7 +79,7 @@ def test_another_problem_another_lane(notebook: Notebook) -> None:
 @pytest.mark.browser
 @pytest.mark.long
 def test_scrub_branch_and_penalty(notebook: Notebook) -> None:
-    start_lab(notebook, NAME)
+    start_lab(notebook, NAME, whole=False)
     notebook.train(100)
     notebook.pause()
     last, present = notebook.count(), notebook.picture()
@@ -108,7 +108,7 @@ def test_scrub_branch_and_penalty(notebook: Notebook) -> None:
 
 @pytest.mark.browser
 def test_fits_the_page(notebook: Notebook) -> None:
-    start_lab(notebook, NAME)
+    start_lab(notebook, NAME, whole=False)
     notebook.choose("speed", "none")
     notebook.train(500)
     for _ in looks(notebook):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from live_notebook import Notebook, becomes, check_fit, looks, start_lab
+from live_notebook import Notebook, becomes, check_fit, drawn, looks, redrawn, start_lab
 
 NAME = "09_orthogonal_rnn.ipynb"
 P4 = ".p4-rnn-answers figure:nth-of-type(3) canvas"
@@ -12,12 +12,12 @@ P4 = ".p4-rnn-answers figure:nth-of-type(3) canvas"
 @pytest.mark.browser
 def test_learns_while_rates_move_and_fits_the_page(notebook: Notebook) -> None:
     start_lab(notebook, NAME)
-    before = notebook.page.evaluate("s => document.querySelector(s).toDataURL()", P4)
+    before = drawn(notebook, P4)
     notebook.train(5)
     for end in ("max", "min"):
         value = notebook.drag_to("rate_factor", end)
         becomes(notebook, "lab.player.engine.config.rate_factor", float(value))
-    notebook.wait_for("([s, before]) => document.querySelector(s).toDataURL() !== before", [P4, before])
+    redrawn(notebook, P4, before)
     for _ in looks(notebook):
         check_fit(notebook)
     assert notebook.state() == "running"

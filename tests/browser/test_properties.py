@@ -47,7 +47,7 @@ def test_another_property_a_slider_time_travel_and_reset(notebook: Notebook) -> 
 @pytest.mark.browser
 @pytest.mark.long
 def test_every_property_and_every_control_while_it_runs(notebook: Notebook) -> None:
-    start_lab(notebook, NAME)
+    start_lab(notebook, NAME, whole=False)
     for prop, text in TEXTS.items():
         if prop != "orthogonal":
             notebook.choose("prop", text)
@@ -74,7 +74,7 @@ def test_every_property_and_every_control_while_it_runs(notebook: Notebook) -> N
 
 @pytest.mark.browser
 def test_fits_the_page(notebook: Notebook) -> None:
-    start_lab(notebook, NAME)
+    start_lab(notebook, NAME, whole=False)
     notebook.train(20)
     for _ in looks(notebook):
         check_fit(notebook)

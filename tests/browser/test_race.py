@@ -9,8 +9,8 @@ NAME = "05_race.ipynb"
 CONFIG = "lab.player.frame(10).snapshot.config"
 
 
-def start(notebook: Notebook) -> None:
-    start_lab(notebook, NAME)
+def start(notebook: Notebook, whole: bool = False) -> None:
+    start_lab(notebook, NAME, whole)
     notebook.page.wait_for_selector(".p4-table tr:nth-child(2)")
 
 
@@ -20,7 +20,7 @@ def rows(notebook: Notebook) -> list[str]:
 
 @pytest.mark.browser
 def test_tick_race_and_race_again(notebook: Notebook) -> None:
-    start(notebook)
+    start(notebook, whole=True)
     notebook.item("method:woodbury").locator("input").click()
     notebook.wait_for("() => document.querySelectorAll('.p4-table tr').length === 7")
     notebook.train(5)
