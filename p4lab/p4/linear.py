@@ -266,6 +266,28 @@ class P4Factored(P4Linear):
         return (1 / self._min_factor if self._min_factor > 0 else math.inf,)
 
 
+class VolumePreserving(P4Linear):
+    """Base class of those square linear layers whose perturbations cannot change the determinant, 1 or -1.
+
+    A subclass registers ``frozen_sign``, the sign of the start's determinant.
+    """
+
+    frozen_sign: Tensor
+
+    @property
+    def dim(self) -> int:
+        """Width d."""
+        return self.dim_in
+
+    def logabsdet(self) -> Tensor:
+        """Return log|det W| = 0 (nats), a constant without gradient, in float64 (float32 on mps). Cost O(1)."""
+        return torch.zeros((), dtype=widest(self.u.device), device=self.u.device)
+
+    def sign(self) -> Tensor:
+        """Return the sign of det W, a scalar: that of the start, for no perturbation changes it."""
+        return self.frozen_sign.clone()
+
+
 def _checked(min_factor: float) -> float:
     if not 0 <= min_factor < 1:
         raise OptionError(f"min_factor={min_factor!r}: expected 0 <= min_factor < 1 (0 switches skipping off)")

@@ -19,7 +19,7 @@ from p4lab.linalg import (
     skew_sketch,
 )
 from p4lab.p4.contract import Check, MergeReport, MergeStatus, full_precision
-from p4lab.p4.linear import NOT_FINITE, Batch, P4Linear, Reset, add_low_rank, widest
+from p4lab.p4.linear import NOT_FINITE, Batch, Reset, VolumePreserving, add_low_rank, widest
 
 LARGEST_ERROR = 1e-4
 """A start counts as orthogonal up to this error of its entries."""
@@ -30,7 +30,7 @@ ROUNDING = Check(
 )
 
 
-class Orthogonal(P4Linear):
+class Orthogonal(VolumePreserving):
     """Base class of the layers ``y = R Q x + b`` with a frozen orthogonal Q and a rotation R that the optimizer moves.
 
     R stands at the output, where its gradient needs neither Q nor the input. A subclass supplies `turn`, `turn_back`,
@@ -45,7 +45,6 @@ class Orthogonal(P4Linear):
 
     checks: ClassVar[tuple[Check, ...]] = (NOT_FINITE, ROUNDING)
     frozen_weight: Tensor
-    frozen_sign: Tensor
 
     def __init__(
         self,
@@ -66,11 +65,6 @@ class Orthogonal(P4Linear):
             q = orthogonal_start(init, dim, self.limits.dtype)
         self.register_buffer("frozen_weight", q.to(**kind).clone().contiguous())
         self.register_buffer("frozen_sign", torch.linalg.slogdet(q).sign.to(**kind))
-
-    @property
-    def dim(self) -> int:
-        """Width d."""
-        return self.dim_in
 
     # --- for subclasses ----------------------------------------------------------------------------------------------
 
@@ -111,14 +105,6 @@ class Orthogonal(P4Linear):
         z = self.turn_back(r)
         self._remember(r, z, inverted=True)
         return F.linear(z, self.frozen_weight.t())
-
-    def logabsdet(self) -> Tensor:
-        """Return log|det W| = 0 (nats), a constant without gradient, in float64 (float32 on mps). Cost O(1)."""
-        return torch.zeros((), dtype=widest(self.u.device), device=self.u.device)
-
-    def sign(self) -> Tensor:
-        """Return the sign of det W, a scalar: that of the start, for no rotation changes it."""
-        return self.frozen_sign.clone()
 
     @property
     @full_precision

@@ -17,7 +17,7 @@ from p4lab.linalg import (
     unit_determinant_,
 )
 from p4lab.p4.contract import Check, MergeReport, MergeStatus, full_precision
-from p4lab.p4.linear import NOT_FINITE, Batch, P4Linear, Reset, add_low_rank, widest
+from p4lab.p4.linear import NOT_FINITE, Batch, Reset, VolumePreserving, add_low_rank, widest
 
 LARGEST_LOGABSDET = 1e-4
 """A start counts as volume preserving up to this ``|log|det A||`` for each dimension."""
@@ -28,7 +28,7 @@ ROUNDING = Check(
 )
 
 
-class P4SpecialLinear(P4Linear):
+class P4SpecialLinear(VolumePreserving):
     r"""Linear layer that preserves volume, ``|det W| = 1``, trained by shears of a frozen matrix.
 
     .. math:: y = W x + b, \qquad W = (I + N) A, \qquad N = \bar u^T v, \qquad \bar u = u (I - v^T v), \qquad
@@ -76,7 +76,6 @@ class P4SpecialLinear(P4Linear):
     checks: ClassVar[tuple[Check, ...]] = (NOT_FINITE, ROUNDING)
     frozen_weight: Tensor
     frozen_inverse: Tensor
-    frozen_sign: Tensor
 
     def __init__(
         self,
@@ -105,11 +104,6 @@ class P4SpecialLinear(P4Linear):
         self.register_buffer("v", torch.zeros(self.rank, dim, **kind))
         self.reset()
 
-    @property
-    def dim(self) -> int:
-        """Width d."""
-        return self.dim_in
-
     # --- the layer ---------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,14 +130,6 @@ class P4SpecialLinear(P4Linear):
         z = add_low_rank(r, F.linear(r, self.v), self._sheared(), alpha=-1)
         self._remember(r, z, inverted=True)
         return F.linear(z, self.frozen_inverse)
-
-    def logabsdet(self) -> Tensor:
-        """Return log|det W| = 0 (nats), a constant without gradient, in float64 (float32 on mps). Cost O(1)."""
-        return torch.zeros((), dtype=widest(self.u.device), device=self.u.device)
-
-    def sign(self) -> Tensor:
-        """Return the sign of det W, a scalar: that of the start, for no shear changes it."""
-        return self.frozen_sign.clone()
 
     @property
     @full_precision
