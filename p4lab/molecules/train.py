@@ -20,7 +20,7 @@ from p4lab.molecules.target import Examples, InternalEnergy
 from p4lab.p4 import MergeSchedule, p4_modules
 
 KINDS = ("example", "forces", "energy", "mixed")
-MERGE_EVERY, REFINE_EVERY = 8, 50
+REFINE_EVERY = 50
 FEWEST_NORMS, MOST_NORMS = 10, 100
 """Steps of a stage from which gradients are clipped; steps whose norms are looked at."""
 MOST_SKIPPED = 50
@@ -123,6 +123,7 @@ def train(
     validation: Tensor | None = None,
     seed: int = 0,
     on_record: Callable[[Record], object] | None = None,
+    merge_every: int = 8,
 ) -> Training:
     """Train a flow in place, stage by stage; after an "example" stage it is at its best validation likelihood.
 
@@ -134,6 +135,7 @@ def train(
         validation: held-out examples, shape (n, d), for the early stopping of "example" stages.
         seed: of batches and samples.
         on_record: called after each step; what it returns is not looked at.
+        merge_every: steps between two merges of P4 layers.
 
     Returns:
         The averaged flow, and the records. If an energy fails, or gradients stay not finite, they are those so far and
@@ -148,7 +150,7 @@ def train(
     start = time.process_time()
     result, average = Training(flow), Average(flow)
     for place, stage in enumerate(stages):
-        loop = _Loop(flow, average, stage, place, result, start)
+        loop = _Loop(flow, average, stage, place, result, start, merge_every)
         try:
             loop.run(lambda stage=stage: _loss(flow, examples, target, stage, generator), validation, on_record)  # type: ignore[misc]
         except TrainingError as error:
@@ -175,14 +177,21 @@ class _Loop:
     """One stage of a training."""
 
     def __init__(
-        self, flow: MoleculeFlow, average: Average, stage: Stage, place: int, result: Training, start: float
+        self,
+        flow: MoleculeFlow,
+        average: Average,
+        stage: Stage,
+        place: int,
+        result: Training,
+        start: float,
+        merge_every: int,
     ) -> None:
         self.flow, self.average, self.stage, self.place = flow, average, stage, place
         self.result, self.start = result, start
         self.parameters = list(flow.parameters())
         self.optimizer = torch.optim.Adam(self.parameters, lr=stage.rate, betas=(0.9, 0.99), fused=True)
         p4 = p4_modules(flow)
-        self.merges = MergeSchedule(flow, self.optimizer, MERGE_EVERY, REFINE_EVERY) if p4 else None
+        self.merges = MergeSchedule(flow, self.optimizer, merge_every, REFINE_EVERY) if p4 else None
         self.best: tuple[float, list[Tensor], dict[str, Any]] | None = None
         self.waited, self.checks = 0, 0
         self.norms: deque[float] = deque(maxlen=MOST_NORMS)

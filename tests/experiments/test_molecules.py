@@ -15,7 +15,7 @@ from p4lab.molecules.dataset import load
 from p4lab.molecules.flow import ARCHITECTURES, molecule_flow
 from p4lab.molecules.train import Training
 
-RUN = MoleculeRun("spline", 0, 5, 6, 7, 2e-3, 1000)
+RUN = MoleculeRun("spline", 0, 5, 6, 7, 2e-3, 0, 1000)
 
 
 def figures(value: float = 0.5, reason: str = "") -> dict[str, Any]:
@@ -53,7 +53,7 @@ def test_the_default_is_every_architecture_with_three_seeds_and_two_budgets() ->
 
 def test_rivals_are_trained_alike() -> None:
     for found in runs_of().values():
-        runs = {run.method: dataclasses.replace(run, method="") for run in found}
+        runs = {run.method: dataclasses.replace(run, method="", merge_every=0) for run in found}
         assert runs["realnvp"] == runs["realnvp_p4inv"]
         assert runs["spline"] == runs["spline_p4"]
 
@@ -93,9 +93,16 @@ def test_what_was_done_is_not_done_again(
 
 
 def test_the_table_says_who_stopped_early() -> None:
-    said = command.table({"realnvp": [figures(), figures(reason="OpenMM failed")]})
+    said = command.table({"realnvp": [figures(), figures(reason="OpenMM failed")]}, 0.0)
     assert "2, 1 stopped early" in said
     assert len(said.splitlines()) == 3
+
+
+def test_divergences_share_the_entropy_of_the_best_weighted_run() -> None:
+    good, poor = figures() | {"ess": 0.9, "test_nll": -3.0, "test_kl": 0.25}, figures() | {"ess": 0.1, "test_nll": -2.0}
+    assert command.entropy([poor, good]) == -3.25
+    rows = command.table({"spline": [good], "realnvp": [poor]}, -3.25).splitlines()[-2:]
+    assert ["0.250" in rows[0], "1.250" in rows[1]] == [True, True]
 
 
 @pytest.mark.slow
