@@ -9,6 +9,7 @@ from p4lab.bench.browser import Server
 from p4lab.bench.notebook import WAIT, Notebook
 
 __all__ = [
+    "CANVAS",
     "WAIT",
     "Notebook",
     "Server",
@@ -20,11 +21,15 @@ __all__ = [
     "drawn",
     "looks",
     "redrawn",
+    "restored",
     "start_lab",
     "still",
+    "to_now",
     "touch_all",
 ]
 
+# The first picture of a lab.
+CANVAS = ".p4-lab canvas"
 # The settings at the side, and the controls above the pictures where a lab has some.
 PANELS = "[lab._side, *([lab._bar] if hasattr(lab, '_bar') else [])]"
 # Whether a canvas shows more than a new one of its size.
@@ -76,6 +81,20 @@ def redrawn(notebook: Notebook, selector: str, before: str) -> str:
     """Wait until a canvas shows something else than before, and return that."""
     notebook.wait_for("([s, before]) => document.querySelector(s).toDataURL() !== before", [selector, before])
     return drawn(notebook, selector)
+
+
+def restored(notebook: Notebook, selector: str, before: str) -> None:
+    """Wait until a canvas shows again what it did."""
+    notebook.wait_for("([s, before]) => document.querySelector(s).toDataURL() === before", [selector, before])
+
+
+def to_now(notebook: Notebook, last: int) -> None:
+    """Press Now, and wait until the header and the slider of time are back there: before, Home would not move it."""
+    notebook.button("Now").click()
+    notebook.wait_for_count("===", last)
+    notebook.wait_for(
+        "() => (slider => slider.value === slider.max)(document.querySelector('[data-name=scrub] input'))"
+    )
 
 
 def still(notebook: Notebook, selector: str) -> str:

@@ -29,6 +29,9 @@ EXECUTE = """async (code) => {
     await future.done;
     return text.trim();
 }"""
+CELLS = "() => window.jupyterapp.shell.currentWidget.content.widgets.length"
+SHOWS_WIDGET = """(index) => window.jupyterapp.shell.currentWidget.content.widgets[index].model.outputs?.toJSON()
+    .some(({ data }) => data && 'application/vnd.jupyter.widget-view+json' in data)"""
 FAILED_CELLS = """() => window.jupyterapp.shell.currentWidget.content.widgets
     .flatMap((cell) => cell.model.type === "code" ? cell.model.outputs.toJSON() : [])
     .filter((output) => output.output_type === "error")
@@ -88,9 +91,7 @@ class Notebook:
             AssertionError: a cell failed, with what it says.
         """
         self.command("notebook:run-all-cells")
-        failed = self.page.evaluate(FAILED_CELLS)
-        if failed:
-            raise AssertionError("\n".join(failed))
+        self._check_cells()
 
     def run_to_lab(self) -> None:
         """Run the cells from the first to the one that shows a lab, and no more.
@@ -98,14 +99,16 @@ class Notebook:
         Raises:
             AssertionError: a cell failed, or there is no lab.
         """
-        cells = int(self.page.evaluate("() => window.jupyterapp.shell.currentWidget.content.widgets.length"))
-        for _ in range(cells):
+        for index in range(int(self.page.evaluate(CELLS))):
             self.command("notebook:run-cell-and-select-next")
-            if failed := self.page.evaluate(FAILED_CELLS):
-                raise AssertionError("\n".join(failed))
-            if self.page.locator(".p4-lab").count():
+            self._check_cells()
+            if self.page.evaluate(SHOWS_WIDGET, index):
                 return
-        raise AssertionError(f"none of the {cells} cells shows a lab")
+        raise AssertionError("none of the cells shows a lab")
+
+    def _check_cells(self) -> None:
+        if failed := self.page.evaluate(FAILED_CELLS):
+            raise AssertionError("\n".join(failed))
 
     def execute(self, code: str) -> str:
         """Return what the kernel prints for some code, which is not put into the notebook."""
@@ -148,10 +151,6 @@ class Notebook:
     def points(self) -> int:
         """Return the number of points of the raw loss curve, as plotly has them."""
         return int(self.page.evaluate("() => document.querySelector('.p4-plot .js-plotly-plot').data[0].x.length"))
-
-    def picture(self) -> str:
-        """Return the first canvas of the lab as a data URL."""
-        return str(self.page.evaluate("() => document.querySelector('.p4-lab canvas').toDataURL()"))
 
     # --- what a user does ---
 

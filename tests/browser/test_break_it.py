@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from live_notebook import Notebook, becomes, check_fit, looks, start_lab
+from live_notebook import CANVAS, Notebook, becomes, check_fit, drawn, looks, redrawn, start_lab
 
 NAME = "03_break_it.ipynb"
 CONFIG = "lab.player.engine.config"
@@ -40,9 +40,9 @@ def reads(notebook: Notebook, name: str, condition: str) -> None:
 @pytest.mark.long
 def test_every_control_acts_while_it_runs(notebook: Notebook) -> None:
     start_lab(notebook, NAME)
-    still = notebook.picture()
+    still = drawn(notebook, CANVAS)
     notebook.train(50)
-    notebook.wait_for("before => document.querySelector('.p4-lab canvas').toDataURL() !== before", still)
+    redrawn(notebook, CANVAS, still)
 
     for label, push in ATTACKS.items():
         notebook.button(label).click()

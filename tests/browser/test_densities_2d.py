@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_notebook import Notebook, becomes, check_fit, download, looks, start_lab
+from live_notebook import Notebook, becomes, check_fit, download, drawn, looks, redrawn, start_lab, to_now
 
 NAME = "06_densities_2d.ipynb"
 CONFIG = "lab.player.engine.config"
@@ -18,16 +18,6 @@ SKETCH = ".p4-sketch canvas"
 def start(notebook: Notebook) -> None:
     start_lab(notebook, NAME)
     notebook.item("board").locator("td", has_text="RealNVP").wait_for()
-
-
-def picture(notebook: Notebook, selector: str) -> str:
-    return str(notebook.page.evaluate("s => document.querySelector(s).toDataURL()", selector))
-
-
-def changes(notebook: Notebook, selector: str, before: str) -> str:
-    """Wait until a picture is another one, and return it."""
-    notebook.wait_for("([s, before]) => document.querySelector(s).toDataURL() !== before", [selector, before])
-    return picture(notebook, selector)
 
 
 def shows(notebook: Notebook, name: str, index: int) -> None:
@@ -66,9 +56,9 @@ def inked(notebook: Notebook, condition: str) -> None:
 @pytest.mark.long
 def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
     start(notebook)
-    still = picture(notebook, RIGHT)
+    still = drawn(notebook, RIGHT)
     notebook.train(5)
-    changes(notebook, RIGHT, still)
+    redrawn(notebook, RIGHT, still)
     for name in ("skip", "penalty"):
         for _ in range(2):
             before = notebook.ask(f"{CONFIG}.{name}")
@@ -92,9 +82,9 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
     notebook.item("train_v").locator("input").click()
     notebook.wait_for_message("train v")
     for text in ("Density", "Log-density"):
-        before = picture(notebook, RIGHT)
+        before = drawn(notebook, RIGHT)
         notebook.item("log").get_by_role("button", name=text, exact=True).click()
-        changes(notebook, RIGHT, before)
+        redrawn(notebook, RIGHT, before)
     for name in ("lattice", "samples", "samples", "lattice"):
         notebook.item(name).locator("input").click()
     assert notebook.state() == "running"
@@ -113,11 +103,11 @@ def test_depth_while_it_runs_and_while_it_rests(notebook: Notebook) -> None:
         assert notebook.drag_to("depth", end) == text
     assert notebook.state() == "running"
     notebook.pause()
-    seen = [picture(notebook, ROUTE)]
+    seen = [drawn(notebook, ROUTE)]
     for _ in range(3):
         for _ in range(8):
             notebook.press("depth", "ArrowLeft")
-        seen.append(changes(notebook, ROUTE, seen[-1]))
+        seen.append(redrawn(notebook, ROUTE, seen[-1]))
         notebook.page.wait_for_timeout(500)
     assert len(set(seen)) == len(seen)
     notebook.screenshot("depth")
@@ -182,13 +172,11 @@ def test_scrub_branch_and_reset(notebook: Notebook) -> None:
     start(notebook)
     notebook.train(40)
     notebook.pause()
-    last, present = notebook.count(), picture(notebook, RIGHT)
+    last, present = notebook.count(), drawn(notebook, RIGHT)
     notebook.press("scrub", "Home")
     notebook.wait_for_count("===", 0)
-    past = changes(notebook, RIGHT, present)
-    notebook.button("Now").click()
-    notebook.wait_for_count("===", last)
-    notebook.wait_for("() => document.querySelector('[data-name=now] button').disabled")
+    past = redrawn(notebook, RIGHT, present)
+    to_now(notebook, last)
     notebook.press("scrub", "Home")
     notebook.wait_for_count("===", 0)
     notebook.drag_by("learning_rate", 1)
@@ -197,7 +185,7 @@ def test_scrub_branch_and_reset(notebook: Notebook) -> None:
     notebook.wait_for_runs(2)
     notebook.train(20)
     notebook.pause()
-    assert picture(notebook, RIGHT) != past
+    assert drawn(notebook, RIGHT) != past
     notebook.choose("density", "Rings")
     notebook.wait_for_message("Press Reset to apply: density")
     notebook.reset()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from live_notebook import Notebook, becomes, check_fit, looks, start_lab
+from live_notebook import CANVAS, Notebook, becomes, check_fit, drawn, looks, redrawn, restored, start_lab, to_now
 
 NAME = "04_linear_problems.ipynb"
 CONFIG = "lab.player.engine.config"
@@ -13,9 +13,9 @@ CONFIG = "lab.player.engine.config"
 @pytest.mark.long
 def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
     start_lab(notebook, NAME, whole=False)
-    still = notebook.picture()
+    still = drawn(notebook, CANVAS)
     notebook.train(50)
-    notebook.wait_for("before => document.querySelector('.p4-lab canvas').toDataURL() !== before", still)
+    redrawn(notebook, CANVAS, still)
     for name, after in (("skip", False), ("skip", True), ("penalty", True), ("penalty", False)):
         notebook.item(name).locator("input").click()
         becomes(notebook, f"{CONFIG}.{name}", after)
@@ -82,15 +82,12 @@ def test_scrub_branch_and_penalty(notebook: Notebook) -> None:
     start_lab(notebook, NAME, whole=False)
     notebook.train(100)
     notebook.pause()
-    last, present = notebook.count(), notebook.picture()
+    last, present = notebook.count(), drawn(notebook, CANVAS)
     notebook.press("scrub", "Home")
     notebook.wait_for_count("===", 0)
-    notebook.wait_for("now => document.querySelector('.p4-lab canvas').toDataURL() !== now", present)
-    notebook.button("Now").click()
-    notebook.wait_for_count("===", last)
-    notebook.wait_for("now => document.querySelector('.p4-lab canvas').toDataURL() === now", present)
-    # The slider itself has to be back at the end, or pressing Home would not move it.
-    notebook.wait_for("() => document.querySelector('[data-name=now] button').disabled")
+    redrawn(notebook, CANVAS, present)
+    to_now(notebook, last)
+    restored(notebook, CANVAS, present)
 
     notebook.press("scrub", "Home")
     notebook.wait_for_count("===", 0)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from live_notebook import Notebook, check_fit, looks, start_lab
+from live_notebook import CANVAS, Notebook, check_fit, drawn, looks, start_lab
 
 from p4lab.p4 import PAPER, RECOMMENDED
 
@@ -21,13 +21,13 @@ def test_start_drag_pause_step_reset(notebook: Notebook) -> None:
     assert notebook.count() == 0
     assert notebook.points() == 0
     assert notebook.button("Reset").is_disabled()
-    noise = notebook.picture()
+    noise = drawn(notebook, CANVAS)
     notebook.screenshot("idle")
 
     notebook.train(20)
     assert notebook.button("Step").is_disabled()
     notebook.wait_for("() => document.querySelector('.p4-plot .js-plotly-plot').data[0].x.length > 20")
-    assert notebook.picture() != noise
+    assert drawn(notebook, CANVAS) != noise
 
     rate = float(notebook.drag_by("learning_rate", 2))
     assert rate != 2e-3

@@ -6,7 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from live_notebook import Notebook, check_fit, download, drag_handle, looks, start_lab
+from live_notebook import (
+    CANVAS,
+    Notebook,
+    check_fit,
+    download,
+    drag_handle,
+    drawn,
+    looks,
+    redrawn,
+    restored,
+    start_lab,
+    to_now,
+)
 
 from p4lab.problems.matrix import matrix
 
@@ -26,9 +38,9 @@ def settled(notebook: Notebook, expression: str) -> str:
 @pytest.mark.browser
 def test_controls_to_their_ends_and_the_target_dragged_while_it_runs(notebook: Notebook) -> None:
     start_lab(notebook, NAME)
-    still = notebook.picture()
+    still = drawn(notebook, CANVAS)
     notebook.train(20)
-    notebook.wait_for("before => document.querySelector('.p4-lab canvas').toDataURL() !== before", still)
+    redrawn(notebook, CANVAS, still)
 
     drag_handle(notebook, "target", 70, -60)
     notebook.wait_for("() => document.querySelector('[data-name=target] input').value.includes(';')")
@@ -127,13 +139,12 @@ def test_scrub_and_branch(notebook: Notebook) -> None:
     notebook.train(60)
     notebook.pause()
     notebook.page.wait_for_timeout(700)
-    last, present = notebook.count(), notebook.picture()
+    last, present = notebook.count(), drawn(notebook, CANVAS)
     notebook.drag_to("scrub", "min")
     notebook.wait_for_count("===", 0)
-    notebook.wait_for("now => document.querySelector('.p4-lab canvas').toDataURL() !== now", present)
-    notebook.button("Now").click()
-    notebook.wait_for_count("===", last)
-    notebook.wait_for("now => document.querySelector('.p4-lab canvas').toDataURL() === now", present)
+    redrawn(notebook, CANVAS, present)
+    to_now(notebook, last)
+    restored(notebook, CANVAS, present)
 
     notebook.drag_to("scrub", "min")
     notebook.wait_for_count("===", 0)

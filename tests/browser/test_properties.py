@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from live_notebook import Notebook, becomes, check_fit, drawn, looks, redrawn, start_lab
+from live_notebook import Notebook, becomes, check_fit, drawn, looks, redrawn, start_lab, to_now
 
 from p4lab.widgets.property_lab import TEXTS
 
@@ -30,9 +30,7 @@ def test_another_property_a_slider_time_travel_and_reset(notebook: Notebook) -> 
     notebook.wait_for_count("===", 0)
     redrawn(notebook, P4, present)
     assert drawn(notebook, P4) == first
-    notebook.button("Now").click()
-    notebook.wait_for_count("===", last)
-    notebook.wait_for("() => document.querySelector('[data-name=now] button').disabled")
+    to_now(notebook, last)
 
     notebook.choose("prop", TEXTS["circulant"])
     notebook.wait_for_message("Press Reset to apply: prop")

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from live_notebook import Notebook, drag_handle, looks, start_lab
+from live_notebook import Notebook, drag_handle, looks, start_lab, to_now
 
 NAME = "00_start_here.ipynb"
 LAST_LOSS = "float(lab.player.engine.records.steps.columns['loss'][-1])"
@@ -132,8 +132,7 @@ def test_scrub_branch_and_reset(notebook: Notebook) -> None:
     notebook.drag_to("scrub", "min")
     notebook.wait_for_count("===", 0)
     notebook.wait_for(f"symbol => ({MATRIX})(symbol).join() === '1,0,0,1'", "W")
-    notebook.button("Now").click()
-    notebook.wait_for_count("===", last)
+    to_now(notebook, last)
     notebook.wait_for(f"([symbol, now]) => ({MATRIX})(symbol).join() === now.join()", ["W", present])
 
     notebook.drag_to("scrub", "min")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from live_notebook import Notebook, becomes, check_fit, download, drawn, looks, redrawn, start_lab
+from live_notebook import Notebook, becomes, check_fit, download, drawn, looks, redrawn, start_lab, to_now
 
 NAME = "07_swaps.ipynb"
 CONFIG = "lab.player.engine.config"
@@ -64,9 +64,7 @@ def test_every_control_and_every_way_through_time(notebook: Notebook, tmp_path: 
     notebook.press("scrub", "Home")
     notebook.wait_for_count("===", 0)
     redrawn(notebook, P4INV, present)
-    notebook.button("Now").click()
-    notebook.wait_for_count("===", last)
-    notebook.wait_for("() => document.querySelector('[data-name=now] button').disabled")
+    to_now(notebook, last)
     notebook.press("scrub", "Home")
     notebook.wait_for_count("===", 0)
     notebook.drag_by("learning_rate", 1)

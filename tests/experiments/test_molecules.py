@@ -102,7 +102,8 @@ def test_divergences_share_the_entropy_of_the_best_weighted_run() -> None:
     good, poor = figures() | {"ess": 0.9, "test_nll": -3.0, "test_kl": 0.25}, figures() | {"ess": 0.1, "test_nll": -2.0}
     assert command.entropy([poor, good]) == -3.25
     rows = command.table({"spline": [good], "realnvp": [poor]}, -3.25).splitlines()[-2:]
-    assert ["0.250" in rows[0], "1.250" in rows[1]] == [True, True]
+    assert "0.250" in rows[0]
+    assert "1.250" in rows[1]
 
 
 @pytest.mark.slow
