@@ -47,3 +47,15 @@ class DataFileError(P4Error, ValueError):
 
 class UnknownAtomsError(P4Error, ValueError):
     """A molecule has other atoms than the one that is known here, or calls them by other names."""
+
+
+class MergeOrderError(P4Error, RuntimeError):
+    """A layer was merged between a forward pass and its backward pass."""
+
+
+class ReplicaError(P4Error, RuntimeError):
+    """Processes that train one model together have different copies of it, or do not say that they belong together."""
+
+
+class ShardingError(P4Error, RuntimeError):
+    """A layer is divided among processes, but a merge needs all of it."""

@@ -15,6 +15,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "p4lab"
 # A room may import from itself and from rooms before it. A new room needs a place here.
 ROOMS = [
     "errors",
+    "options",
+    "distributed",
     "linalg",
     "p4",
     "baselines",

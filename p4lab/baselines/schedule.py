@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import LBFGS, Optimizer
 
 from p4lab.errors import OptionError
-from p4lab.p4.schedule import _state_like
+from p4lab.p4.schedule import optimizer_state
 
 
 @runtime_checkable
@@ -90,7 +90,7 @@ class Rebase:
                     optimizer.state.clear()
                 elif not layer.frame_stays:
                     for parameter in layer.rebased():
-                        for tensor in _state_like(optimizer, parameter):
+                        for _, tensor in optimizer_state(optimizer, parameter):
                             tensor.zero_()
 
     def state_dict(self) -> dict[str, Any]:

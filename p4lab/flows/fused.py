@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 
 from p4lab.flows.bent import BentIdentity
 from p4lab.p4 import P4Inv
+from p4lab.p4.watch import check_order, transformed
 
 WIDEST = 64
 """Wider layers run one by one, without the d x d weights of all of them at a time."""
@@ -30,9 +31,11 @@ def fusible(layers: Sequence[Any], x: Tensor, gradients: bool = True) -> bool:
         x: what they are to be applied to, or undone from.
         gradients: whether the node is for inputs with gradients (`run`) or without (`undo`).
     """
-    if torch.is_grad_enabled() != gradients or x.dim() != 2 or torch.is_autocast_enabled(x.device.type):
+    if torch.is_grad_enabled() != gradients or x.dim() != 2 or x.is_meta:
         return False
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    if torch.is_autocast_enabled(x.device.type):
+        return False
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0 or torch.compiler.is_compiling():
         return False
     first = None
     for layer in layers:
@@ -111,14 +114,14 @@ class _Stack(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         u, biases = torch.stack(parameters[: len(linear)]), parameters[len(linear) :]
         v, q, a = (torch.stack([layer._buffers[name] for layer in linear]) for name in ("v", "q", "frozen_weight"))  # type: ignore[misc]
-        weights = torch.baddbmm(a, u.mT, v).unbind()
+        stacked = torch.baddbmm(a, u.mT, v)
+        weights = stacked.unbind()
         c_inverse, logabsdet = _inverse_and_logabsdet(q, u)
         frozen = torch.stack([layer._buffers["frozen_logabsdet"] for layer in linear])  # type: ignore[misc]
         logabsdet = (frozen.sum() + logabsdet.sum(dtype=frozen.dtype)).to(x.dtype)
-        ctx.save_for_backward(x, *parameters)
         ctx.layers, ctx.linear, ctx.layered = layers, linear, layered
-        ctx.weights, ctx.v, ctx.slope_of_logabsdet = weights, v, c_inverse @ q
-        kept: list[tuple[Tensor, Tensor] | Tensor] = []
+        ctx.redraws = [layer._redraws for layer in linear]
+        kept: list[Tensor] = []
         log_slopes, h, i = torch.zeros_like(x), x.detach(), 0
         for layer in layers:
             if type(layer) is P4Inv:
@@ -128,48 +131,56 @@ class _Stack(torch.autograd.Function):
             elif layer.inverted:
                 h, half, r = _bent_inverse(h)
                 log_slopes.sub_(half.log1p())
-                kept.append((half, r))
+                kept += (half, r)
             else:
                 h, half, r = _bent(h)
                 log_slopes.add_(half.log1p())
-                kept.append((half, r))
-        ctx.kept = kept
+                kept += (half, r)
+        # All of it where autograd keeps what it saves, for activation checkpointing and offloading to see.
+        ctx.save_for_backward(x, *parameters, stacked, v, c_inverse @ q, *kept)
         return h, log_slopes.sum(-1).add_(logabsdet)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
+        for layer, redraws in zip(ctx.linear, ctx.redraws, strict=True):
+            check_order(layer, redraws)
+        saved = ctx.saved_tensors  # torch raises here if an optimizer changed them since
+        if torch.is_grad_enabled() or any(map(transformed, gradients)):
             return _again(ctx, *gradients)
+        stacked, v, slope_of_logabsdet, *kept = saved[1 + 2 * len(ctx.linear) :]
+        weights = stacked.unbind()
         g, g_log = gradients
         column = g_log.unsqueeze(-1)
         i, g_weights, g_biases = len(ctx.linear), [], []
-        for left, layer, kept in zip(reversed(range(len(ctx.layers))), ctx.layers[::-1], ctx.kept[::-1], strict=True):
+        for left, layer in zip(reversed(range(len(ctx.layers))), ctx.layers[::-1], strict=True):
             if type(layer) is P4Inv:
                 i -= 1
+                h = kept.pop()
                 if layer.training and layer._reset_kind == "gradient":
-                    layer._batch = (kept, g, False)
-                g_weights.append(g.t() @ kept)
+                    layer.__dict__["_batch"] = (h, g, False)
+                g_weights.append(g.t() @ h)
                 g_biases.append(g.sum(0))
                 if left or ctx.needs_input_grad[3]:
-                    g = g @ ctx.weights[i]
+                    g = g @ weights[i]
             else:
-                half, r = kept
+                r, half = kept.pop(), kept.pop()
                 slope = half + 1
                 change = (r * r).mul_(r).div_(slope)  # twice the derivative of log b'
                 if layer.inverted:
                     g = torch.addcmul(g, column, change, value=-0.5).div_(slope)
                 else:
                     g = torch.addcmul(slope.mul_(g), column, change, value=0.5)
-        g_u = torch.baddbmm(g_log.sum() * ctx.slope_of_logabsdet, ctx.v, torch.stack(g_weights[::-1]).mT)
+        g_u = torch.baddbmm(g_log.sum() * slope_of_logabsdet, v, torch.stack(g_weights[::-1]).mT)
         return None, None, None, g if ctx.needs_input_grad[3] else None, *g_u.unbind(), *g_biases[::-1]
 
 
 def _again(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-    """Differentiate the layers one by one, so that the gradients can be differentiated in turn."""
-    x, *parameters = ctx.saved_tensors
+    """Differentiate the layers one by one: then gradients can be differentiated in turn, or vectorized."""
+    x, *parameters = ctx.saved_tensors[: 1 + 2 * len(ctx.linear)]
     inputs = [x, *parameters] if ctx.needs_input_grad[3] else parameters
+    differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
-        found = torch.autograd.grad(ctx.layered(x), inputs, gradients, create_graph=True)
+        found = torch.autograd.grad(ctx.layered(x), inputs, gradients, create_graph=differentiable)
     return None, None, None, *(found if ctx.needs_input_grad[3] else (None, *found))
 
 

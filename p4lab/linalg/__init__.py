@@ -9,36 +9,39 @@ from p4lab.linalg.low_rank import (
     small_inverse,
     small_slogdet,
     wide_residual,
-    woodbury_update_,
 )
 from p4lab.linalg.operators import gradient_rows, operator_sketch
-from p4lab.linalg.polar import nearest_orthogonal, orthogonality_error, polar_step_
-from p4lab.linalg.refine import refine_inverse_, residual
+from p4lab.linalg.polar import nearest_orthogonal, orthogonality_error, polar_step
+from p4lab.linalg.refine import better_of, factorized, refined_inverse, residual
 from p4lab.linalg.rotation import (
     complete_frame,
     low_rank_rotation,
-    orthonormalize_rows_,
+    orthonormalized_rows,
     pairing,
     row_defect,
 )
 from p4lab.linalg.sketch import orthonormal_rows, row_space_sketch
 from p4lab.linalg.symmetric import (
     congruence,
+    definite,
     definiteness_defect,
+    symmetric_factors,
     symmetric_update,
-    symmetric_update_,
-    symmetrize_,
+    symmetrized,
 )
 from p4lab.linalg.turning import cayley_turn
-from p4lab.linalg.unimodular import unit_determinant_
+from p4lab.linalg.unimodular import unit_determinant
 
 __all__ = [
+    "better_of",
     "capacitance",
     "cayley_core",
     "cayley_turn",
     "complete_frame",
     "congruence",
+    "definite",
     "definiteness_defect",
+    "factorized",
     "gradient_rows",
     "initial_matrix",
     "inverse_and_det",
@@ -48,10 +51,10 @@ __all__ = [
     "operator_sketch",
     "orthogonality_error",
     "orthonormal_rows",
-    "orthonormalize_rows_",
+    "orthonormalized_rows",
     "pairing",
-    "polar_step_",
-    "refine_inverse_",
+    "polar_step",
+    "refined_inverse",
     "reflections_core",
     "residual",
     "row_defect",
@@ -59,11 +62,10 @@ __all__ = [
     "skew_sketch",
     "small_inverse",
     "small_slogdet",
+    "symmetric_factors",
     "symmetric_update",
-    "symmetric_update_",
-    "symmetrize_",
+    "symmetrized",
     "turn_planes",
-    "unit_determinant_",
+    "unit_determinant",
     "wide_residual",
-    "woodbury_update_",
 ]

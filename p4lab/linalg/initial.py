@@ -1,5 +1,7 @@
 """Initial matrices with their inverses and determinants."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -29,15 +31,15 @@ def initial_matrix(kind: str, dim: int, generator: torch.Generator) -> Tensor:
         tensor([[0., 1.],
                 [1., 0.]], dtype=torch.float64)
     """
-    eye = torch.eye(dim, dtype=torch.float64)
+    eye = torch.eye(dim, dtype=torch.float64, device="cpu")
     if kind == "identity":
         return eye
     if kind == "reverse":
         return eye.flip(0)
     if kind == "permutation":
-        return eye[torch.randperm(dim, generator=generator)]
+        return eye[torch.randperm(dim, generator=generator, device="cpu")]
     if kind == "orthogonal":
-        q, r = torch.linalg.qr(torch.randn(dim, dim, dtype=torch.float64, generator=generator))
+        q, r = torch.linalg.qr(torch.randn(dim, dim, dtype=torch.float64, generator=generator, device="cpu"))
         return q * r.diagonal().sign()  # without the signs, Q is not Haar distributed (Mezzadri 2007)
     raise OptionError(f"init={kind!r} is not known: choose one of {KINDS} or pass an invertible tensor")
 
@@ -70,13 +72,13 @@ def inverse_and_logabsdet(matrix: Tensor, dim: int, dtype: torch.dtype) -> tuple
     sign, logabsdet = torch.linalg.slogdet(wide)
     inverse, info = torch.linalg.inv_ex(wide)
     a, x = wide.to(dtype), inverse.to(dtype)
-    error = (a @ x - torch.eye(dim, dtype=dtype)).abs().max() if int(info) == 0 else torch.tensor(torch.inf)
-    if not float(error) <= LARGEST_RESIDUAL:
+    error = float((a @ x - torch.eye(dim, dtype=dtype, device="cpu")).abs().max()) if int(info) == 0 else math.inf
+    if not error <= LARGEST_RESIDUAL:
         s = torch.linalg.svdvals(wide)
         raise SingularMatrixError(
             f"init is singular or too ill-conditioned for {dtype}: "
             f"singular values from {float(s[-1]):.3g} to {float(s[0]):.3g}, "
-            f"|A A^-1 - I| = {float(error):.3g} (at most {LARGEST_RESIDUAL} is accepted). "
+            f"|A A^-1 - I| = {error:.3g} (at most {LARGEST_RESIDUAL} is accepted). "
             "Add a multiple of the identity, or use dtype=torch.float64"
         )
     return inverse, sign, logabsdet

@@ -88,23 +88,3 @@ def wide_residual(a: Tensor, p: Tensor, b: Tensor) -> Tensor:
         return torch.addmm(b.to(p.dtype), a.to(p.dtype), p, alpha=-1)
     blocks = zip(b.split(size), a.split(size), strict=True)
     return torch.cat([torch.addmm(rhs.to(p.dtype), rows.to(p.dtype), p, alpha=-1) for rhs, rows in blocks])
-
-
-def woodbury_update_(a: Tensor, a_inv: Tensor, u: Tensor, v: Tensor, p: Tensor, q: Tensor) -> None:
-    r"""Write a rank-k update into a matrix and its inverse, in place.
-
-    .. math:: A \leftarrow A + u^T v, \qquad A^{-1} \leftarrow A^{-1} - p\,q, \quad p = A^{-1} u^T C^{-1},\; q = v
-    A^{-1}
-
-    Args:
-        a: matrix, shape (d, d), changed.
-        a_inv: its inverse, shape (d, d), changed.
-        u: shape (k, d).
-        v: shape (k, d).
-        p: shape (d, k).
-        q: shape (k, d).
-
-    Cost O(d^2 k), no temporary of size d x d. Source: Sherman-Morrison-Woodbury.
-    """
-    a.addmm_(u.t(), v)
-    a_inv.addmm_(p, q, alpha=-1)

@@ -9,30 +9,30 @@ def orthogonality_error(q: Tensor) -> Tensor:
     return _defect(q).abs().max()
 
 
-def polar_step_(q: Tensor) -> Tensor:
-    r"""Bring a nearly orthogonal matrix closer to the nearest orthogonal one, in place, if that converges.
+def polar_step(q: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Bring a nearly orthogonal matrix closer to the nearest orthogonal one, if that converges.
 
     .. math:: Q \leftarrow Q + \tfrac{1}{2} Q\, (I - Q^T Q)
 
     Args:
-        q: shape (d, d), changed only if ``|I - Q^T Q| < 1`` in the Frobenius norm, where the iteration is certain to
-            converge.
+        q: shape (d, d).
 
     Returns:
-        Scalar ``max |Q^T Q - I|`` after the step; 1 or more says that nothing was done.
+        The improved matrix, and ``max |Q^T Q - I|`` of it. It is ``q`` itself, and the scalar 1 or more, unless
+        ``|I - Q^T Q| < 1`` in the Frobenius norm, where the iteration is certain to converge.
 
     Cost: three products of d x d, no host synchronisation. Source: Bjorck and Bowie (1971); Higham (2008), section 8.3.
 
     Example:
         >>> q = 1.01 * torch.eye(2)
-        >>> for _ in range(3): left = polar_step_(q)
+        >>> for _ in range(3): q, left = polar_step(q)
         >>> bool(left < 1e-6)
         True
     """
     r = _defect(q)
     converges = torch.linalg.vector_norm(r) < 1
-    q.add_(torch.where(converges, 0.5 * (q @ r), torch.zeros((), dtype=q.dtype, device=q.device)))
-    return orthogonality_error(q)
+    q = q + torch.where(converges, 0.5 * (q @ r), torch.zeros((), dtype=q.dtype, device=q.device))
+    return q, orthogonality_error(q)
 
 
 def nearest_orthogonal(matrix: Tensor) -> Tensor:

@@ -63,24 +63,26 @@ def complete_frame(block: Tensor) -> Tensor:
     return torch.cat((block, (left * slack) @ left.t()), 1)
 
 
-def orthonormalize_rows_(frame: Tensor, length: float = 1.0) -> Tensor:
-    r"""Bring the rows of a matrix closer to being orthogonal and of one length, in place, by one Newton-Schulz step.
+def orthonormalized_rows(frame: Tensor, length: float = 1.0) -> tuple[Tensor, Tensor]:
+    r"""Bring the rows of a matrix closer to being orthogonal and of one length by one Newton-Schulz step.
 
     .. math:: R \leftarrow R + \tfrac12 (I - R R^T / c^2)\, R
 
     Args:
-        frame: shape (p, n), p <= n, changed if the step converges (Frobenius norm of I - R R^T / c^2 below 1).
+        frame: shape (p, n), p <= n.
         length: c.
 
     Returns:
-        Scalar ``max |R R^T / c^2 - I|`` after the step. Cost O(p^2 n).
+        The improved matrix, and ``max |R R^T / c^2 - I|`` of it. It is ``frame`` itself unless the step converges
+        (Frobenius norm of I - R R^T / c^2 below 1). Cost O(p^2 n).
 
     Source: Newton-Schulz iteration for the polar factor (Higham 2008, section 8.3).
     """
     defect = row_defect(frame, length)
     converges = torch.linalg.vector_norm(defect) < 1
-    frame.add_(torch.where(converges, 0.5 * defect @ frame, torch.zeros((), dtype=frame.dtype, device=frame.device)))
-    return row_defect(frame, length).abs().max()
+    zero = torch.zeros((), dtype=frame.dtype, device=frame.device)
+    frame = frame + torch.where(converges, 0.5 * defect @ frame, zero)
+    return frame, row_defect(frame, length).abs().max()
 
 
 def row_defect(frame: Tensor, length: float = 1.0) -> Tensor:

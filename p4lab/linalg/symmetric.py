@@ -39,18 +39,18 @@ def symmetric_update(a: Tensor, v: Tensor, w: Tensor, alpha: int = 1) -> Tensor:
     Returns:
         Shape (d, d). Cost O(d^2 k).
     """
-    return torch.addmm(a, torch.cat((v, w)).t(), torch.cat((w, v)), alpha=alpha)
+    return torch.addmm(a, *symmetric_factors(v, w), alpha=alpha)
 
 
-def symmetric_update_(a: Tensor, v: Tensor, w: Tensor, alpha: int = 1) -> None:
-    """Write ``a + alpha (v^T w + w^T v)`` into ``a``, without a temporary of size d x d: see `symmetric_update`."""
-    a.addmm_(torch.cat((v, w)).t(), torch.cat((w, v)), alpha=alpha)
+def symmetric_factors(v: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return L of shape (d, 2k) and R of shape (2k, d) with ``L R = v^T w + w^T v``, for rows of shape (k, d)."""
+    return torch.cat((v, w)).t(), torch.cat((w, v))
 
 
-def symmetrize_(a: Tensor) -> None:
-    """Replace a matrix of shape (d, d) by its symmetric part, in place. Cost O(d^2)."""
-    a.copy_(torch.lerp(a, a.t(), 0.5))
-    a.copy_(torch.triu(a) + torch.triu(a, 1).t())  # both halves rounded alike
+def symmetrized(a: Tensor) -> Tensor:
+    """Return the symmetric part of a matrix of shape (d, d), symmetric to the last bit. Cost O(d^2)."""
+    a = torch.lerp(a, a.t(), 0.5)
+    return torch.triu(a) + torch.triu(a, 1).t()  # both halves rounded alike
 
 
 def definiteness_defect(a: Tensor, inverse: Tensor) -> Tensor:
@@ -69,3 +69,25 @@ def definiteness_defect(a: Tensor, inverse: Tensor) -> Tensor:
     largest = torch.stack([part.abs().max() for part in parts]).max()
     factored = torch.linalg.cholesky_ex(a).info == 0
     return torch.where(factored, largest, torch.full_like(largest, torch.inf))
+
+
+def definite(a: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what there is to know of a positive definite matrix, and make it one if rounding has taken that away.
+
+    Args:
+        a: matrix, shape (d, d), of which the symmetric part is taken.
+        least: smallest eigenvalue that is left, as a part of the largest; smaller ones are lifted to it.
+
+    Returns:
+        ``(A, A^-1, ln det A, condition number)``, both matrices symmetric to the last bit; all NaN if ``a`` is not
+        finite. Cost O(d^3): an eigendecomposition.
+    """
+    finite = torch.isfinite(a).all()
+    eye = torch.eye(a.shape[0], dtype=a.dtype, device=a.device)
+    values, vectors = torch.linalg.eigh(symmetrized(torch.where(finite, a, eye)))
+    lifted = torch.maximum(values, least * values[-1])
+    nothing = torch.where(finite, 0.0, torch.nan).to(a.dtype)
+    # Without a small eigenvalue the matrix itself is kept, to its last digit.
+    whole = torch.where((lifted == values).all(), symmetrized(a), symmetrized((vectors * lifted) @ vectors.t()))
+    inverse = symmetrized((vectors / lifted) @ vectors.t())
+    return whole + nothing, inverse + nothing, lifted.log().sum() + nothing, lifted[-1] / lifted[0] + nothing

@@ -81,7 +81,8 @@ class _Turn(torch.autograd.Function):
         if bias is not None:
             y += bias
         ctx.save_for_backward(z, u, v, bias, w, p, n, along, q)
-        return y.view(z.shape)
+        # For a stack of matrices not a view, which nobody could change in place.
+        return y if z.dim() == 2 else torch.ops.aten._unsafe_view.default(y, z.shape)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -99,7 +100,7 @@ class _Turn(torch.autograd.Function):
         g_a = -2 * g_v
         g_q = g_l + g_a
         g_along = g_q @ n.t()
-        g_z = torch.addmm(g_rows, torch.cat((g_along, g_a), -1), p).view(g.shape) if to_z else None
+        g_z = torch.addmm(g_rows, torch.cat((g_along, g_a), -1), p).reshape(g.shape) if to_z else None
         g_u = None
         if to_u:
             g_w = torch.addmm(q.t() @ g_rows, g_along.t(), rows)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 
-def unit_determinant_(a: Tensor, a_inv: Tensor) -> Tensor:
-    r"""Bring ``|det A|`` back to 1 in place, with the inverse, by scaling one row of A and that column of A^-1.
+def unit_determinant(a: Tensor, a_inv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Bring ``|det A|`` back to 1, with the inverse, by scaling one row of A and that column of A^-1.
 
     .. math:: a_i \leftarrow a_i / |\det A|, \qquad i = \arg\min_i |a_i|\,|A^{-1} e_i|
 
@@ -13,18 +13,19 @@ def unit_determinant_(a: Tensor, a_inv: Tensor) -> Tensor:
     dtype can tell; one row takes it d times as strong. It is the row whose own rounding moves the determinant least.
 
     Args:
-        a: matrix, shape (d, d), changed.
-        a_inv: its inverse, shape (d, d), changed.
+        a: matrix, shape (d, d).
+        a_inv: its inverse, shape (d, d).
 
     Returns:
-        Scalar ``|log|det A||`` after the step, in float64 (float32 on mps); not finite, with nothing done, where A is
-        singular or not finite.
+        The scaled matrix and inverse, and ``|log|det A||`` of it, in float64 (float32 on mps); not finite, with nothing
+        done, where A is singular or not finite.
 
     Cost O(d^3): two factorizations in the wide dtype. No host synchronisation.
 
     Example:
         >>> a = torch.diag(torch.tensor([2.0, 3.0])); a_inv = a.inverse()
-        >>> bool(unit_determinant_(a, a_inv) < 1e-6), a.diagonal()
+        >>> a, a_inv, error = unit_determinant(a, a_inv)
+        >>> bool(error < 1e-6), a.diagonal()
         (True, tensor([0.3333, 3.0000]))
     """
     logabsdet = _logabsdet(a)
@@ -32,9 +33,8 @@ def unit_determinant_(a: Tensor, a_inv: Tensor) -> Tensor:
     gain = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(a_inv, dim=0)
     chosen = torch.arange(a.shape[0], device=a.device) == gain.argmin()
     scale = torch.where(chosen, factor, torch.ones_like(factor)).to(a.dtype)
-    a.mul_(scale[:, None])
-    a_inv.div_(scale)
-    return _logabsdet(a).abs()
+    a, a_inv = a * scale[:, None], a_inv / scale
+    return a, a_inv, _logabsdet(a).abs()
 
 
 def _logabsdet(a: Tensor) -> Tensor:

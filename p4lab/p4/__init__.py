@@ -1,7 +1,9 @@
 """P4: property-preserving parameter perturbations. The contract, one file per property, the merge schedule."""
 
+from p4lab.p4.average import AveragedWeights
+from p4lab.p4.changes import Changes
 from p4lab.p4.circulant import P4Circulant
-from p4lab.p4.contract import Check, MergeReport, MergeStatus, P4Module, fold, p4_modules, penalty
+from p4lab.p4.contract import P4Module, Total, alone, fold, p4_modules, penalty
 from p4lab.p4.givens import P4Givens
 from p4lab.p4.invertible import P4Inv
 from p4lab.p4.linear import NOT_FINITE, P4Linear
@@ -11,6 +13,7 @@ from p4lab.p4.permutation import MeanPool, P4Permutation
 from p4lab.p4.positive_definite import P4PositiveDefinite
 from p4lab.p4.presets import ORTHOGONAL, PAPER, PRESETS, RECOMMENDED, OrthogonalPreset, Preset
 from p4lab.p4.reflections import P4Reflections
+from p4lab.p4.report import Check, MergeReport, MergeStatus
 from p4lab.p4.schedule import MergeSchedule
 from p4lab.p4.special_linear import P4SpecialLinear
 
@@ -20,6 +23,8 @@ __all__ = [
     "PAPER",
     "PRESETS",
     "RECOMMENDED",
+    "AveragedWeights",
+    "Changes",
     "Check",
     "MeanPool",
     "MergeReport",
@@ -38,6 +43,8 @@ __all__ = [
     "P4Reflections",
     "P4SpecialLinear",
     "Preset",
+    "Total",
+    "alone",
     "fold",
     "lipschitz_bound",
     "p4_modules",

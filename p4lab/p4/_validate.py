@@ -9,17 +9,37 @@ DTYPES = (torch.float32, torch.float64)
 
 
 def check_input(layer: str, dim: int, parameter: Tensor, x: Tensor) -> None:
-    """Raise unless ``x`` has shape (..., dim), and dtype (autocast apart) and device of ``parameter``."""
+    """Raise unless ``x`` is a tensor of shape (..., dim), with dtype (autocast apart) and device of ``parameter``."""
+    if not isinstance(x, Tensor):
+        raise no_tensor(layer, x, parameter)
     if x.shape[-1:] != (dim,):
         raise ShapeError(
             f"{layer}(dim={dim}) got shape {tuple(x.shape)}: expected (..., {dim}); reshape the input or change dim"
         )
-    if x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != parameter.dtype and not _autocast(x.device.type):
         raise DtypeError(
             f"{layer} is {parameter.dtype} but got {x.dtype}: convert the input, or the layer with .to(dtype)"
         )
     if x.device != parameter.device:
         raise DeviceError(f"{layer} is on {parameter.device} but got an input on {x.device}: move one with .to(device)")
+
+
+def check_tensor(what: str, x: object) -> None:
+    """Raise unless ``x`` is a tensor, also one of torch's transforms or of a fake mode."""
+    if not isinstance(x, Tensor):
+        raise no_tensor(what, x)
+
+
+def no_tensor(what: str, x: object, like: Tensor | None = None) -> DtypeError:
+    """Return the error of an input that is no tensor: what it is, and how it becomes one like ``like``."""
+    kind = type(x)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    # Tables, which torch cannot read, may give an array that cannot be written to: it must be copied.
+    convert = "torch.tensor(x.to_numpy()" if hasattr(x, "to_numpy") else "torch.as_tensor(x"
+    wanted = ", dtype=..." if like is None else f", dtype={like.dtype}"
+    if like is not None and like.device.type != "cpu":
+        wanted += f", device={str(like.device)!r}"
+    return DtypeError(f"{what} got {name}, expected a torch.Tensor: convert it with {convert}{wanted})")
 
 
 def check_cast(layer: str, dtype: torch.dtype) -> None:
@@ -49,4 +69,8 @@ def seed_from(seed: int | torch.Generator | None) -> int:
         raise DeviceError(
             f"the generator is on {seed.device}: pass a CPU generator, so that every device draws the same numbers"
         )
-    return int(torch.randint(2**62, (), generator=seed))
+    return int(torch.randint(2**62, (), generator=seed, device="cpu"))
+
+
+def _autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

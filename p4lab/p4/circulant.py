@@ -1,13 +1,19 @@
 """P4Circulant: linear layers that commute with cyclic shifts, inverted by the Fourier transform."""
 
-from typing import Any, ClassVar
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from p4lab.errors import OptionError, ShapeError, SingularMatrixError
-from p4lab.p4.contract import Check, MergeReport, MergeStatus, full_precision
-from p4lab.p4.linear import MIN_FACTOR, NOT_FINITE, P4Factored, widest
+from p4lab.p4.changes import Changes
+from p4lab.p4.contract import full_precision
+from p4lab.p4.linear import LARGEST_CONDITION_EPS, MIN_FACTOR, NOT_FINITE, P4Factored, widest
+from p4lab.p4.report import Check, MergeStatus
+
+LARGEST_DEVIATION = 1e-4
+"""Weights count as circulant up to this relative error."""
 
 
 class P4Circulant(P4Factored):
@@ -71,9 +77,8 @@ class P4Circulant(P4Factored):
             min_factor, dim, 1, 1, bias, "gaussian", 0, device, dtype
         )  # one number of bias, no random directions
         self.dim = self.dim_out = dim
-        kind: dict[str, Any] = {"device": device, "dtype": self.limits.dtype}
-        self.register_buffer("frozen_kernel", _start(init, dim).to(**kind).clone())
-        self.u = nn.Parameter(torch.zeros(dim, **kind))
+        self.register_buffer("frozen_kernel", _start(init, dim).to(**self.kind).clone())
+        self.u = nn.Parameter(torch.zeros(dim, **self.kind))
 
     # --- the layer ---------------------------------------------------------------------------------------------------
 
@@ -85,7 +90,7 @@ class P4Circulant(P4Factored):
         """
         self._check(x, self.dim)
         y = self._filter(x, self.spectrum())
-        return y if self.bias is None else y + self.bias
+        return self._watched(x, y if self.bias is None else y + self.bias)
 
     def inverse(self, y: Tensor) -> Tensor:
         """Return ``W^-1 (y - b)`` for y of shape (..., d), differentiable; not finite where W is exactly singular.
@@ -95,7 +100,7 @@ class P4Circulant(P4Factored):
         """
         self._check(y, self.dim)
         r = y if self.bias is None else y - self.bias
-        return self._filter(r, 1 / self.spectrum())
+        return self._watched(y, self._filter(r, 1 / self.spectrum()), inverted=True)
 
     def spectrum(self) -> Tensor:
         """Return the eigenvalues of W at the frequencies 0 ... d // 2, complex; the others are their conjugates."""
@@ -127,16 +132,51 @@ class P4Circulant(P4Factored):
 
     # --- the P4 contract ---------------------------------------------------------------------------------------------
 
-    def propose(self) -> tuple[MergeReport, dict[str, Tensor]]:
-        """Judge u by the frequency that would lose most. Cost O(d log d)."""
+    def _absorb(self) -> Changes:
+        # Judged by the frequency that would lose most. Cost O(d log d).
         before, after = torch.fft.rfft(self.frozen_kernel).abs(), self.spectrum().abs()
-        report = self.judge((), (before / after).max())
-        return report, {"u": torch.where(report.accepted, self.u, torch.zeros_like(self.u))}
+        changes = Changes(self.judge((), (before / after).max()))
+        changes.absorb(self.frozen_kernel, self.frozen_kernel + self.u)
+        return changes
 
-    def absorb(self, report: MergeReport, update: dict[str, Tensor]) -> None:
-        """Write ``a + u``. Cost O(d)."""
-        super().absorb(report, update)
-        self.frozen_kernel.add_(update["u"])
+    def _absorb_anew(self) -> Changes:
+        # Refused for what single merges would take away; as a whole it is good enough if all frequencies respond.
+        after = torch.fft.rfft((self.frozen_kernel + self.u).to(widest(self.u.device))).abs()
+        condition = after.max() / after.min()
+        worse = condition * torch.finfo(self.u.dtype).eps / LARGEST_CONDITION_EPS
+        changes = Changes(self.judge((), *(worse * limit for limit in self.thresholds())))
+        changes.absorb(self.frozen_kernel, self.frozen_kernel + self.u)
+        return changes
+
+    def nearest(self, weight: Tensor) -> Tensor:
+        """Return a given matrix, shape (d, d), averaged along its cyclic diagonals. Cost O(d^2)."""
+        wide = super().nearest(weight)
+        i = torch.arange(self.dim, device="cpu")
+        return circulant(wide[(i[:, None] + i) % self.dim, i].mean(1))
+
+    @torch.no_grad()
+    def start_at(self, weight: Tensor) -> None:
+        """Make W a given circulant matrix, of shape (d, d), with no perturbation left.
+
+        Raises:
+            ShapeError, SingularMatrixError, OptionError: it has another shape, a frequency without response, or is not
+                circulant to a relative 1e-4; the layer is left as it was.
+
+        Cost O(d^2).
+        """
+        if weight.shape != (self.dim, self.dim):
+            raise ShapeError(f"weight has shape {tuple(weight.shape)}, expected ({self.dim}, {self.dim})")
+        error = float((circulant(weight[:, 0]) - weight).abs().max() / weight.abs().max())
+        if not error <= LARGEST_DEVIATION:
+            raise OptionError(f"weight is not circulant (relative error {error:.3g}): average it along its diagonals")
+        changes = Changes()
+        changes.put(self.frozen_kernel, _start(weight[:, 0], self.dim).to(self.frozen_kernel))
+        self._restart(changes)
+
+    def shrink(self, changes: Changes, factor: float | Tensor) -> None:
+        """Plan ``W <- factor W``. Cost O(d)."""
+        for target in (self.frozen_kernel, self.u.detach()):
+            changes.write(target, partial(target.mul_, factor))
 
     @torch.no_grad()
     @full_precision
@@ -180,7 +220,7 @@ def _start(init: str | Tensor, dim: int) -> Tensor:
     if isinstance(init, str):
         if init != "identity":
             raise OptionError(f"init={init!r} is not known: choose 'identity' or pass a kernel of shape ({dim},)")
-        return torch.eye(dim, dtype=torch.float64)[0]
+        return torch.eye(dim, dtype=torch.float64, device="cpu")[0]
     kernel = init.detach().to("cpu", torch.float64)
     if kernel.shape != (dim,):
         raise ShapeError(f"init has shape {tuple(kernel.shape)}, expected ({dim},): the first column of the matrix")

@@ -4,99 +4,34 @@ A P4 module owns tensors A in a set S (invertible, orthogonal, ...) that the opt
 perturbation R_B: S -> S with an identity B0. Training moves B; a merge sets ``A <- R_B(A)`` and ``B <- B0`` and leaves
 the function of the module as it was (arXiv:2010.07033, section 2.1).
 
-A new property is a subclass of `P4Module` with six methods; `merge`, the schedule and `fold` need nothing else.
+A new property is a subclass of `P4Module` with five methods; `merge`, the schedule and `fold` need nothing else. A
+merge is planned as a value (`Changes`) and then written in one go, so that whatever interrupts it, Ctrl-C included,
+finds the module before it or after it, and never between.
 """
 
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-
-class MergeStatus(IntEnum):
-    """What became of one attempt to merge."""
-
-    MERGED = 0
-    SKIPPED_SINGULAR = 1
-    SKIPPED_INACCURATE = 2
-    DISCARDED_NOT_FINITE = 3
-
-
-@dataclass(frozen=True)
-class Check:
-    """One figure that a merge is judged by: it must not exceed its limit (NaN does).
-
-    Attributes:
-        status: what becomes of the merge otherwise.
-        text: what the figure is and what to do, for the report.
-    """
-
-    status: MergeStatus
-    text: str
-
-
-class MergeReport:
-    """Judgement of one merge attempt, kept on the device until somebody asks.
-
-    Reading a property, ``bool(report)`` or ``repr`` waits for the device; making and keeping a report does not.
-
-    Args:
-        checks: what is judged. The first one is for values that are not finite: it discards; later ones skip.
-        figures: the measured values, shape (len(checks),).
-        limits: their limits, same shape.
-
-    Attributes:
-        accepted: scalar bool tensor, the perturbation becomes part of the frozen tensor.
-        discarded: scalar bool tensor, the perturbation is dropped because it is not finite.
-    """
-
-    def __init__(self, checks: tuple[Check, ...], figures: Tensor, limits: Tensor) -> None:
-        within = figures <= limits
-        self.checks, self.figures, self.limits = checks, figures, limits
-        self.accepted = within.all()
-        self.discarded = within[0].logical_not()
-
-    @property
-    def merged(self) -> bool:
-        """Whether the perturbation is now part of the frozen tensor."""
-        return self.status is MergeStatus.MERGED
-
-    @property
-    def status(self) -> MergeStatus:
-        """What became of the attempt: the status of the first figure above its limit, else MERGED."""
-        first = self._first_failure()
-        return MergeStatus.MERGED if first is None else self.checks[first].status
-
-    @property
-    def reason(self) -> str:
-        """One sentence on why it merged or not, with the figure that decided."""
-        first = self._first_failure()
-        if first is None:
-            return "merged"
-        verdict = self.checks[first].status.name.lower().replace("_", " ")
-        figure, limit = float(self.figures[first]), float(self.limits[first])
-        return f"{verdict}: {self.checks[first].text} ({figure:.3g}, limit {limit:.3g})"
-
-    def _first_failure(self) -> int | None:
-        failures = (~(self.figures <= self.limits)).tolist()
-        return failures.index(True) if any(failures) else None
-
-    def __bool__(self) -> bool:
-        return self.merged
-
-    def __repr__(self) -> str:
-        return f"MergeReport({self.reason})"
-
+from p4lab.errors import OptionError
+from p4lab.p4.changes import Changes
+from p4lab.p4.report import MergeReport
 
 P = ParamSpec("P")
 R = TypeVar("R")
 M = TypeVar("M", bound="P4Module")
+Total = Callable[[Tensor], Tensor]
+"""Sums a tensor over all processes that train one model together: what a merge takes from a batch passes through it."""
+
+
+def alone(part: Tensor) -> Tensor:
+    """Return the tensor itself: the sum over all processes where there is only one."""
+    return part
 
 
 def full_precision(method: Callable[Concatenate[M, P], R]) -> Callable[Concatenate[M, P], R]:
@@ -117,9 +52,8 @@ class P4Module(nn.Module, ABC):
     """Base class of layers that train by property-preserving perturbation.
 
     Subclasses keep A in buffers and B in parameters and supply the abstract methods. None of them may read a tensor on
-    the
-    host: decisions are tensors, writes are masked by them. `merge` calls `propose`, `absorb` and
-    `reset` without gradient tracking and without autocast.
+    the host: decisions are tensors, writes are masked by them. `merge` calls `propose` without gradient tracking and
+    without autocast.
     """
 
     @abstractmethod
@@ -131,23 +65,15 @@ class P4Module(nn.Module, ABC):
         return ()
 
     @abstractmethod
-    def propose(self) -> tuple[MergeReport, dict[str, Tensor]]:
-        """Judge the present perturbation and compute what a merge would write, without writing.
+    def propose(self, total: Total = alone) -> Changes:
+        """Judge the perturbation and plan what a merge writes, ``A <- R_B(A)`` and ``B <- B0``; write nothing.
+
+        Args:
+            total: sums over replicas; what is computed from a batch, and differs between them, must pass through it.
 
         Returns:
-            The judgement, and the tensors that `absorb` needs, already neutral where it is not accepted.
-        """
-
-    @abstractmethod
-    def absorb(self, report: MergeReport, update: dict[str, Tensor]) -> None:
-        """Write ``A <- R_B(A)`` in place."""
-
-    @abstractmethod
-    def reset(self, where: Tensor | None = None, undo: Tensor | None = None) -> None:
-        """Set ``B <- B0`` where the scalar bool tensor ``where`` holds (None: always).
-
-        ``undo`` (scalar bool tensor) marks a perturbation that was dropped: whatever trains beside it goes back to the
-        last merge.
+            The plan, made from the judgement: `Changes.absorb` for A, `Changes.clear` or `Changes.renew` for B,
+            `Changes.undo` for what goes back to the last merge when the perturbation is not finite.
         """
 
     @abstractmethod
@@ -156,19 +82,62 @@ class P4Module(nn.Module, ABC):
 
     @abstractmethod
     def correct(self) -> Tensor:
-        """Bring the frozen tensor closer to its property and return the remaining violation."""
+        """Bring the frozen tensor closer to its property and return the remaining violation.
+
+        It must be all or nothing, too: plan `Changes`, then commit them.
+        """
+
+    def recompute(self) -> Tensor:
+        """Derive anew, by factorization, whatever is known of the frozen tensor; return the remaining violation.
+
+        The default corrects: only properties with an inverse or a determinant have more to do.
+        """
+        return self.correct()
 
     @abstractmethod
     def fold(self) -> nn.Module:
         """Return an ordinary torch module that computes the same function."""
 
-    def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, report: MergeReport) -> None:
-        """Rewrite, in place, an optimizer's running average of a parameter's gradients right after a merge.
+    def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, changes: Changes) -> Tensor:
+        """Return what an optimizer's running average of a parameter's gradients becomes if the merge is accepted.
 
-        The default clears it for `directions` and keeps it for the others (arXiv:2010.07033, section 2.3).
+        The default is zero for `directions` and no change for the others (arXiv:2010.07033, section 2.3).
         """
-        if any(parameter is direction for direction in self.directions()):
-            momentum.masked_fill_(report.accepted, 0.0)
+        redrawn = any(parameter is direction for direction in self.directions())
+        return torch.zeros_like(momentum) if redrawn else momentum
+
+    def start_at(self, weight: Tensor) -> None:
+        """Make the effective weights those that are given, with no perturbation left; all or nothing.
+
+        Args:
+            weight: shape (dim_out, dim_in), with the property of the layer.
+
+        Raises:
+            OptionError: this layer cannot be started anywhere (the default).
+            ShapeError, SingularMatrixError, OptionError: the weights lack the property.
+        """
+        raise OptionError(f"{type(self).__name__} has no start_at(weight): build the layer with init=weight")
+
+    def nearest(self, weight: Tensor) -> Tensor:
+        """Return the weights with the property that are nearest to given ones, in float64 on the CPU.
+
+        The default is for properties that nearly all matrices have: it returns what it was given.
+
+        Raises:
+            SingularMatrixError: none is nearest.
+        """
+        return weight.detach().to("cpu", torch.float64)
+
+    def shrink(self, changes: Changes, factor: float | Tensor) -> None:
+        """Plan ``W <- factor W`` after the merge, for a schedule with weight decay.
+
+        Raises:
+            OptionError: the property fixes the size of the weights (the default).
+        """
+        raise OptionError(
+            f"the weights of {type(self).__name__} cannot decay, for its property fixes their size: leave weight_decay "
+            "out, or put the layers that can decay under a schedule of their own"
+        )
 
     def penalty(self) -> Tensor:
         """Return a differentiable scalar that grows as the perturbation nears the border of S (default: none)."""
@@ -176,6 +145,10 @@ class P4Module(nn.Module, ABC):
 
     @torch.no_grad()
     @full_precision
+    def plan(self, total: Total = alone) -> Changes:
+        """Return what `merge` would write, for whoever has more to write with it: see `propose`, which it calls."""
+        return self.propose(total)
+
     def merge(self) -> MergeReport:
         """Merge the perturbation into the frozen tensor, all or nothing, without a host synchronisation.
 
@@ -185,13 +158,12 @@ class P4Module(nn.Module, ABC):
             A report that says whether it merged and why not. The effective weights are the same to rounding either way,
             unless the perturbation was not finite: then the layer returns to its last merge.
 
-        Call it between an optimizer step and the next forward pass: it writes tensors that a pending backward pass
-        needs (torch raises then). Source: arXiv:2010.07033, algorithm 1.
+        Call it between an optimizer step and the next forward pass: a pending backward pass would use tensors that it
+        writes (layers of p4lab raise `MergeOrderError` then). Source: arXiv:2010.07033, algorithm 1.
         """
-        report, update = self.propose()
-        self.absorb(report, update)
-        self.reset(where=report.accepted | report.discarded, undo=report.discarded)
-        return report
+        changes = self.plan()
+        changes.commit()
+        return changes.report
 
 
 def p4_modules(model: nn.Module) -> list[P4Module]:

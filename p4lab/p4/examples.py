@@ -4,8 +4,10 @@
 import torch
 from torch import Tensor, nn
 
-from p4lab.p4.contract import MergeReport, P4Module
+from p4lab.p4.changes import Changes
+from p4lab.p4.contract import P4Module, Total, alone
 from p4lab.p4.linear import NOT_FINITE
+from p4lab.p4.report import MergeReport
 
 
 class P4Triangular(P4Module):
@@ -35,20 +37,15 @@ class P4Triangular(P4Module):
     def perturbation(self) -> tuple[nn.Parameter, ...]:
         return self.u, self.s
 
-    def propose(self) -> tuple[MergeReport, dict[str, Tensor]]:
-        largest = torch.cat(self.perturbation()).abs().max().view(1)
-        report = MergeReport((NOT_FINITE,), largest, torch.full_like(largest, 80.0))
-        return report, {"frozen": torch.where(report.accepted, self.weight, self.frozen)}
-
-    def absorb(self, report: MergeReport, update: dict[str, Tensor]) -> None:
-        self.frozen.copy_(update["frozen"])
-
     @torch.no_grad()
-    def reset(self, where: Tensor | None = None, undo: Tensor | None = None) -> None:
-        where = torch.tensor(True) if where is None else where
-        for parameter in self.perturbation():
-            parameter.masked_fill_(where, 0)
-        self.v.copy_(torch.where(where, torch.randn_like(self.v), self.v))
+    def propose(self, total: Total = alone) -> Changes:
+        largest = torch.cat(self.perturbation()).abs().max().view(1)
+        changes = Changes(MergeReport((NOT_FINITE,), largest, torch.full_like(largest, 80.0)))
+        changes.absorb(self.frozen, self.weight)
+        changes.clear(self.u)
+        changes.clear(self.s)
+        changes.renew(self.v, torch.randn_like(self.v))
+        return changes
 
     def violation(self) -> Tensor:
         return torch.maximum(self.frozen.tril(-1).abs().max(), -self.frozen.diagonal().min())

@@ -1,10 +1,14 @@
 """The orthogonal group by Givens rotations in random coordinate planes: the comparison with `p4lab.p4.orthogonal`."""
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from p4lab.linalg import turn_planes
-from p4lab.p4.contract import MergeReport, full_precision
+from p4lab.p4.changes import Changes
+from p4lab.p4.contract import Total
 from p4lab.p4.linear import widest
 from p4lab.p4.orthogonal import Orthogonal
 
@@ -59,9 +63,10 @@ class P4Givens(Orthogonal):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(dim, rank, bias, init, "gaussian", seed, device, dtype)
-        self.u = nn.Parameter(torch.zeros(rank, dim // 2, device=device, dtype=self.limits.dtype))
+        kind = self.kind
+        self.u = nn.Parameter(torch.zeros(rank, dim // 2, **kind))
         for name in ("order", "place"):
-            self.register_buffer(name, torch.zeros(rank, dim, device=device, dtype=torch.int64))
+            self.register_buffer(name, torch.zeros(rank, dim, device=kind["device"], dtype=torch.int64))
         self.reset()
 
     def turn(self, z: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -77,36 +82,34 @@ class P4Givens(Orthogonal):
             z = turn_planes(z, order, place, cos, -sin)
         return z
 
-    def propose(self) -> tuple[MergeReport, dict[str, Tensor]]:
-        """Judge the angles: any finite ones give a rotation. Cost O(d k)."""
-        rounding = self.u.new_full((), self.rank * torch.finfo(self.u.dtype).eps)
-        report = self.judge((), rounding)
+    def _absorb(self) -> Changes:
+        # Any finite angles give a rotation. Q is turned in place, by blocks of columns: O(d^2 k), no d x d temporary.
+        report = self.judge((), self.u.new_full((), self.rank * torch.finfo(self.u.dtype).eps))
+        changes = Changes(report)
         angles = torch.where(report.accepted, self.u, torch.zeros_like(self.u)).to(widest(self.u.device))
-        return report, {"cos": angles.cos().to(self.u.dtype), "sin": angles.sin().to(self.u.dtype)}
-
-    def absorb(self, report: MergeReport, update: dict[str, Tensor]) -> None:
-        """Write ``Q <- R Q`` in place, by blocks of columns. Cost O(d^2 k), no d x d temporary."""
-        super().absorb(report, update)
+        cos, sin = angles.cos().to(self.u.dtype), angles.sin().to(self.u.dtype)
+        order, place = self.order.clone(), self.place.clone()
         for columns in self.frozen_weight.split(BLOCK, dim=1):
-            rows = columns.t()
-            for sweep in zip(self.order, self.place, update["cos"], update["sin"], strict=True):
-                rows = turn_planes(rows, *sweep)
-            columns.copy_(rows.t())
+            changes.write(self.frozen_weight, partial(turn_columns_, columns, order, place, cos, sin))
+        return changes
 
-    @torch.no_grad()
-    @full_precision
-    def reset(self, where: Tensor | None = None, undo: Tensor | None = None) -> None:
-        """Set the angles to 0 and draw new permutations, where ``where`` holds (a scalar bool; None: always).
-
-        ``undo`` marks where the bias, too, goes back to the last merge. Cost O(d k).
-        """
-        super().reset(where, undo)
-        order = torch.stack([torch.randperm(self.dim, generator=self._generator) for _ in range(self.rank)])
+    def _redraw(self, changes: Changes, total: Total) -> None:
+        super()._redraw(changes, total)
+        generator = self._generator.clone_state()
+        kind: dict[str, Any] = {"generator": generator, "device": "cpu"}
+        order = torch.stack([torch.randperm(self.dim, **kind) for _ in range(self.rank)])
         for buffer, new in ((self.order, order), (self.place, order.argsort(dim=1))):
-            new = new.to(buffer.device)
-            buffer.copy_(new if where is None else torch.where(where, new, buffer))
+            changes.renew(buffer, new.to(buffer.device))
+        changes.assign(self, "_generator", generator)
 
-    def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, report: MergeReport) -> None:
+    def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, changes: Changes) -> Tensor:
         """Clear the momentum of the angles: they belong to other planes now."""
-        if parameter is self.u:
-            momentum.masked_fill_(report.accepted, 0.0)
+        return torch.zeros_like(momentum) if parameter is self.u else momentum
+
+
+def turn_columns_(columns: Tensor, order: Tensor, place: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Write some columns of a matrix, turned by sweeps of rotations, in their place, once."""
+    rows = columns.t()
+    for sweep in zip(order, place, cos, sin, strict=True):
+        rows = turn_planes(rows, *sweep)
+    columns.copy_(rows.t())

@@ -1,7 +1,8 @@
 """P4Inv: square linear layers that always know their inverse and determinant."""
 
 import math
-from typing import Any, ClassVar, cast
+from functools import partial
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,33 +10,37 @@ from torch.nn import functional as F
 
 from p4lab.linalg import (
     capacitance,
+    factorized,
     initial_matrix,
     inverse_and_det,
     inverse_and_logabsdet,
-    refine_inverse_,
+    refined_inverse,
     residual,
     row_space_sketch,
     small_inverse,
     small_slogdet,
     wide_residual,
-    woodbury_update_,
 )
-from p4lab.p4.contract import Check, MergeReport, MergeStatus, full_precision
+from p4lab.p4.changes import Changes
+from p4lab.p4.contract import full_precision
 from p4lab.p4.linear import (
     ILL_CONDITIONED,
+    INACCURATE,
+    LARGEST_CONDITION_EPS,
+    LARGEST_DEFECT,
     MIN_FACTOR,
     NEARLY_SINGULAR,
     NOT_FINITE,
-    Batch,
     P4Factored,
     Reset,
     add_low_rank,
     widest,
 )
+from p4lab.p4.report import Check
+from p4lab.p4.watch import Batch
 
 LARGEST_ROUNDING = 1.0
-LARGEST_DEFECT = 1e-2
-"""A merge is refused above these: the rounding it would add to A A^-1 - I, and the error of A^-1 along it."""
+"""A merge is refused above this rounding that it would add to A A^-1 - I."""
 
 
 class P4Inv(P4Factored):
@@ -91,10 +96,7 @@ class P4Inv(P4Factored):
         NOT_FINITE,
         NEARLY_SINGULAR,
         ILL_CONDITIONED,
-        Check(
-            MergeStatus.SKIPPED_INACCURATE,
-            "error of the frozen inverse along the perturbation; call refine(), or recompute()",
-        ),
+        INACCURATE,
     )
     wide_buffers: ClassVar[tuple[str, ...]] = ("frozen_logabsdet",)
 
@@ -119,18 +121,18 @@ class P4Inv(P4Factored):
     ) -> None:
         super().__init__(min_factor, dim, dim, rank, bias, reset, seed, device, dtype)
         self.train_v, self.refine_order = train_v, 3
-        kind: dict[str, Any] = {"device": device, "dtype": self.limits.dtype}
+        kind = self.kind
         if isinstance(init, str):
             a = initial_matrix(init, dim, self._generator)
             a_inv, (sign, logabsdet) = a.t(), torch.linalg.slogdet(a)
         else:
             a = init.detach()
-            a_inv, sign, logabsdet = inverse_and_logabsdet(a, dim, self.limits.dtype)
+            a_inv, sign, logabsdet = inverse_and_logabsdet(a, dim, kind["dtype"])
         # Clones: a buffer must never share memory with the caller's tensor or with its own transpose.
         self.register_buffer("frozen_weight", a.to(**kind).clone().contiguous())
         self.register_buffer("frozen_inverse", a_inv.to(**kind).clone().contiguous())
         self.register_buffer("frozen_sign", sign.to(**kind))
-        self.register_buffer("frozen_logabsdet", logabsdet.to(device=device, dtype=widest(self.limits.device)))
+        self.register_buffer("frozen_logabsdet", logabsdet.to(kind["device"], widest(torch.device(kind["device"]))))
         self.u = nn.Parameter(torch.zeros(rank, dim, **kind))
         v = torch.zeros(rank, dim, **kind)
         if train_v:
@@ -139,6 +141,7 @@ class P4Inv(P4Factored):
         else:
             self.register_buffer("v", v)
             self.register_buffer("q", torch.zeros(rank, dim, **kind))
+        self._fit_slots()
         self.reset()
 
     @property
@@ -156,9 +159,7 @@ class P4Inv(P4Factored):
         """
         self._check(x, self.dim)
         y = F.linear(x, self.frozen_weight, self.bias)
-        y = add_low_rank(y, F.linear(x, self.v), self.u)
-        self._remember(x, y)
-        return y
+        return self._watched(x, add_low_rank(y, F.linear(x, self.v), self.u))
 
     def inverse(self, y: Tensor) -> Tensor:
         """Return ``W^-1 (y - b)`` for y of shape (..., d), differentiable; not finite where W is exactly singular.
@@ -170,8 +171,7 @@ class P4Inv(P4Factored):
         q, c_inv = self._q_and_c_inv()
         r = y if self.bias is None else y - self.bias
         x = F.linear(add_low_rank(r, F.linear(F.linear(r, q), c_inv), self.u, alpha=-1), self.frozen_inverse)
-        self._remember(x, x, inverted=True)
-        return x
+        return self._watched(x, x, inverted=True)
 
     @full_precision
     def logabsdet(self) -> Tensor:
@@ -239,8 +239,8 @@ class P4Inv(P4Factored):
         """Return v if it trains."""
         return (cast(nn.Parameter, self.v),) if self.train_v else ()
 
-    def propose(self) -> tuple[MergeReport, dict[str, Tensor]]:
-        """Judge ``u^T v`` by its capacitance matrix and by the inverse's error along it. Cost O(d^2 k)."""
+    def _absorb(self) -> Changes:
+        # Judged by the capacitance matrix, and by the inverse's error along u^T v. Cost O(d^2 k), no d x d temporary.
         a, a_inv, u, v, q = self.frozen_weight, self.frozen_inverse, self.u, self.v, self._q()
         wide = self.frozen_logabsdet.dtype
         ut = u.t()
@@ -265,23 +265,65 @@ class P4Inv(P4Factored):
         report = self.judge((defect, v), c_inv_norm, rounding, defect_norm)
         # Without a trained v, v and q are finite by construction and need no mask.
         zero = torch.zeros((), dtype=u.dtype, device=u.device)
-        update = {
-            "u": torch.where(report.accepted, u, zero),
-            "v": torch.where(report.accepted, v, zero) if self.train_v else v,
-            "p": torch.where(report.accepted, p, zero),
-            "q": torch.where(report.accepted, q, zero) if self.train_v else q,
-            "sign": self.frozen_sign * sign.to(u.dtype),
-            "logabsdet": self.frozen_logabsdet + logabsdet,
-        }
-        return report, update
+        accepted, changes = report.accepted, Changes(report)
+        ut, p = torch.where(accepted, ut, zero), torch.where(accepted, p, zero)
+        if self.train_v:
+            v, q = torch.where(accepted, v, zero), torch.where(accepted, q, zero)
+        changes.absorb_product(a, ut, v)
+        changes.absorb_product(a_inv, p, q, alpha=-1)
+        changes.absorb(self.frozen_sign, self.frozen_sign * sign.to(u.dtype))
+        changes.absorb(self.frozen_logabsdet, self.frozen_logabsdet + logabsdet)
+        return changes
 
-    def absorb(self, report: MergeReport, update: dict[str, Tensor]) -> None:
-        """Write the update into A, A^-1, sign and log|det|. Cost O(d^2 k), no d x d temporary."""
-        super().absorb(report, update)
-        t = update
-        woodbury_update_(self.frozen_weight, self.frozen_inverse, t["u"], t["v"], t["p"], t["q"])
-        torch.where(report.accepted, t["sign"], self.frozen_sign, out=self.frozen_sign)
-        torch.where(report.accepted, t["logabsdet"], self.frozen_logabsdet, out=self.frozen_logabsdet)
+    def _absorb_anew(self) -> Changes:
+        # Neither A^-1 nor its digits are needed: A + u^T v is factorized in the wide dtype. Cost O(d^3).
+        wide = self.frozen_logabsdet.dtype
+        w = torch.addmm(self.frozen_weight.to(wide), self.u.t().to(wide), self.v.to(wide))
+        inverse, sign, logabsdet, condition = factorized(w)
+        eps = torch.finfo(self.u.dtype).eps
+        before = torch.linalg.vector_norm(self.frozen_weight) * torch.linalg.vector_norm(self.frozen_inverse)
+        # Nearer to a singular matrix than the dtype can tell is only refused if it is no way out of there.
+        worse = torch.minimum(condition * eps / LARGEST_CONDITION_EPS, condition / before.to(wide))
+        report = self.judge((w, inverse), *(worse * limit for limit in self.thresholds()))
+        changes = Changes(report)
+        changes.absorb(self.frozen_weight, w.to(self.u.dtype))
+        self._plan_factors(changes, inverse, sign, logabsdet)
+        return changes
+
+    def _plan_factors(self, changes: Changes, inverse: Tensor, sign: Tensor, logabsdet: Tensor) -> None:
+        changes.absorb(self.frozen_inverse, inverse.to(self.u.dtype))
+        changes.absorb(self.frozen_sign, sign.to(self.u.dtype))
+        changes.absorb(self.frozen_logabsdet, logabsdet)
+
+    @torch.no_grad()
+    def start_at(self, weight: Tensor) -> None:
+        """Make W the given matrix, of shape (d, d), with no perturbation left.
+
+        Raises:
+            ShapeError, SingularMatrixError: it is not square, not finite or not invertible in the layer's dtype; the
+                layer is left as it was.
+
+        Cost O(d^3).
+        """
+        factors = inverse_and_logabsdet(weight, self.dim, self.u.dtype)
+        changes = Changes()
+        changes.put(self.frozen_weight, weight.detach().to(self.frozen_weight))
+        inverse, sign, logabsdet = (factor.to(self.u.device) for factor in factors)
+        self._plan_factors(changes, inverse, sign, logabsdet.to(self.frozen_logabsdet.dtype))
+        self._restart(changes)
+
+    def shrink(self, changes: Changes, factor: float | Tensor) -> None:
+        """Plan ``W <- factor W``. Cost O(d^2), in place."""
+        factor = torch.as_tensor(factor, dtype=self.frozen_logabsdet.dtype, device=self.u.device)
+        narrow = factor.to(self.u.dtype)
+        # Where the merge is refused u^T v stays, and shrinks with A.
+        u = self.u.detach()
+        for target, scale in ((self.frozen_weight, narrow), (self.frozen_inverse, 1 / narrow), (u, narrow)):
+            changes.write(target, partial(target.mul_, scale))
+        grown = self.dim * narrow.to(factor.dtype).log()
+        changes.write(self.frozen_logabsdet, partial(self.frozen_logabsdet.add_, grown))
+        if self.q is not None:
+            changes.write(self.q, partial(self.q.div_, narrow))
 
     @torch.no_grad()
     @full_precision
@@ -310,8 +352,12 @@ class P4Inv(P4Factored):
 
         Cost O(d^3): 3, 4 or 6 products. Source: arXiv:2010.07033, section 2.3.
         """
-        error = refine_inverse_(self.frozen_weight, self.frozen_inverse, order)
-        self._refresh_q()
+        changes = Changes()
+        inverse, error = refined_inverse(self.frozen_weight, self.frozen_inverse, order)
+        changes.put(self.frozen_inverse, inverse)
+        self._plan_q(changes)
+        self._refusals.alarm(changes, error)
+        changes.commit()
         return error
 
     @torch.no_grad()
@@ -322,14 +368,14 @@ class P4Inv(P4Factored):
         Training never needs it; it rescues a layer whose inverse is beyond refinement. If A itself is singular or not
         finite, nothing is changed and the returned residual says so. Cost O(d^3).
         """
-        a = self.frozen_weight.to(self.frozen_logabsdet.dtype)
-        inverse = torch.linalg.inv_ex(a).inverse
-        sign, logabsdet = torch.linalg.slogdet(a)
+        inverse, sign, logabsdet, _ = factorized(self.frozen_weight.to(self.frozen_logabsdet.dtype))
         usable = torch.isfinite(inverse).all() & torch.isfinite(logabsdet)
-        self.frozen_inverse.copy_(torch.where(usable, inverse.to(self.u.dtype), self.frozen_inverse))
-        self.frozen_sign.copy_(torch.where(usable, sign, self.frozen_sign))
-        self.frozen_logabsdet.copy_(torch.where(usable, logabsdet, self.frozen_logabsdet))
-        self._refresh_q()
+        changes = Changes()
+        changes.put(self.frozen_inverse, torch.where(usable, inverse.to(self.u.dtype), self.frozen_inverse))
+        changes.put(self.frozen_sign, torch.where(usable, sign.to(self.u.dtype), self.frozen_sign))
+        changes.put(self.frozen_logabsdet, torch.where(usable, logabsdet, self.frozen_logabsdet))
+        self._plan_q(changes)
+        changes.commit()
         return self.violation()
 
     # --- inside ------------------------------------------------------------------------------------------------------
@@ -342,26 +388,27 @@ class P4Inv(P4Factored):
         q = self._q()
         return q, small_inverse(capacitance(q, self.u))
 
-    def _refresh_q(self) -> None:
+    def _plan_q(self, changes: Changes) -> None:
         if self.q is not None:
-            self.q.copy_(self.v @ self.frozen_inverse)
+            changes.follow(self.q, self.v, self.frozen_inverse)
 
-    def _set_directions(self, where: Tensor, v: Tensor) -> None:
-        super()._set_directions(where, v)
+    def _set_directions(self, changes: Changes, v: Tensor) -> None:
+        super()._set_directions(changes, v)
         if self.q is not None:
-            torch.where(where, v @ self.frozen_inverse, self.q, out=self.q)
+            changes.follow(self.q, v, self.frozen_inverse)
 
     def _frame(self, rows: Tensor, omega: Tensor) -> Tensor:
         # The paper's random directions are not orthonormal.
         return omega if self._reset_kind == "gaussian" else super()._frame(rows, omega)
 
-    def _sketch(self, omega: Tensor, batch: Batch) -> Tensor:
+    def _sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
         x, g, inverted = batch
-        return row_space_sketch(x, g, omega, self._pull_through_inverse if inverted else None)
 
-    def _pull_through_inverse(self, rows: Tensor) -> Tensor:
-        # Trained through the inverse, W sees the gradient -W^-T g x^T: the sketch of g^T x needs W^-1 W^-T in between.
-        return F.linear(rows @ self.frozen_inverse, self.frozen_inverse)
+        def pull(rows: Tensor) -> Tensor:
+            # Trained through the inverse, W sees the gradient -W^-T g x^T: the sketch of g^T x needs W^-1 W^-T between.
+            return F.linear(changes.product(rows, self.frozen_inverse), self.frozen_inverse)
+
+        return row_space_sketch(x, g, omega, pull if inverted else None)
 
     def extra_repr(self) -> str:
         """Return the arguments that differ between layers."""

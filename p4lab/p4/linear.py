@@ -1,22 +1,30 @@
 """What linear P4 layers share: a bias, a generator, the last batch, judgement of a merge, casts and folding."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from p4lab.errors import OptionError
 from p4lab.linalg import orthonormal_rows
 from p4lab.p4._validate import check_cast, check_input, check_options, seed_from
-from p4lab.p4.contract import Check, MergeReport, MergeStatus, P4Module, full_precision
+from p4lab.p4.changes import Changes
+from p4lab.p4.contract import P4Module, Total, alone, full_precision
+from p4lab.p4.refusals import Refusals
+from p4lab.p4.report import Check, MergeReport, MergeStatus
+from p4lab.p4.watch import Batch, CompiledWatch, Slots, Watch, check_order
 
 Reset = Literal["gaussian", "gradient"]
-Batch = tuple[Tensor, Tensor, bool]
 RESETS = ("gaussian", "gradient")
 MIN_FACTOR = math.exp(-6.0)
 """What `P4Factored` layers start with, as in the paper."""
+LARGEST_CONDITION_EPS = 0.5
+"""A layer that is factorized anew may be as near to singular as this: |A| |A^-1| eps, by Frobenius norms."""
 NOT_FINITE = Check(
     MergeStatus.DISCARDED_NOT_FINITE,
     "the perturbation or bias holds NaN or infinity; the layer is back at its last merge",
@@ -31,12 +39,20 @@ ILL_CONDITIONED = Check(
 )
 
 
+INACCURATE = Check(
+    MergeStatus.SKIPPED_INACCURATE,
+    "error of the frozen inverse along the perturbation; call refine(), or recompute()",
+)
+LARGEST_DEFECT = 1e-2
+"""A merge is refused above this error of A^-1."""
+
+
 class P4Linear(P4Module):
     r"""Base class of linear layers :math:`y = W x + b` whose weights keep a property.
 
     A subclass registers its frozen tensors, its parameter ``u`` and (if it has any) its fixed directions ``v``, then
-    calls `reset`. It supplies ``forward``, ``weight``, ``propose``, ``absorb`` (calling this one's for the bias),
-    ``_set_directions``, ``violation`` and ``correct``; for a gradient reset ``_sketch``, too.
+    calls `reset`. It supplies ``forward`` (which returns `_watched` of its result), ``weight``, ``_absorb``,
+    ``violation`` and ``correct``; for a gradient reset ``_sketch``, too.
 
     Args:
         dim_in: length of an input.
@@ -45,8 +61,11 @@ class P4Linear(P4Module):
         bias: whether there is an additive bias.
         reset: how directions are redrawn, "gaussian" (random) or "gradient"; both are orthonormal.
         seed: seed of the layer's own generator, or a CPU generator to draw that seed from.
-        device: device of all tensors.
+        device: device of all tensors (None: torch's default device).
         dtype: float32 or float64.
+
+    Attributes:
+        kind: device and dtype of the layer's tensors, as keywords for torch.
 
     Raises:
         OptionError: a dimension, rank or reset out of range.
@@ -62,7 +81,6 @@ class P4Linear(P4Module):
     v: Tensor
     bias: nn.Parameter | None
     frozen_bias: Tensor | None
-    limits: Tensor
 
     def __init__(
         self,
@@ -80,14 +98,17 @@ class P4Linear(P4Module):
         for dim in (dim_in, dim_out):
             check_options(dim, rank, dtype)
         self.dim_in, self.dim_out, self.rank, self.reset_kind = dim_in, dim_out, rank, reset
-        self._generator = torch.Generator().manual_seed(seed_from(seed))
+        self._generator = torch.Generator(device="cpu").manual_seed(seed_from(seed))
         self._batch: Batch | None = None
-        self._overlap: Tensor | None = None
-        kind: dict[str, Any] = {"device": device, "dtype": dtype}
+        self._slots: Slots | None = None
+        self._refusals = Refusals()
+        self._redraws = 0
+        self._limits: tuple[object, Tensor] | None = None
+        # Said once: what is made on the CPU, as random matrices are, must come to the default device with the rest.
+        kind: dict[str, Any] = {"device": device or torch.get_default_device(), "dtype": dtype}
         self.register_parameter("bias", nn.Parameter(torch.zeros(dim_out, **kind)) if bias else None)
         self.register_buffer("frozen_bias", torch.zeros(dim_out, **kind) if bias else None)
-        self.register_buffer("limits", torch.zeros(len(self.checks), **kind), persistent=False)
-        self._set_limits()
+        self._start_kind = kind
 
     # --- for subclasses ----------------------------------------------------------------------------------------------
 
@@ -100,33 +121,79 @@ class P4Linear(P4Module):
         moved = sum((torch.linalg.vector_norm(t) for t in written), torch.linalg.vector_norm(self.u))
         if self.bias is not None:
             moved = moved + torch.linalg.vector_norm(self.bias)
-        return MergeReport(self.checks, torch.stack((moved, *(f.to(moved.dtype) for f in figures))), self.limits)
+        figures = (moved, *(f.to(moved.dtype) for f in figures))
+        return MergeReport(self.checks, torch.stack(figures), self._limits_like(moved))
 
-    def _set_directions(self, where: Tensor, v: Tensor) -> None:
-        """Put new directions in the place of ``v``, and renew what depends on them, where ``where`` holds."""
-        torch.where(where, v, self.v, out=self.v.detach())
+    @abstractmethod
+    def _absorb(self) -> Changes:
+        """Judge the perturbation and plan ``A <- R_B(A)``."""
 
-    def _sketch(self, omega: Tensor, batch: Batch) -> Tensor:
-        """Return rows that span the dominant directions of the gradient of a batch (x, g, through the inverse?)."""
+    def _absorb_anew(self) -> Changes:
+        """Do the same by factorization in the wide dtype, for a layer whose merges are refused again and again."""
+        return self._absorb()
+
+    def _set_directions(self, changes: Changes, v: Tensor) -> None:
+        """Plan new directions in the place of ``v``, and what depends on them."""
+        changes.renew(self.v, v)
+
+    def _noise(self, generator: torch.Generator, rows: int) -> Tensor:
+        """Return random rows of the shape of ``v``, normally distributed."""
+        kind: dict[str, Any] = {"generator": generator, "dtype": self.u.dtype, "device": "cpu"}
+        return torch.randn(rows, self.v.shape[1], **kind).to(self.u.device)
+
+    def _sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
+        """Return rows that span the dominant directions of the gradient of a batch (x, g, through the inverse?).
+
+        ``changes`` say what the frozen tensors will be (`Changes.product`).
+        """
         raise NotImplementedError
 
+    def _sketched(self, omega: Tensor, changes: Changes, total: Total) -> Tensor:
+        """Return the sketch of the last batch of all replicas; zero rows where there was none."""
+        batch = self._last_batch()
+        if batch is None:
+            return total(torch.zeros_like(omega))
+        x, g, inverted = batch
+        rows = self._sketch(omega, (x.to(omega.dtype), g.to(omega.dtype), inverted), changes)
+        if total is alone:
+            return rows
+        # A replica whose batch is empty, or not finite, says nothing, rather than silencing the others.
+        finite = torch.isfinite(torch.linalg.vector_norm(rows))
+        return total(torch.where(finite, rows, torch.zeros_like(rows)).contiguous())
+
     def _frame(self, rows: Tensor, omega: Tensor) -> Tensor:
-        """Return the new directions from a sketch, or from random rows where that is not finite."""
+        # Random rows stand in for a sketch that is zero or not finite.
         return orthonormal_rows(rows, fallback=omega)
 
     def _check(self, x: Tensor, dim: int) -> None:
         check_input(type(self).__name__, dim, self.u, x)
 
-    def _remember(self, x: Tensor, y: Tensor, inverted: bool = False) -> None:
-        if self._reset_kind == "gaussian" or not (self.training and y.requires_grad):
-            return
-        x = x.detach()
+    def _watched(self, x: Tensor, y: Tensor, inverted: bool = False) -> Tensor:
+        """Return y, computed from x, tied to this merge and remembered for the next: `_ordered` and `_remembered`."""
+        return self._remembered(x, y, inverted) if self._remembers() else self._ordered(y)
 
-        def keep(g: Tensor | None) -> None:
-            if g is not None:  # custom functions may return an undefined gradient
-                self._batch = (x.reshape(-1, x.shape[-1]), g.detach().reshape(-1, g.shape[-1]), inverted)
+    def _remembers(self) -> bool:
+        return self._reset_kind == "gradient" and self.training
 
-        y.register_hook(keep)
+    def _remembered(self, x: Tensor, y: Tensor, inverted: bool = False) -> Tensor:
+        """Return y, whose backward pass remembers the batch (for gradient resets) and refuses to follow a merge.
+
+        Transforms of torch.func, and vectorized backward passes, leave no trace.
+        """
+        if not self._remembers() or not _recorded(y):
+            return y
+        if not torch.compiler.is_compiling():
+            return cast(Tensor, Watch.apply(y, x.detach(), self, inverted))
+        slots = cast(Slots, self._slots)
+        if slots.inverted != inverted:
+            slots.inverted = inverted
+        return cast(Tensor, CompiledWatch.apply(y, x.detach(), slots.x, slots.g))
+
+    def _ordered(self, y: Tensor) -> Tensor:
+        """Return y, whose backward pass refuses to follow a merge."""
+        if _recorded(y) and not torch.compiler.is_compiling():
+            y.register_hook(partial(check_order, self, self._redraws))
+        return y
 
     # --- the P4 contract ---------------------------------------------------------------------------------------------
 
@@ -134,34 +201,58 @@ class P4Linear(P4Module):
         """Return u, the trained parameter that a merge resets."""
         return (self.u,)
 
-    def absorb(self, report: MergeReport, update: dict[str, Tensor]) -> None:
-        """Note the bias of this merge, to which a discarded perturbation returns."""
+    def propose(self, total: Total = alone) -> Changes:
+        """Judge the perturbation and plan the merge; after many refusals in a row, by factorizing anew.
+
+        Cost O(d^2 k); O(d^3) when it factorizes.
+        """
+        rescued = self._refusals.piled_up()
+        changes = self._absorb_anew() if rescued else self._absorb()
+        self._refusals.note(changes, rescued)
         if self.bias is not None and self.frozen_bias is not None:
-            torch.where(report.accepted, self.bias, self.frozen_bias, out=self.frozen_bias)
+            changes.absorb(self.frozen_bias, self.bias)
+            changes.undo(self.bias, self.frozen_bias)
+        self._redraw(changes, total)
+        return changes
+
+    @property
+    def rescues(self) -> int:
+        """How often the layer was factorized anew because its merges had been refused again and again."""
+        return self._refusals.rescues
 
     @torch.no_grad()
     @full_precision
-    def reset(self, where: Tensor | None = None, undo: Tensor | None = None) -> None:
-        """Set ``u = 0`` and draw new directions, where ``where`` holds (a scalar bool; None: always).
+    def reset(self) -> None:
+        """Set ``u = 0``, dropping the perturbation, and draw new directions."""
+        changes = Changes()
+        self._redraw(changes, alone)
+        changes.commit()
 
-        ``undo`` marks where the bias, too, goes back to the last merge.
-        """
-        if where is None:
-            where = torch.ones((), dtype=torch.bool, device=self.u.device)
-        v = self._new_directions() if hasattr(self, "v") else None  # a sketch may need u
-        self.u.masked_fill_(where, 0.0)
-        if v is not None:
-            self._overlap = v @ self.v.t() if self._reset_kind == "gradient" else None
-            self._set_directions(where, v)
-        if undo is not None and self.bias is not None and self.frozen_bias is not None:
-            torch.where(undo, self.frozen_bias, self.bias, out=self.bias.detach())
+    def _redraw(self, changes: Changes, total: Total) -> None:
+        """Plan ``B <- B0`` with new directions."""
+        changes.clear(self.u)
+        changes.assign(self, "_redraws", self._redraws + 1)
+        if not self._has_directions():
+            return
+        generator = self._generator.clone_state()
+        self._set_directions(changes, self._new_directions(generator, changes, total))
+        changes.assign(self, "_generator", generator)
+        changes.assign(self, "_batch", None)
+        if self._slots is not None:
+            self._slots.clear(changes)
 
-    def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, report: MergeReport) -> None:
+    def _restart(self, changes: Changes) -> None:
+        """Write new frozen tensors, with no perturbation left and the present bias as the one to return to."""
+        if self.bias is not None and self.frozen_bias is not None:
+            changes.put(self.frozen_bias, self.bias)
+        self._redraw(changes, alone)
+        changes.commit()
+
+    def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, changes: Changes) -> Tensor:
         """Express the momentum of u in the new directions if these overlap with the old ones. Cost O(d k^2)."""
-        if parameter is self.u and self._overlap is not None:
-            torch.where(report.accepted, self._overlap @ momentum, momentum, out=momentum)
-        else:
-            super().carry_momentum(parameter, momentum, report)
+        if parameter is self.u and self._reset_kind == "gradient":
+            return (changes.new(self.v) @ self.v.t()) @ momentum
+        return super().carry_momentum(parameter, momentum, changes)
 
     @property
     def weight(self) -> Tensor:
@@ -170,8 +261,7 @@ class P4Linear(P4Module):
 
     def fold(self) -> nn.Linear:
         """Return a plain `nn.Linear` with the effective weights and a copy of the bias."""
-        kind: dict[str, Any] = {"device": self.u.device, "dtype": self.u.dtype}
-        linear = nn.utils.skip_init(nn.Linear, self.dim_in, self.dim_out, bias=self.bias is not None, **kind)
+        linear = nn.utils.skip_init(nn.Linear, self.dim_in, self.dim_out, bias=self.bias is not None, **self.kind)
         with torch.no_grad():
             linear.weight.copy_(self.weight)
             if self.bias is not None:
@@ -179,6 +269,12 @@ class P4Linear(P4Module):
         return cast(nn.Linear, linear.train(self.training))
 
     # --- state -------------------------------------------------------------------------------------------------------
+
+    @property
+    def kind(self) -> dict[str, Any]:
+        """Device and dtype of the layer's tensors, as keywords for torch."""
+        u = self._parameters.get("u")
+        return self._start_kind if u is None else {"device": u.device, "dtype": u.dtype}
 
     @property
     def reset_kind(self) -> Reset:
@@ -190,21 +286,44 @@ class P4Linear(P4Module):
         if kind not in RESETS:
             raise OptionError(f"reset={kind!r} is not known: choose one of {RESETS}")
         self._reset_kind = kind
+        if "_slots" in self.__dict__:
+            self._fit_slots()
 
-    def _new_directions(self) -> Tensor:
+    def _new_directions(self, generator: torch.Generator, changes: Changes, total: Total) -> Tensor:
         # Always drawn, used or not: the generator then advances by the same amount whether a merge is skipped or not.
-        omega = torch.randn(self.v.shape, generator=self._generator, dtype=self.u.dtype).to(self.u.device)
-        sketch, batch, self._batch = omega, self._batch, None
-        if self._reset_kind == "gradient" and batch is not None:
-            x, g, inverted = batch
-            sketch = self._sketch(omega, (x.to(omega.dtype), g.to(omega.dtype), inverted))
-        return self._frame(sketch, omega)
+        omega = self._noise(generator, len(self.v))
+        rows = self._sketched(omega, changes, total) if self._reset_kind == "gradient" else omega
+        return self._frame(rows, omega)
 
-    def _set_limits(self) -> None:
-        huge = torch.finfo(self.limits.dtype).max
-        self.limits.copy_(torch.tensor([huge, *(min(t, huge) for t in self.thresholds())], dtype=self.limits.dtype))
+    def _has_directions(self) -> bool:
+        return "v" in self._buffers or "v" in self._parameters
+
+    def _last_batch(self) -> Batch | None:
+        """Return what the last backward pass left; a compiled one leaves samples of its batch."""
+        if self._batch is None and self._slots is not None and self._slots.x.device == self.u.device:
+            return self._slots.batch()
+        return self._batch
+
+    def _fit_slots(self) -> None:
+        """Make room for what a compiled backward pass has to remember: for a gradient reset only."""
+        u = self._parameters.get("u")
+        if self._reset_kind != "gradient" or u is None or not self._has_directions():
+            self._slots = None
+        elif self._slots is None or not self._slots.fit(u):
+            self._slots = Slots(self.rank, self.dim_in, self.dim_out, u)
+
+    def _limits_like(self, figure: Tensor) -> Tensor:
+        thresholds = self.thresholds()
+        key = (thresholds, figure.dtype, figure.device)
+        if self._limits is None or self._limits[0] != key:
+            huge = torch.finfo(figure.dtype).max
+            limits = torch.zeros(len(self.checks), dtype=figure.dtype, device=figure.device)
+            limits.copy_(torch.tensor([huge, *(min(t, huge) for t in thresholds)], dtype=figure.dtype, device="cpu"))
+            self._limits = key, limits
+        return self._limits[1]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = self.u.dtype
         probe = fn(self.u.detach().new_empty(0))
         check_cast(type(self).__name__, probe.dtype)
         kept = {name: self._buffers[name] for name in self.wide_buffers}
@@ -216,19 +335,27 @@ class P4Linear(P4Module):
                 if tensor is not None:
                     meta = tensor.is_meta
                     self._buffers[name] = fn(tensor) if meta else tensor.to(probe.device, widest(probe.device))
-        self._set_limits()  # they depend on the dtype
         if self._batch is not None:
             x, g, inverted = self._batch
             self._batch = (fn(x), fn(g), inverted)
+        self._fit_slots()
+        if torch.finfo(self.u.dtype).eps < torch.finfo(before).eps and not self.u.is_meta:
+            self.recompute()  # what was known to the digits of the narrow dtype only
         return self
 
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*arguments, **options)
+        self._fit_slots()  # assign=True may have changed device and dtype
+
     def get_extra_state(self) -> dict[str, Tensor]:
-        """Return the state of the layer's generator, so that a loaded layer draws the same directions."""
-        return {"generator": self._generator.get_state()}
+        """Return the state of the layer's generator, for a loaded layer to draw the same directions, and its counts."""
+        return {"generator": self._generator.get_state(), "refusals": self._refusals.state()}
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
-        """Set the state of the layer's generator."""
+        """Set what `get_extra_state` gave."""
         self._generator.set_state(state["generator"].cpu())
+        if "refusals" in state:  # not in files of version 0.1
+            self._refusals.load(state["refusals"])
 
     def extra_repr(self) -> str:
         """Return the arguments that differ between layers."""
@@ -259,7 +386,6 @@ class P4Factored(P4Linear):
     @min_factor.setter
     def min_factor(self, value: float) -> None:
         self._min_factor = _checked(value)
-        self._set_limits()
 
     def thresholds(self) -> tuple[float, ...]:
         """Return the limit of the inverse of the factor."""
@@ -286,6 +412,11 @@ class VolumePreserving(P4Linear):
     def sign(self) -> Tensor:
         """Return the sign of det W, a scalar: that of the start, for no perturbation changes it."""
         return self.frozen_sign.clone()
+
+
+def _recorded(y: Tensor) -> bool:
+    """Return whether autograd records y, by itself and without a transform."""
+    return y.requires_grad and not (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
 
 
 def _checked(min_factor: float) -> float:

@@ -1,8 +1,6 @@
 """P4Lipschitz: linear layers whose spectral norm never exceeds a bound, and the bound of a whole network."""
 
 import math
-from collections.abc import Callable
-from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +11,15 @@ from p4lab.linalg import (
     complete_frame,
     initial_matrix,
     low_rank_rotation,
-    orthonormalize_rows_,
+    orthonormalized_rows,
     pairing,
     row_defect,
     skew_sketch,
 )
-from p4lab.p4.contract import MergeReport, P4Module, full_precision
-from p4lab.p4.linear import Batch, P4Linear, Reset, add_low_rank
+from p4lab.p4.changes import Changes
+from p4lab.p4.contract import P4Module, full_precision
+from p4lab.p4.linear import P4Linear, Reset, add_low_rank
+from p4lab.p4.watch import Batch
 
 START = math.sqrt(0.5)
 """Singular values of a named start, as a fraction of the bound: halfway, by angle, between 0 and the bound."""
@@ -73,7 +73,6 @@ class P4Lipschitz(P4Linear):
     """
 
     frozen_frame: Tensor
-    pairs: Tensor
 
     def __init__(
         self,
@@ -94,12 +93,14 @@ class P4Lipschitz(P4Linear):
         if rank > dim_in + dim_out:
             raise OptionError(f"rank={rank}: expected at most dim_in + dim_out = {dim_in + dim_out}")
         self.bound = float(bound)
-        kind: dict[str, Any] = {"device": device, "dtype": self.limits.dtype}
+        kind = self.kind
         frame = self.bound * complete_frame(self._start(init) / self.bound)
         self.register_buffer("frozen_frame", frame.to(**kind).contiguous())
         self.u = nn.Parameter(torch.zeros(rank, dim_in + dim_out, **kind))
         self.register_buffer("v", torch.zeros(rank, dim_in + dim_out, **kind))
-        self.register_buffer("pairs", pairing(rank, **kind), persistent=False)
+        self._pairs: Tensor | None = None
+        self._pairs_like_u()  # now, so that compilers see no change later
+        self._fit_slots()
         self.reset()
 
     # --- the layer ---------------------------------------------------------------------------------------------------
@@ -116,8 +117,7 @@ class P4Lipschitz(P4Linear):
         else:
             rows, left = self._factors(self.dim_in)
             y = add_low_rank(F.linear(x, self.frozen_weight, self.bias), F.linear(x, rows), left)
-        self._remember(x, y)
-        return y
+        return self._watched(x, y)
 
     def lipschitz_constant(self) -> float:
         """Return c, which bounds the spectral norm."""
@@ -137,20 +137,35 @@ class P4Lipschitz(P4Linear):
 
     # --- the P4 contract ---------------------------------------------------------------------------------------------
 
-    def propose(self) -> tuple[MergeReport, dict[str, Tensor]]:
-        """Accept every rotation that is finite. Cost O(d^2 k)."""
+    def _absorb(self) -> Changes:
+        # Every finite rotation is accepted. Cost O(d^2 k), no d x d temporary.
         rows, left = self._factors(self.dim_in + self.dim_out)
         report = self.judge((rows, left))
+        changes = Changes(report)
         zero = torch.zeros((), dtype=left.dtype, device=left.device)
-        return report, {
-            "rows": torch.where(report.accepted, rows, zero),
-            "left": torch.where(report.accepted, left, zero),
-        }
+        rows, left = torch.where(report.accepted, rows, zero), torch.where(report.accepted, left, zero)
+        changes.absorb_product(self.frozen_frame, left.t(), rows)
+        return changes
 
-    def absorb(self, report: MergeReport, update: dict[str, Tensor]) -> None:
-        """Write ``R F`` in place. Cost O(d^2 k)."""
-        super().absorb(report, update)
-        self.frozen_frame.addmm_(update["left"].t(), update["rows"])
+    def nearest(self, weight: Tensor) -> Tensor:
+        """Return a given matrix with its singular values cut at c, shape (dim_out, dim_in). Cost O(d^3)."""
+        left, values, right = torch.linalg.svd(super().nearest(weight), full_matrices=False)
+        return left * values.clamp(max=self.bound) @ right
+
+    @torch.no_grad()
+    def start_at(self, weight: Tensor) -> None:
+        """Make W the given matrix of norm c or less, shape (dim_out, dim_in), with no perturbation left.
+
+        Raises:
+            ShapeError, OptionError: it has another shape, is not finite, or its norm is above the bound; the layer is
+                left as it was.
+
+        Cost O(d^3).
+        """
+        frame = self.bound * complete_frame(self._start(weight) / self.bound)
+        changes = Changes()
+        changes.put(self.frozen_frame, frame.to(self.frozen_frame))
+        self._restart(changes)
 
     @torch.no_grad()
     @full_precision
@@ -162,14 +177,18 @@ class P4Lipschitz(P4Linear):
     @full_precision
     def correct(self) -> Tensor:
         """Make the rows of R orthogonal again by one Newton-Schulz step; return the violation left. Cost O(d^3)."""
-        return orthonormalize_rows_(self.frozen_frame, self.bound)
+        frame, error = orthonormalized_rows(self.frozen_frame, self.bound)
+        changes = Changes()
+        changes.put(self.frozen_frame, frame)
+        changes.commit()
+        return error
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
     @full_precision
     def _factors(self, columns: int) -> tuple[Tensor, Tensor]:
         """Return rows and left, 2k rows each, with ``R F = R + left^T rows`` for the first columns."""
-        p, core = low_rank_rotation(self.u, self.v, self.pairs)
+        p, core = low_rank_rotation(self.u, self.v, self._pairs_like_u())
         return core @ p[:, :columns], p @ self.frozen_frame.t()
 
     def _is_narrow(self, x: Tensor) -> bool:
@@ -177,14 +196,15 @@ class P4Lipschitz(P4Linear):
         area, batch = self.dim_in * self.dim_out, x.numel() // self.dim_in
         return area * (batch + 6 * self.rank) <= 6 * self.rank * (self.dim_in + self.dim_out) * batch
 
-    def _sketch(self, omega: Tensor, batch: Batch) -> Tensor:
+    def _sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
         x, g, _ = batch  # the gradient by F is R^T g^T x J^T
-        return skew_sketch(x, g, omega[:, : self.dim_in]) @ self.frozen_frame
+        return changes.product(skew_sketch(x, g, omega[:, : self.dim_in]), self.frozen_frame)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        self.pairs = pairing(self.rank, self.u.dtype, self.u.device)  # not saved: it has no values after to_empty()
-        return self
+    def _pairs_like_u(self) -> Tensor:
+        pairs = self._pairs
+        if pairs is None or pairs.device != self.u.device or pairs.dtype != self.u.dtype:
+            pairs = self._pairs = pairing(self.rank, self.u.dtype, self.u.device)
+        return pairs
 
     def _start(self, init: str | Tensor) -> Tensor:
         shape = self.dim_out, self.dim_in

@@ -1,13 +1,15 @@
 """P4 on the orthogonal group: linear layers that stay rotations, by low-rank Cayley transforms."""
 
+import copy
+import math
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from p4lab.errors import OptionError
+from p4lab.errors import OptionError, SingularMatrixError
 from p4lab.linalg import (
     cayley_core,
     cayley_turn,
@@ -15,14 +17,19 @@ from p4lab.linalg import (
     inverse_and_logabsdet,
     nearest_orthogonal,
     orthogonality_error,
-    polar_step_,
+    polar_step,
     skew_sketch,
 )
-from p4lab.p4.contract import Check, MergeReport, MergeStatus, full_precision
-from p4lab.p4.linear import NOT_FINITE, Batch, Reset, VolumePreserving, add_low_rank, widest
+from p4lab.p4.changes import Changes
+from p4lab.p4.contract import full_precision
+from p4lab.p4.linear import NOT_FINITE, Reset, VolumePreserving, add_low_rank, widest
+from p4lab.p4.report import Check, MergeStatus
+from p4lab.p4.watch import Batch
 
 LARGEST_ERROR = 1e-4
 """A start counts as orthogonal up to this error of its entries."""
+SMALLEST_SINGULAR_VALUE = 1e-3
+"""A matrix has a nearest orthogonal one if none of its singular values is smaller."""
 LARGEST_ROUNDING = 1e-3
 ROUNDING = Check(
     MergeStatus.SKIPPED_INACCURATE,
@@ -34,7 +41,7 @@ class Orthogonal(VolumePreserving):
     """Base class of the layers ``y = R Q x + b`` with a frozen orthogonal Q and a rotation R that the optimizer moves.
 
     R stands at the output, where its gradient needs neither Q nor the input. A subclass supplies `turn`, `turn_back`,
-    ``propose`` and ``absorb``.
+    ``_absorb``.
 
     Args:
         dim: width d.
@@ -58,13 +65,12 @@ class Orthogonal(VolumePreserving):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__(dim, dim, rank, bias, reset, seed, device, dtype)
-        kind: dict[str, Any] = {"device": device, "dtype": self.limits.dtype}
         if isinstance(init, str):
             q = initial_matrix(init, dim, self._generator)
         else:
-            q = orthogonal_start(init, dim, self.limits.dtype)
-        self.register_buffer("frozen_weight", q.to(**kind).clone().contiguous())
-        self.register_buffer("frozen_sign", torch.linalg.slogdet(q).sign.to(**kind))
+            q = orthogonal_start(init, dim, self.kind["dtype"])
+        self.register_buffer("frozen_weight", q.to(**self.kind).clone().contiguous())
+        self.register_buffer("frozen_sign", torch.linalg.slogdet(q).sign.to(**self.kind))
 
     # --- for subclasses ----------------------------------------------------------------------------------------------
 
@@ -90,9 +96,7 @@ class Orthogonal(VolumePreserving):
         """
         self._check(x, self.dim)
         z = F.linear(x, self.frozen_weight)
-        y = self.turn(z, self.bias)
-        self._remember(z, y)
-        return y
+        return self._watched(z, self.turn(z, self.bias))
 
     def inverse(self, y: Tensor) -> Tensor:
         """Return ``Q^T R^T (y - b)`` for y of shape (..., d), differentiable.
@@ -102,9 +106,8 @@ class Orthogonal(VolumePreserving):
         """
         self._check(y, self.dim)
         r = y if self.bias is None else y - self.bias
-        z = self.turn_back(r)
-        self._remember(r, z, inverted=True)
-        return F.linear(z, self.frozen_weight.t())
+        z = self._remembered(r, self.turn_back(r), inverted=True)
+        return self._ordered(F.linear(z, self.frozen_weight.t()))
 
     @property
     @full_precision
@@ -132,13 +135,55 @@ class Orthogonal(VolumePreserving):
 
         Cost O(d^3): three products.
         """
-        return polar_step_(self.frozen_weight)
+        q, error = polar_step(self.frozen_weight)
+        changes = Changes()
+        changes.put(self.frozen_weight, q)
+        changes.commit()
+        return error
+
+    def _absorb_anew(self) -> Changes:
+        # An enormous u rounds too much in the layer's own dtype: R Q in the wide one, brought back to the group.
+        wide = copy.deepcopy(self).to(widest(self.u.device))
+        q, error = polar_step(wide.weight)
+        report = self.judge((q,), error)
+        changes = Changes(report)
+        changes.absorb(self.frozen_weight, q.to(self.u.dtype))
+        return changes
+
+    def nearest(self, weight: Tensor) -> Tensor:
+        """Return the orthogonal matrix nearest to a given one, shape (d, d) (polar decomposition). Cost O(d^3).
+
+        Raises:
+            SingularMatrixError: it is singular or not finite, as the mean of rotations by opposite angles is.
+        """
+        wide = super().nearest(weight)
+        smallest = float(torch.linalg.svdvals(wide)[-1]) if bool(torch.isfinite(wide).all()) else math.nan
+        if not smallest > SMALLEST_SINGULAR_VALUE:
+            raise SingularMatrixError(
+                f"no orthogonal matrix is nearest: the smallest singular value is {smallest:.3g} (at least "
+                f"{SMALLEST_SINGULAR_VALUE} is needed); average over a shorter time, or take one nearer to a rotation"
+            )
+        return nearest_orthogonal(wide)
+
+    @torch.no_grad()
+    def start_at(self, weight: Tensor) -> None:
+        """Make W the orthogonal matrix nearest to a given one, of shape (d, d), with no perturbation left.
+
+        Raises:
+            ShapeError, SingularMatrixError, OptionError: it is not square, not finite or not orthogonal; the layer is
+                left as it was.
+
+        Cost O(d^3).
+        """
+        q = orthogonal_start(weight, self.dim, self.u.dtype)
+        changes = Changes()
+        changes.put(self.frozen_weight, q.to(self.frozen_weight))
+        changes.put(self.frozen_sign, torch.linalg.slogdet(q).sign.to(self.frozen_sign))
+        self._restart(changes)
 
 
 class LowRankRotation(Orthogonal):
     """Base class of the families ``R = I - P^T K P`` with 2k rows in P; a subclass supplies `rows` and `core`."""
-
-    _old_v: Tensor | None = None
 
     def __init__(
         self,
@@ -154,9 +199,10 @@ class LowRankRotation(Orthogonal):
         # More than d orthonormal directions there are not. Anything but a number is for the base class to refuse.
         whole = isinstance(rank, int) and isinstance(dim, int) and rank > 0 and dim > 0
         super().__init__(dim, min(rank, dim) if whole else rank, bias, init, reset, seed, device, dtype)
-        kind: dict[str, Any] = {"device": device, "dtype": self.limits.dtype}
+        kind = self.kind
         self.u = nn.Parameter(torch.zeros(self.rank, dim, **kind))
         self.register_buffer("v", torch.zeros(self.rank, dim, **kind))
+        self._fit_slots()
         self.reset()
 
     @abstractmethod
@@ -178,8 +224,8 @@ class LowRankRotation(Orthogonal):
         p, k = self._rows_and_core()
         return add_low_rank(z, F.linear(z, p) @ k, p, alpha=-1)
 
-    def propose(self) -> tuple[MergeReport, dict[str, Tensor]]:
-        """Judge R by the rounding errors of its core and of the merge, and compute ``K P Q``. Cost O(d^2 k)."""
+    def _absorb(self) -> Changes:
+        # Judged by the rounding errors of R's core and of the merge. Cost O(d^2 k), no d x d temporary.
         p = self.rows()
         wide = widest(p.device)
         # A core in the layer's own dtype would make R orthogonal to no more than a hundred roundings.
@@ -189,16 +235,14 @@ class LowRankRotation(Orthogonal):
         inner = (p_norm.square() * torch.linalg.vector_norm(core)).square()
         rounding = torch.finfo(p.dtype).eps * p_norm * q_norm + torch.finfo(wide).eps * inner
         report = self.judge((q,), rounding)
-        # q is masked rather than p: a core that is not finite, too, must leave Q alone.
+        changes = Changes(report)
+        # q is masked, too: a core that is not finite must leave Q alone.
         zero = torch.zeros((), dtype=p.dtype, device=p.device)
-        return report, {"p": torch.where(report.accepted, p, zero), "q": torch.where(report.accepted, q, zero)}
+        p, q = torch.where(report.accepted, p, zero), torch.where(report.accepted, q, zero)
+        changes.absorb_product(self.frozen_weight, p.t(), q, alpha=-1)
+        return changes
 
-    def absorb(self, report: MergeReport, update: dict[str, Tensor]) -> None:
-        """Write ``Q <- R Q`` in place. Cost O(d^2 k), no d x d temporary."""
-        super().absorb(report, update)
-        self.frozen_weight.addmm_(update["p"].t(), update["q"], alpha=-1)
-
-    def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, report: MergeReport) -> None:
+    def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, changes: Changes) -> Tensor:
         r"""Express the momentum of u in the new directions.
 
         u's gradient is ``v X`` with the skew gradient X of R, so that an average m over old directions knows X on
@@ -209,17 +253,14 @@ class LowRankRotation(Orthogonal):
 
         Cost O(d k^2).
         """
-        if parameter is self.u and self._old_v is not None:
-            old, new = self._old_v, self.v
-            overlap = new @ old.t()
-            across = new @ momentum.t() - overlap @ (old @ momentum.t())
-            torch.where(report.accepted, overlap @ momentum - across @ old, momentum, out=momentum)
+        if parameter is not self.u:
+            return momentum
+        old, new = self.v, changes.new(self.v)
+        overlap = new @ old.t()
+        across = new @ momentum.t() - overlap @ (old @ momentum.t())
+        return overlap @ momentum - across @ old
 
-    def _set_directions(self, where: Tensor, v: Tensor) -> None:
-        self._old_v = self.v.clone()
-        super()._set_directions(where, v)
-
-    def _sketch(self, omega: Tensor, batch: Batch) -> Tensor:
+    def _sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
         # The gradient at R is g^T z R^T, or through the inverse R g^T r, and a random omega makes nothing of R.
         x, g, inverted = batch
         return skew_sketch(g, x, omega) if inverted else skew_sketch(x, g, omega)

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from p4lab.errors import OptionError, ShapeError
-from p4lab.p4.contract import MergeReport, p4_modules
+from p4lab.p4.changes import Changes
+from p4lab.p4.contract import p4_modules
 from p4lab.p4.invertible import P4Inv
+from p4lab.p4.report import MergeReport
 
 
 class P4Permutation(nn.Module):
@@ -92,7 +94,12 @@ class P4Permutation(nn.Module):
 
     def merge(self) -> list[MergeReport]:
         """Merge both parts, each judged by itself, and return their reports. Cost O(c^2 k)."""
-        return [layer.merge() for layer in p4_modules(self)]
+        plans = [layer.plan() for layer in p4_modules(self)]
+        both = Changes()
+        for plan in plans:
+            both.join(plan)
+        both.commit()
+        return [plan.report for plan in plans]
 
     def violation(self) -> Tensor:
         """Return the larger violation of the two parts; equivariance itself holds by construction. Cost O(c^3)."""

@@ -1,40 +1,47 @@
 """P4PositiveDefinite: symmetric positive definite matrices that always know their inverse and determinant."""
 
 import math
-from typing import Any, ClassVar
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from p4lab.errors import OptionError, ShapeError, SingularMatrixError
 from p4lab.linalg import (
+    better_of,
     capacitance,
     congruence,
+    definite,
     definiteness_defect,
     gradient_rows,
     initial_matrix,
     inverse_and_det,
     inverse_and_logabsdet,
     operator_sketch,
-    refine_inverse_,
+    refined_inverse,
     small_inverse,
     small_slogdet,
+    symmetric_factors,
     symmetric_update,
-    symmetric_update_,
-    symmetrize_,
+    symmetrized,
 )
-from p4lab.p4.contract import Check, MergeReport, full_precision
+from p4lab.p4.changes import Changes
+from p4lab.p4.contract import Total, full_precision
 from p4lab.p4.linear import (
     ILL_CONDITIONED,
+    INACCURATE,
+    LARGEST_DEFECT,
     MIN_FACTOR,
     NEARLY_SINGULAR,
     NOT_FINITE,
-    Batch,
     P4Factored,
     Reset,
     add_low_rank,
     widest,
 )
+from p4lab.p4.report import Check
+from p4lab.p4.watch import Batch, transformed
 
 LARGEST_ROUNDING = 1.0
 LARGEST_ASYMMETRY = 1e-5
@@ -88,6 +95,7 @@ class P4PositiveDefinite(P4Factored):
         NOT_FINITE,
         NEARLY_SINGULAR,
         ILL_CONDITIONED,
+        INACCURATE,
     )
     wide_buffers: ClassVar[tuple[str, ...]] = ("frozen_logabsdet",)
 
@@ -110,13 +118,14 @@ class P4PositiveDefinite(P4Factored):
         super().__init__(min_factor, dim, dim, rank, bias, reset, seed, device, dtype)
         self.dim, self.refine_order = dim, 3
         self._volume: Tensor | None = None
-        kind: dict[str, Any] = {"device": device, "dtype": self.limits.dtype}
+        kind = self.kind
         a, a_inv, logabsdet = _start(init, dim, kind["dtype"])
         self.register_buffer("frozen_weight", a.to(**kind).clone())
         self.register_buffer("frozen_inverse", a_inv.to(**kind).clone())
-        self.register_buffer("frozen_logabsdet", logabsdet.to(device=device, dtype=widest(self.limits.device)))
+        self.register_buffer("frozen_logabsdet", logabsdet.to(kind["device"], widest(torch.device(kind["device"]))))
         self.u = nn.Parameter(torch.zeros(rank, dim, **kind))
         self.register_buffer("v", torch.zeros(rank, dim, **kind))
+        self._fit_slots()
         self.reset()
 
     # --- the layer ---------------------------------------------------------------------------------------------------
@@ -143,13 +152,14 @@ class P4PositiveDefinite(P4Factored):
     def logabsdet(self) -> Tensor:
         """Return ln det W (nats), a differentiable scalar in float64. Cost O(d k^2)."""
         logabsdet = self.frozen_logabsdet + 2 * small_slogdet(capacitance(self.v, self.u))[1]
-        if self._reset_kind == "gradient" and self.training and logabsdet.requires_grad:
+        watched = self._reset_kind == "gradient" and self.training and logabsdet.requires_grad
+        if watched and not torch._C._are_functorch_transforms_active() and not torch.compiler.is_compiling():
             logabsdet.register_hook(self._keep_volume)
         return logabsdet
 
     def sign(self) -> Tensor:
         """Return the sign of det W: 1."""
-        return torch.ones_like(self.limits[0])
+        return torch.ones((), **self.kind)
 
     def quadratic(self, x: Tensor) -> Tensor:
         """Return ``x^T W x``, the squared length of x in the metric W; shape (..., d) to (...). Cost O(B d^2)."""
@@ -187,33 +197,76 @@ class P4PositiveDefinite(P4Factored):
     # --- the P4 contract ---------------------------------------------------------------------------------------------
 
     def thresholds(self) -> tuple[float, ...]:
-        """Return the limits of |C^-1| and of the rounding error."""
-        return *super().thresholds(), LARGEST_ROUNDING if self.min_factor > 0 else math.inf
+        """Return the limits of |C^-1|, of the rounding error and of the inverse's error."""
+        checked = (LARGEST_ROUNDING, LARGEST_DEFECT) if self.min_factor > 0 else (math.inf, math.inf)
+        return (*super().thresholds(), *checked)
 
-    def propose(self) -> tuple[MergeReport, dict[str, Tensor]]:
-        """Judge F by its k x k capacitance matrix. Cost O(d^2 k)."""
+    def _absorb(self) -> Changes:
+        # F is judged by its k x k capacitance matrix. Cost O(d^2 k), no d x d temporary.
         a, x, u, v = self.frozen_weight, self.frozen_inverse, self.u, self.v
         wide = self.frozen_logabsdet.dtype
         c_inv, _, logabsdet = inverse_and_det(capacitance(v.to(wide), u.to(wide)))
         p = -(c_inv.t() @ u.to(wide)).to(u.dtype)
-        w, z = congruence(a, u, v), congruence(x, v, p)
+        w, vx = congruence(a, u, v), v @ x
+        z = torch.addmm(vx, vx @ v.t(), p, alpha=0.5)  # congruence(x, v, p)
         w_norm, z_norm, p_norm, v_norm, c_norm = map(torch.linalg.vector_norm, (w, z, p, v, c_inv))
         rounding = torch.finfo(u.dtype).eps * (w_norm * v_norm) * (z_norm * p_norm)
-        report = self.judge((w, z), c_norm, rounding)
+        # Near to a singular matrix the rounding of A alone wears the inverse out: seen along one direction.
+        defect = torch.linalg.vector_norm(torch.addmv(v[0], a, vx[0], alpha=-1)) / torch.linalg.vector_norm(v[0])
+        report = self.judge((w, z), c_norm, rounding, defect)
+        changes = Changes(report)
         zero = torch.zeros((), dtype=u.dtype, device=u.device)
-        return report, {
-            "w": torch.where(report.accepted, w, zero),
-            "p": torch.where(report.accepted, p, zero),
-            "z": torch.where(report.accepted, z, zero),
-            "logabsdet": self.frozen_logabsdet + 2 * logabsdet,
-        }
+        w, p, z = (torch.where(report.accepted, t, zero) for t in (w, p, z))
+        changes.absorb_product(a, *symmetric_factors(v, w))
+        changes.absorb_product(x, *symmetric_factors(p, z))
+        changes.absorb(self.frozen_logabsdet, self.frozen_logabsdet + 2 * logabsdet)
+        return changes
 
-    def absorb(self, report: MergeReport, update: dict[str, Tensor]) -> None:
-        """Write ``F^T A F``, its inverse and log-determinant. Cost O(d^2 k), no d x d temporary."""
-        super().absorb(report, update)
-        symmetric_update_(self.frozen_weight, self.v, update["w"])
-        symmetric_update_(self.frozen_inverse, update["p"], update["z"])
-        torch.where(report.accepted, update["logabsdet"], self.frozen_logabsdet, out=self.frozen_logabsdet)
+    def _absorb_anew(self) -> Changes:
+        # F^T A F in the wide dtype, factorized anew. Cost O(d^3).
+        wide = self.frozen_logabsdet.dtype
+        u, v, a = self.u.to(wide), self.v.to(wide), self.frozen_weight.to(wide)
+        w, inverse, logabsdet, condition = definite(
+            symmetric_update(a, v, congruence(a, u, v)), self._least_eigenvalue()
+        )
+        changes = Changes(self.judge((w, inverse), *(0 * condition for _ in self.thresholds())))
+        changes.absorb(self.frozen_weight, w.to(self.u.dtype))
+        changes.absorb(self.frozen_inverse, inverse.to(self.u.dtype))
+        changes.absorb(self.frozen_logabsdet, logabsdet)
+        return changes
+
+    def _least_eigenvalue(self) -> float:
+        # A matrix nearer to a singular one than this, as a part of its norm, is none that the dtype can tell from it.
+        return 2 * self.dim**0.5 * torch.finfo(self.u.dtype).eps
+
+    def nearest(self, weight: Tensor) -> Tensor:
+        """Return the symmetric part of a given matrix, shape (d, d)."""
+        return symmetrized(super().nearest(weight))
+
+    @torch.no_grad()
+    def start_at(self, weight: Tensor) -> None:
+        """Make W the given symmetric positive definite matrix, of shape (d, d), with no perturbation left.
+
+        Raises:
+            ShapeError, SingularMatrixError, OptionError: it has another shape, is not positive definite in the layer's
+                dtype, or not symmetric; the layer is left as it was.
+
+        Cost O(d^3).
+        """
+        changes = Changes()
+        targets = self.frozen_weight, self.frozen_inverse, self.frozen_logabsdet
+        for target, value in zip(targets, _start(weight, self.dim, self.u.dtype), strict=True):
+            changes.put(target, value.to(target))
+        self._restart(changes)
+
+    def shrink(self, changes: Changes, factor: float | Tensor) -> None:
+        """Plan ``W <- factor W``. Cost O(d^2), in place."""
+        factor = torch.as_tensor(factor, dtype=self.frozen_logabsdet.dtype, device=self.u.device)
+        narrow = factor.to(self.u.dtype)
+        for target, scale in ((self.frozen_weight, narrow), (self.frozen_inverse, 1 / narrow)):
+            changes.write(target, partial(target.mul_, scale))
+        grown = self.dim * narrow.to(factor.dtype).log()
+        changes.write(self.frozen_logabsdet, partial(self.frozen_logabsdet.add_, grown))
 
     @torch.no_grad()
     @full_precision
@@ -228,9 +281,37 @@ class P4PositiveDefinite(P4Factored):
     @full_precision
     def correct(self) -> Tensor:
         """Make A symmetric to the last bit, refine its inverse, and return the violation left. Cost O(d^3)."""
-        symmetrize_(self.frozen_weight)
-        refine_inverse_(self.frozen_weight, self.frozen_inverse, self.refine_order)
-        symmetrize_(self.frozen_inverse)
+        a, x = symmetrized(self.frozen_weight), self.frozen_inverse
+        refined = symmetrized(refined_inverse(a, x, self.refine_order)[0])
+        # Near to a singular matrix a symmetric part can be worse than the inverse that it is taken from.
+        inverse, violation = better_of(*((t, definiteness_defect(a, t)) for t in (x, refined)))
+        changes = Changes()
+        changes.put(self.frozen_weight, a)
+        changes.put(self.frozen_inverse, inverse)
+        self._refusals.alarm(changes, violation)
+        changes.commit()
+        return violation
+
+    @torch.no_grad()
+    @full_precision
+    def recompute(self) -> Tensor:
+        """Factorize the frozen matrix anew for inverse and log-determinant, and return the violation left.
+
+        Eigenvalues that rounding has brought down to its own size, or below 0, are lifted. If A is not finite, nothing
+        is changed and the returned violation says so. Cost O(d^3); waits for the device.
+        """
+        a, inverse, logabsdet, _ = definite(
+            self.frozen_weight.to(self.frozen_logabsdet.dtype), self._least_eigenvalue()
+        )
+        usable = torch.isfinite(inverse).all() & torch.isfinite(logabsdet)
+        changes = Changes()
+        for target, value in (
+            (self.frozen_weight, a),
+            (self.frozen_inverse, inverse),
+            (self.frozen_logabsdet, logabsdet),
+        ):
+            changes.put(target, torch.where(usable, value.to(target.dtype), target))
+        changes.commit()
         return self.violation()
 
     # --- inside ------------------------------------------------------------------------------------------------------
@@ -238,42 +319,41 @@ class P4PositiveDefinite(P4Factored):
     def _times(self, x: Tensor) -> Tensor:
         self._check(x, self.dim)
         z = nn.functional.linear(add_low_rank(x, nn.functional.linear(x, self.v), self.u), self.frozen_weight)
-        y = add_low_rank(z, nn.functional.linear(z, self.u), self.v)
-        self._remember(x, y)
-        return y
+        return self._watched(x, add_low_rank(z, nn.functional.linear(z, self.u), self.v))
 
     def _solve(self, r: Tensor) -> Tensor:
         c_inv = self._c_inv()
         z = add_low_rank(r, nn.functional.linear(r, self.u) @ c_inv, self.v, alpha=-1)
         z = nn.functional.linear(z, self.frozen_inverse)
         x = add_low_rank(z, nn.functional.linear(nn.functional.linear(z, self.v), c_inv), self.u, alpha=-1)
-        self._remember(x, x, inverted=True)
-        return x
+        return self._watched(x, x, inverted=True)
 
     @full_precision
     def _c_inv(self) -> Tensor:
         return small_inverse(capacitance(self.v, self.u))
 
     def _keep_volume(self, g: Tensor) -> None:
-        self._volume = g.detach()
+        if not transformed(g):
+            self.__dict__["_volume"] = g.detach()
 
-    def _sketch(self, omega: Tensor, batch: Batch) -> Tensor:
+    def _sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
         x, g, inverted = batch
         a, a_inv, volume = self.frozen_weight, self.frozen_inverse, self._volume
 
         def gradient(rows: Tensor) -> Tensor:  # of the loss by W, made symmetric: G + G^T
             if inverted:  # through the inverse, W sees -W^-1 g x^T
-                total = -gradient_rows(x, g, rows) @ a_inv - gradient_rows(g, x, rows @ a_inv)
+                total = -changes.product(gradient_rows(x, g, rows), a_inv)
+                total = total - gradient_rows(g, x, changes.product(rows, a_inv))
             else:
                 total = gradient_rows(x, g, rows) + gradient_rows(g, x, rows)
-            return total if volume is None else total + 2 * volume.to(rows.dtype) * (rows @ a_inv)
+            return total if volume is None else total + 2 * volume.to(rows.dtype) * changes.product(rows, a_inv)
 
         # By u the gradient is v (G + G^T) A: v has to span the range of (G + G^T) A.
-        return operator_sketch(lambda rows: gradient(gradient(rows) @ a @ a), omega)
+        return operator_sketch(lambda rows: gradient(changes.product(changes.product(gradient(rows), a), a)), omega)
 
-    def _new_directions(self) -> Tensor:
-        directions, self._volume = super()._new_directions(), None
-        return directions
+    def _redraw(self, changes: Changes, total: Total) -> None:
+        super()._redraw(changes, total)
+        changes.assign(self, "_volume", None)
 
 
 def _start(init: str | Tensor, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -294,6 +374,4 @@ def _start(init: str | Tensor, dim: int, dtype: torch.dtype) -> tuple[Tensor, Te
         raise SingularMatrixError(
             f"init is not positive definite: its smallest eigenvalue is {smallest:.3g}; add a multiple of the identity"
         )
-    for matrix in (a := a.clone(), inverse):
-        symmetrize_(matrix)
-    return a, inverse, logabsdet
+    return symmetrized(a), symmetrized(inverse), logabsdet

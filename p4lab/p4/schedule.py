@@ -1,22 +1,28 @@
 """When to merge, and what an optimizer must forget at a merge."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
+from torch.utils.hooks import RemovableHandle
 
+from p4lab.distributed import JoinedSchedule, Replicas, refuse_shards
 from p4lab.errors import OptionError
-from p4lab.p4.contract import MergeReport, P4Module, p4_modules
+from p4lab.p4.changes import Changes
+from p4lab.p4.contract import P4Module, Total, alone, p4_modules
+from p4lab.p4.report import MergeReport
 
-SCALES = frozenset(
-    {"exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "acc_delta", "sum", "step_size", "eta", "mu"}
-)
-"""Optimizer state that measures the size of gradients; all else of a parameter's shape remembers their direction."""
+MOMENTA = frozenset({"exp_avg", "momentum_buffer", "momentum", "grad_avg", "prev"})
+"""Optimizer state that averages gradients, so that it has a direction: a merge carries it over."""
+SCALES = frozenset({"exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "acc_delta", "sum"})
+"""Optimizer state that measures the size of gradients: a merge leaves it alone."""
 
 
-class MergeSchedule:
+class MergeSchedule(JoinedSchedule):
     """Merge the P4 modules of a model every so many optimizer steps, and keep the optimizer consistent with it.
 
     One line in a training loop, after ``optimizer.step()``::
@@ -28,11 +34,21 @@ class MergeSchedule:
             optimizer.step()
             merges.step()
 
+    or, where nobody can edit the loop, ``MergeSchedule(model, optimizer, every=10).attach()``.
+
     At a merge each module carries the momentum of its perturbation over to the new one (`P4Module.carry_momentum`): for
     P4Inv it is projected on the new directions, kept where these are random, and cleared for directions that train
-    themselves. Gradient scales (Adam's second moments) stay. Of a module whose perturbation was discarded as not finite
-    everything is cleared. All of it is masked on the device: nothing waits for the host, except that
+    themselves. Momentum is what torch's optimizers call `MOMENTA`; gradient scales, and whatever else optimizers keep,
+    stay as they are. Of a module whose perturbation was discarded as not finite, momentum and scales are cleared, and
+    in other state what is not finite. All of it is masked on the device: nothing waits for the host, except that
     `torch.optim.LBFGS` (which waits by itself) loses its whole history when anything merged.
+
+    The merge of all layers, the optimizer's state and the schedule's own counts are all or nothing: an exception,
+    Ctrl-C included, finds them before the merge or after it. Refinement follows as a step of its own; if that was
+    interrupted, the next merge begins with it.
+
+    Under `torch.nn.parallel.DistributedDataParallel` the replicas start from one state and stay bit-equal
+    (`p4lab.distributed`).
 
     Args:
         model: a module that contains P4 modules; each is found once, however often it is shared.
@@ -40,10 +56,18 @@ class MergeSchedule:
             consistent.
         every: optimizer steps between merge attempts (N in the paper).
         refine_every: merge attempts between corrections of the frozen tensors (for P4Inv, of the inverse); 0 is never.
+        recompute_every: corrections between factorizations, which take the place of a correction and remove what
+            rounding added to log|det|; 0 is never.
+        weight_decay: lambda of a decay of the effective weights, ``W <- (1 - lr lambda) W`` for each optimizer step,
+            with the learning rate of u, done at merges. (An optimizer's own weight decay sees the perturbation only.)
+        group: process group of the replicas (None: that of the DistributedDataParallel, if the model is one).
 
     Raises:
-        OptionError: every < 1, refine_every < 0, or a model without P4 modules.
+        OptionError: every < 1, refine_every < 0, recompute_every < 0, weight_decay < 0 or for weights that cannot
+            decay, or a model without P4 modules.
+        ShardingError: parameters of P4 modules are split over processes (FSDP).
 
+    Cost of a merge per layer: O(d^2 k); with a correction or a factorization O(d^3).
     Source: arXiv:2010.07033, algorithm 1.
 
     Example:
@@ -60,22 +84,38 @@ class MergeSchedule:
         optimizer: Optimizer | Iterable[Optimizer] | None = None,
         every: int = 10,
         refine_every: int = 50,
+        recompute_every: int = 20,
+        weight_decay: float = 0.0,
+        group: Any = None,
     ) -> None:
-        if every < 1 or refine_every < 0:
-            raise OptionError(f"every={every}, refine_every={refine_every}: expected every >= 1 and refine_every >= 0")
+        if every < 1 or refine_every < 0 or recompute_every < 0 or not weight_decay >= 0:
+            raise OptionError(
+                f"every={every}, refine_every={refine_every}, recompute_every={recompute_every}, "
+                f"weight_decay={weight_decay}: expected every >= 1 and the others >= 0"
+            )
         self.layers = p4_modules(model)
         if not self.layers:
             raise OptionError(
                 f"{type(model).__name__} contains no P4 modules: put P4Inv layers into it, or leave out the schedule"
             )
-        self.optimizers = (
-            [] if optimizer is None else [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-        )
-        self.every, self.refine_every = every, refine_every
+        refuse_shards(model)
+        optimizers = [] if optimizer is None else [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+        super().__init__(model, optimizers, Replicas.of(model, group))
+        self.every, self.refine_every, self.recompute_every = every, refine_every, recompute_every
+        self.weight_decay = weight_decay
         self.steps = 0
         self.attempts = 0
         self.violations: list[Tensor] = []
         self._steps_at_merge = 0
+        self._refinement_due = False
+        self._handle: RemovableHandle | None = None
+        self._factors: list[float | Tensor] = []
+        if weight_decay:
+            for layer in self.layers:
+                layer.shrink(Changes(), 1.0)  # raises where the property forbids it
+                self._learning_rate(layer)
+            self._factors = [1.0] * len(self.layers)
+        self._synchronize()
 
     @property
     def due(self) -> bool:
@@ -87,27 +127,65 @@ class MergeSchedule:
 
         Returns:
             One report per layer if a merge was tried, else an empty list.
-        """
-        due = self.due
-        self.steps += 1
-        return self.merge() if due else []
 
+        Raises:
+            OptionError: the schedule is attached to its optimizer and counts by itself.
+        """
+        if self._handle is not None:
+            raise OptionError("this schedule is attached to its optimizer and counts by itself: do not call step()")
+        return self._advance()
+
+    def attach(self) -> Self:
+        """Count by itself from now on, after each step of the optimizer (of the last one, if there are several).
+
+        For trainers whose loop nobody can edit: it uses torch's step hooks, and returns the schedule itself.
+
+        Raises:
+            OptionError: there is no optimizer.
+        """
+        if not self.optimizers:
+            raise OptionError("there is no optimizer to attach to: MergeSchedule(model, optimizer).attach()")
+        if self._handle is None:
+            self._handle = self.optimizers[-1].register_step_post_hook(self._after_step)
+        return self
+
+    def detach(self) -> None:
+        """Count when `step` is called, as before `attach`."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    @torch.no_grad()
     def merge(self) -> list[MergeReport]:
         """Try to merge every layer now; `step` counts anew from here. Cost per layer O(d^2 k), O(d^3) if it refines."""
-        reports = []
-        for layer in self.layers:
-            report = layer.merge()
-            self._forget(layer, report)
-            reports.append(report)
-        self.attempts += 1
-        self._steps_at_merge = self.steps
-        if self.refine_every and self.attempts % self.refine_every == 0:
+        if self._refinement_due:
+            self.refine()
+        total = alone if self.replicas is None else self.replicas.total
+        plan, reports = Changes(), []
+        with nullcontext() if self.replicas is None else self.replicas.common_draws(self.attempts):
+            for i, layer in enumerate(self.layers):
+                changes = self._plan(layer, total)
+                if self._factors:
+                    layer.shrink(changes, self._factors[i])
+                plan.join(changes)
+                reports.append(changes.report)
+        if self._factors:
+            plan.assign(self, "_factors", [1.0] * len(self.layers))
+        attempts = self.attempts + 1
+        plan.assign(self, "attempts", attempts)
+        plan.assign(self, "_steps_at_merge", self.steps)
+        plan.assign(self, "_refinement_due", bool(self.refine_every) and attempts % self.refine_every == 0)
+        plan.commit()
+        if self._refinement_due:
             self.refine()
         return reports
 
     def refine(self) -> list[Tensor]:
         """Correct the frozen tensors of every layer now and return what violation is left (kept in ``violations``)."""
-        self.violations = [layer.correct() for layer in self.layers]
+        interval = self.refine_every * self.recompute_every
+        exact = interval > 0 and self._refinement_due and self.attempts % interval == 0
+        self.violations = [layer.recompute() if exact else layer.correct() for layer in self.layers]
+        self._refinement_due = False
         return self.violations
 
     def state_dict(self) -> dict[str, Any]:
@@ -115,32 +193,85 @@ class MergeSchedule:
         return {
             "every": self.every,
             "refine_every": self.refine_every,
+            "recompute_every": self.recompute_every,
             "steps": self.steps,
             "attempts": self.attempts,
             "steps_at_merge": self._steps_at_merge,
+            "refinement_due": self._refinement_due,
+            "factors": [float(factor) for factor in self._factors],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Set the counters and intervals from `state_dict`."""
+        """Set the counters and intervals from `state_dict`; replicas take over the layers of the first one again."""
         self.every, self.refine_every = state["every"], state["refine_every"]
         self.steps, self.attempts, self._steps_at_merge = state["steps"], state["attempts"], state["steps_at_merge"]
+        self.recompute_every = state.get("recompute_every", self.recompute_every)  # not in files of version 0.1
+        self._refinement_due = state.get("refinement_due", False)
+        if self._factors and state.get("factors"):
+            self._factors = list(state["factors"])
+        self._synchronize()
 
-    def _forget(self, layer: P4Module, report: MergeReport) -> None:
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _after_step(self, *_: Any) -> None:
+        self._advance()
+
+    def _advance(self) -> list[MergeReport]:
+        self.check_join()
+        due = self.due
+        if self._factors:
+            pairs = zip(self._factors, map(self._learning_rate, self.layers), strict=True)
+            self._factors = [factor * (1 - rate * self.weight_decay) for factor, rate in pairs]
+        self.steps += 1
+        return self.merge() if due else []
+
+    def _synchronize(self) -> None:
+        if self.replicas is not None:
+            self.replicas.synchronize([self.model])
+
+    def _plan(self, layer: P4Module, total: Total) -> Changes:
+        """Plan the merge of a layer, and what it means for the optimizers."""
+        changes = layer.plan(total)
+        perturbation = layer.perturbation()
         for optimizer in self.optimizers:
             if isinstance(optimizer, LBFGS):
-                if bool(report.accepted | report.discarded):
-                    optimizer.state.clear()
+                if bool(changes.report.accepted | changes.report.discarded):
+                    changes.also(optimizer.state.clear)
                 continue
-            for parameter in layer.perturbation():
-                for tensor in _state_like(optimizer, parameter, skip=SCALES):
-                    layer.carry_momentum(parameter, tensor, report)
             for parameter in layer.parameters(recurse=False):
-                for tensor in _state_like(optimizer, parameter):
-                    tensor.masked_fill_(report.discarded, 0.0)
+                moves = any(parameter is p for p in perturbation)
+                for name, state in optimizer_state(optimizer, parameter):
+                    if name in MOMENTA and moves:
+                        momentum = layer.carry_momentum(parameter, state, changes)
+                        if momentum is not state:
+                            changes.absorb(state, momentum)
+                    if name in MOMENTA or name in SCALES:
+                        changes.write(state, partial(state.masked_fill_, changes.report.discarded, 0.0))
+                    else:
+                        changes.mend(state)
+        return changes
+
+    def _learning_rate(self, layer: P4Module) -> float | Tensor:
+        parameter = layer.perturbation()[0]
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                if any(parameter is p for p in group["params"]):
+                    rate: float | Tensor = group["lr"]
+                    if not torch.is_tensor(rate) and not rate * self.weight_decay < 1:
+                        raise OptionError(
+                            f"lr {rate} x weight_decay {self.weight_decay}: expected less than 1, for a step may not "
+                            "shrink the weights to nothing"
+                        )
+                    return rate
+        raise OptionError(
+            f"weight_decay={self.weight_decay} needs the learning rate of {type(layer).__name__}: pass the optimizer "
+            "that steps its parameters"
+        )
 
 
-def _state_like(optimizer: Optimizer, parameter: nn.Parameter, skip: frozenset[str] = frozenset()) -> Iterator[Tensor]:
+def optimizer_state(optimizer: Optimizer, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:
+    """Yield what an optimizer keeps for a parameter in floating-point tensors, but for its count of steps."""
     if parameter in optimizer.state:  # looked up first: state is a defaultdict and must not gain an entry
         for name, value in optimizer.state[parameter].items():
-            if name not in skip and torch.is_tensor(value) and value.shape == parameter.shape:
-                yield value
+            if name != "step" and torch.is_tensor(value) and value.is_floating_point():
+                yield name, value

@@ -1,23 +1,27 @@
 """P4 on the special linear group: linear layers that preserve volume, by shears."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from p4lab.errors import OptionError
+from p4lab.errors import OptionError, SingularMatrixError
 from p4lab.linalg import (
+    factorized,
     initial_matrix,
     inverse_and_logabsdet,
     orthonormal_rows,
-    refine_inverse_,
+    refined_inverse,
     residual,
     row_space_sketch,
-    unit_determinant_,
+    unit_determinant,
 )
-from p4lab.p4.contract import Check, MergeReport, MergeStatus, full_precision
-from p4lab.p4.linear import NOT_FINITE, Batch, Reset, VolumePreserving, add_low_rank, widest
+from p4lab.p4.changes import Changes
+from p4lab.p4.contract import Total, full_precision
+from p4lab.p4.linear import LARGEST_CONDITION_EPS, NOT_FINITE, Reset, VolumePreserving, add_low_rank, widest
+from p4lab.p4.report import Check, MergeStatus
+from p4lab.p4.watch import Batch
 
 LARGEST_LOGABSDET = 1e-4
 """A start counts as volume preserving up to this ``|log|det A||`` for each dimension."""
@@ -91,17 +95,18 @@ class P4SpecialLinear(VolumePreserving):
         whole = isinstance(rank, int) and isinstance(dim, int) and rank > 0 and dim > 0
         kept = min(rank, max(1, dim // 2)) if whole else rank
         super().__init__(dim, dim, kept, bias, reset, seed, device, dtype)
-        kind: dict[str, Any] = {"device": device, "dtype": self.limits.dtype}
+        kind = self.kind
         if isinstance(init, str):
             a = initial_matrix(init, dim, self._generator)
             a_inv, sign = a.t(), torch.linalg.slogdet(a).sign
         else:
-            a, a_inv, sign = unimodular_start(init, dim, self.limits.dtype)
+            a, a_inv, sign = unimodular_start(init, dim, kind["dtype"])
         self.register_buffer("frozen_weight", a.to(**kind).clone().contiguous())
         self.register_buffer("frozen_inverse", a_inv.to(**kind).clone().contiguous())
         self.register_buffer("frozen_sign", sign.to(**kind))
         self.u = nn.Parameter(torch.zeros(self.rank, dim, **kind))
         self.register_buffer("v", torch.zeros(self.rank, dim, **kind))
+        self._fit_slots()
         self.reset()
 
     # --- the layer ---------------------------------------------------------------------------------------------------
@@ -115,9 +120,7 @@ class P4SpecialLinear(VolumePreserving):
         self._check(x, self.dim)
         z = F.linear(x, self.frozen_weight, self.bias)
         s = F.linear(z, self.v, None if self.bias is None else -(self.v @ self.bias))
-        y = add_low_rank(z, s, self._sheared())
-        self._remember(z, y)
-        return y
+        return self._watched(z, add_low_rank(z, s, self._sheared()))
 
     def inverse(self, y: Tensor) -> Tensor:
         """Return ``W^-1 (y - b)`` for y of shape (..., d), differentiable.
@@ -127,9 +130,8 @@ class P4SpecialLinear(VolumePreserving):
         """
         self._check(y, self.dim)
         r = y if self.bias is None else y - self.bias
-        z = add_low_rank(r, F.linear(r, self.v), self._sheared(), alpha=-1)
-        self._remember(r, z, inverted=True)
-        return F.linear(z, self.frozen_inverse)
+        z = self._remembered(r, add_low_rank(r, F.linear(r, self.v), self._sheared(), alpha=-1), inverted=True)
+        return self._ordered(F.linear(z, self.frozen_inverse))
 
     @property
     @full_precision
@@ -149,8 +151,8 @@ class P4SpecialLinear(VolumePreserving):
         """Return the largest rounding error that a merge may bring."""
         return (LARGEST_ROUNDING,)
 
-    def propose(self) -> tuple[MergeReport, dict[str, Tensor]]:
-        """Judge N by the rounding that it would bring, and compute ``v A`` and ``A^-1 u^T``. Cost O(d^2 k)."""
+    def _absorb(self) -> Changes:
+        # Judged by the rounding that it would bring. Cost O(d^2 k), no d x d temporary.
         v = self.v
         # v is orthonormal to rounding only: a second projection, in the wide dtype, leaves no more than u's rounding.
         wide_v = v.to(widest(v.device))
@@ -159,14 +161,56 @@ class P4SpecialLinear(VolumePreserving):
         size = torch.linalg.vector_norm(u) * torch.linalg.vector_norm(q)
         rounding = torch.finfo(v.dtype).eps * size * torch.linalg.vector_norm(p) * torch.linalg.vector_norm(v)
         report = self.judge((p,), rounding)
+        changes = Changes(report)
         zero = torch.zeros((), dtype=v.dtype, device=v.device)
-        return report, {"u": torch.where(report.accepted, u, zero), "p": torch.where(report.accepted, p, zero), "q": q}
+        u, p = torch.where(report.accepted, u, zero), torch.where(report.accepted, p, zero)
+        changes.absorb_product(self.frozen_weight, u.t(), q)
+        changes.absorb_product(self.frozen_inverse, p, v, alpha=-1)
+        return changes
 
-    def absorb(self, report: MergeReport, update: dict[str, Tensor]) -> None:
-        """Write ``A <- (I + N) A`` and ``A^-1 <- A^-1 (I - N)`` in place. Cost O(d^2 k), no d x d temporary."""
-        super().absorb(report, update)
-        self.frozen_weight.addmm_(update["u"].t(), update["q"])
-        self.frozen_inverse.addmm_(update["p"], self.v, alpha=-1)
+    def _absorb_anew(self) -> Changes:
+        # (I + N) A in the wide dtype, its determinant set to 1 and its inverse factorized anew. Cost O(d^3).
+        wide = widest(self.u.device)
+        v = self.v.to(wide)
+        w = self.frozen_weight.to(wide)
+        w = torch.addmm(w, _outside(self.u.to(wide), v).t(), v @ w)
+        inverse, _, _, condition = factorized(w)
+        w, inverse, error = unit_determinant(w, inverse)
+        eps = torch.finfo(self.u.dtype).eps
+        before = torch.linalg.vector_norm(self.frozen_weight) * torch.linalg.vector_norm(self.frozen_inverse)
+        worse = torch.minimum(condition * eps / LARGEST_CONDITION_EPS, condition / before.to(wide))
+        changes = Changes(self.judge((w, inverse, error), worse * LARGEST_ROUNDING))
+        changes.absorb(self.frozen_weight, w.to(self.u.dtype))
+        changes.absorb(self.frozen_inverse, inverse.to(self.u.dtype))
+        return changes
+
+    def nearest(self, weight: Tensor) -> Tensor:
+        """Return a given matrix, shape (d, d), divided by ``|det|^(1/d)``. Cost O(d^3).
+
+        Raises:
+            SingularMatrixError: it is singular or not finite.
+        """
+        wide = super().nearest(weight)
+        logabsdet = torch.linalg.slogdet(wide).logabsdet
+        if not bool(torch.isfinite(logabsdet)):
+            raise SingularMatrixError("a singular matrix has no multiple of determinant 1: take an invertible one")
+        return wide * (-logabsdet / self.dim).exp()
+
+    @torch.no_grad()
+    def start_at(self, weight: Tensor) -> None:
+        """Make W the given matrix, of shape (d, d) and determinant 1 or -1, with no perturbation left.
+
+        Raises:
+            ShapeError, SingularMatrixError, OptionError: it is not square, not finite, singular or of another
+                determinant; the layer is left as it was.
+
+        Cost O(d^3).
+        """
+        changes = Changes()
+        targets = self.frozen_weight, self.frozen_inverse, self.frozen_sign
+        for target, value in zip(targets, unimodular_start(weight, self.dim, self.u.dtype), strict=True):
+            changes.put(target, value.to(target))
+        self._restart(changes)
 
     @torch.no_grad()
     @full_precision
@@ -187,8 +231,28 @@ class P4SpecialLinear(VolumePreserving):
 
         Cost O(d^3). What is taken off is rounding, about ``eps sqrt(d)`` for each merge since the last correction.
         """
-        error = unit_determinant_(self.frozen_weight, self.frozen_inverse)
-        refine_inverse_(self.frozen_weight, self.frozen_inverse)
+        weight, inverse, error = unit_determinant(self.frozen_weight, self.frozen_inverse)
+        changes = Changes()
+        changes.put(self.frozen_weight, weight)
+        inverse, residual_left = refined_inverse(weight, inverse)
+        changes.put(self.frozen_inverse, inverse)
+        self._refusals.alarm(changes, residual_left)
+        changes.commit()
+        return error
+
+    @torch.no_grad()
+    @full_precision
+    def recompute(self) -> Tensor:
+        """Correct the determinant, factorize the frozen matrix anew for its inverse, and return ``|log|det A||``.
+
+        Cost O(d^3).
+        """
+        weight, inverse, error = unit_determinant(self.frozen_weight, self.frozen_inverse)
+        exact = factorized(weight.to(widest(self.u.device)))[0].to(weight.dtype)
+        changes = Changes()
+        changes.put(self.frozen_weight, weight)
+        changes.put(self.frozen_inverse, torch.where(torch.isfinite(exact).all(), exact, inverse))
+        changes.commit()
         return error
 
     # --- inside ------------------------------------------------------------------------------------------------------
@@ -197,21 +261,16 @@ class P4SpecialLinear(VolumePreserving):
     def _sheared(self) -> Tensor:
         return _outside(self.u, self.v)
 
-    def _new_directions(self) -> Tensor:
+    def _new_directions(self, generator: torch.Generator, changes: Changes, total: Total) -> Tensor:
         # Of 2k dominant directions v takes a random k-dimensional part: shears map v's span to the rest, so a stretch
         # along dominant directions (a symmetric gradient) can only be reached if v does not contain them all.
-        k, d = self.rank, self.dim
-        kind: dict[str, Any] = {"generator": self._generator, "dtype": self.u.dtype}
-        omega, mix = (
-            torch.randn(*shape, **kind).to(self.u.device) for shape in ((min(2 * k, d), d), (k, min(2 * k, d)))
-        )
-        sketch, batch, self._batch = omega, self._batch, None
-        if self.reset_kind == "gradient" and batch is not None:
-            x, g, inverted = batch
-            sketch = self._sketch(omega, (x.to(omega.dtype), g.to(omega.dtype), inverted))
-        return orthonormal_rows(mix @ orthonormal_rows(sketch, fallback=omega), fallback=omega[:k])
+        wanted = min(2 * self.rank, self.dim)
+        omega = self._noise(generator, wanted)
+        mix = torch.randn(self.rank, wanted, generator=generator, dtype=omega.dtype, device="cpu").to(omega.device)
+        rows = self._sketched(omega, changes, total) if self.reset_kind == "gradient" else omega
+        return orthonormal_rows(mix @ orthonormal_rows(rows, fallback=omega), fallback=omega[: self.rank])
 
-    def _sketch(self, omega: Tensor, batch: Batch) -> Tensor:
+    def _sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
         # Relative to W, the gradient is G = g^T y; of a batch through the inverse it is -(g W^-1 W)^T y with the
         # gradient g at z = (I - N) r, taken back to r.
         z, g, inverted = batch

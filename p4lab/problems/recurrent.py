@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from p4lab.baselines import GeotorchOrthogonal, Plain, TorchOrthogonal, TorchTrivialized
 from p4lab.errors import OptionError
 from p4lab.linalg import initial_matrix
+from p4lab.options import check_known, named_options, options_of, takes_options_of
 from p4lab.p4 import P4Orthogonal
 
 STARTS = ("rotations", "orthogonal", "identity")
@@ -73,9 +74,7 @@ class RecurrentRotation(P4Orthogonal):
     def weight(self) -> Tensor:
         """The effective weights ``R Q``, shape (d, d), differentiable. Cost O(d^2 k)."""
         z = self.frozen_weight.t()
-        y = self.turn(z)
-        self._remember(z, y)
-        return y.t()
+        return self._watched(z, self.turn(z)).t()
 
 
 class RecurrentNet(nn.Module):
@@ -98,7 +97,7 @@ class RecurrentNet(nn.Module):
         like = layer.weight.detach()
         d = len(like)
 
-        write = torch.randn(d, channels, generator=generator, dtype=torch.float64) * channels**-0.5
+        write = torch.randn(d, channels, generator=generator, dtype=torch.float64, device="cpu") * channels**-0.5
         self.layer = layer
         self.write = nn.Parameter(write.to(like))
         self.bias = nn.Parameter(like.new_zeros(d))
@@ -164,11 +163,13 @@ class Cell:
     source: str
 
 
+@takes_options_of(RecurrentRotation, "dim", "init", "bias")
 def _p4(start: Tensor, rank: int, reset: Any, **options: Any) -> RecurrentRotation:
     return RecurrentRotation(len(start), rank=rank, reset=reset, init=start, bias=False, **options)
 
 
 def _baseline(kind: Callable[..., Any], **fixed: Any) -> Callable[..., Any]:
+    @takes_options_of(kind, "dim", "init", "bias", *fixed)
     def build(start: Tensor, rank: int, reset: Any, **options: Any) -> Any:
         return kind(len(start), init=start, bias=False, **fixed, **options)
 
@@ -211,9 +212,9 @@ def start_of(name: str, dim: int, seed: int = 0) -> Tensor:
         raise OptionError(f"start={name!r} is not known: choose one of {STARTS}")
     if name != "rotations":
         return initial_matrix(name, dim, generator).double()
-    angles = (2 * torch.rand(dim // 2, generator=generator, dtype=torch.float64) - 1) * torch.pi
-    matrix = torch.eye(dim, dtype=torch.float64)
-    at = 2 * torch.arange(dim // 2)
+    angles = (2 * torch.rand(dim // 2, generator=generator, dtype=torch.float64, device="cpu") - 1) * torch.pi
+    matrix = torch.eye(dim, dtype=torch.float64, device="cpu")
+    at = 2 * torch.arange(dim // 2, device="cpu")
     matrix[at, at] = matrix[at + 1, at + 1] = angles.cos()
     matrix[at + 1, at], matrix[at, at + 1] = angles.sin(), -angles.sin()
     return matrix
@@ -242,12 +243,14 @@ def recurrent_net(
         options: ``dtype`` and ``device``.
 
     Raises:
-        OptionError: unknown cell or start.
+        OptionError: unknown cell or start, or an option that the cell's layer does not know.
         MissingPackageError: the cell's package is not installed.
     """
     if cell not in CELLS:
         raise OptionError(f"cell {cell!r} is not known: choose one of {', '.join(CELLS)}")
-    layer = CELLS[cell].build(start_of(start, dim, seed), rank=rank, reset=reset, seed=seed, **options)
+    build = CELLS[cell].build
+    check_known(f"recurrent_net with cell {cell!r}", options, named_options(recurrent_net), options_of(build))
+    layer = build(start_of(start, dim, seed), rank=rank, reset=reset, seed=seed, **options)
     return RecurrentNet(layer, channels, outputs, seed)
 
 

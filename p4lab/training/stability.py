@@ -24,9 +24,8 @@ DAMAGE, WRECK = 0.1, 0.5
 class SharedDirections(P4Inv):
     """A P4Inv layer whose random directions are drawn in float64 and rounded: the same ones in every precision."""
 
-    def _new_directions(self) -> Tensor:
-        noise = torch.randn(self.rank, self.dim, generator=self._generator, dtype=torch.float64)
-        return noise.to(self.u)
+    def _noise(self, generator: torch.Generator, rows: int) -> Tensor:
+        return torch.randn(rows, self.dim, generator=generator, dtype=torch.float64, device="cpu").to(self.u)
 
 
 class StabilityProblem(MatrixProblem):
@@ -98,7 +97,7 @@ class StabilityConfig(RunConfig):
 
     def target(self) -> Tensor:
         """Return T, shape (d, d), float64."""
-        noise = torch.randn(self.dim + 1, self.dim, generator=_generator(self.seed), dtype=torch.float64)
+        noise = torch.randn(self.dim + 1, self.dim, generator=_generator(self.seed), dtype=torch.float64, device="cpu")
         skew = noise[1:] - noise[1:].t()
         rotation = torch.linalg.matrix_exp(skew * (LARGEST_ANGLE / torch.linalg.matrix_norm(skew, 2)))
         w = noise[0] / torch.linalg.vector_norm(noise[0])
@@ -138,7 +137,7 @@ def damage(run: Engine | Lanes, amount: float = DAMAGE) -> None:
     for engine in _engines(run):
         for layer in _layers(engine):
             inverse = layer.frozen_inverse
-            noise = torch.randn(inverse.shape, generator=_generator(engine.step), dtype=torch.float64)
+            noise = torch.randn(inverse.shape, generator=_generator(engine.step), dtype=torch.float64, device="cpu")
             with torch.no_grad():
                 inverse.mul_(1 + amount * noise.to(inverse))
                 if layer.q is not None:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p4lab.linalg import capacitance, inverse_and_det, wide_residual, woodbury_update_
+from p4lab.linalg import capacitance, inverse_and_det, wide_residual
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 10), st.integers(0, 2**31))
 
@@ -34,10 +34,7 @@ def test_woodbury_matches_the_dense_inverse(shape: tuple[int, int, int]) -> None
     a_inv = torch.linalg.inv(a)
     q = v @ a_inv
     p = a_inv @ u.T @ inverse_and_det(capacitance(q, u))[0]
-    expected = a + u.T @ v
-    woodbury_update_(a, a_inv, u, v, p, q)
-    torch.testing.assert_close(a, expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(a_inv, torch.linalg.inv(expected), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(a_inv - p @ q, torch.linalg.inv(a + u.T @ v), rtol=1e-9, atol=1e-9)
 
 
 @given(st.integers(1, 9), st.integers(0, 2**31))

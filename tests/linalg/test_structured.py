@@ -13,12 +13,11 @@ from p4lab.linalg import (
     low_rank_rotation,
     operator_sketch,
     orthonormal_rows,
-    orthonormalize_rows_,
+    orthonormalized_rows,
     pairing,
     row_defect,
     symmetric_update,
-    symmetric_update_,
-    symmetrize_,
+    symmetrized,
 )
 
 F64 = torch.float64
@@ -38,17 +37,14 @@ def test_a_congruence_is_the_product(rank: int, dim: int) -> None:
     w = congruence(a, u, v)
     torch.testing.assert_close(symmetric_update(a, v, w), f.T @ a @ f)
     torch.testing.assert_close(symmetric_update(f.T @ a @ f, v, w, alpha=-1), a)
-    symmetric_update_(a, v, w)
-    torch.testing.assert_close(a, symmetric_update(a - v.T @ w - w.T @ v, v, w))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
-def test_symmetrize_is_exact(dtype: torch.dtype) -> None:
+def test_symmetrizedis_exact(dtype: torch.dtype) -> None:
     a = torch.randn(33, 33, dtype=dtype)
-    expected = (a + a.T) / 2
-    symmetrize_(a)
-    assert torch.equal(a, a.T)
-    torch.testing.assert_close(a, expected)
+    result = symmetrized(a)
+    assert torch.equal(result, result.T)
+    torch.testing.assert_close(result, (a + a.T) / 2)
 
 
 def test_the_defect_is_the_largest_of_three() -> None:
@@ -113,7 +109,10 @@ def test_orthonormalizing_squares_the_error() -> None:
     frame = 3 * complete_frame(0.5 * torch.eye(4, dtype=F64))
     frame += 1e-3 * torch.randn_like(frame)
     before = float(row_defect(frame, 3.0).abs().max())
-    after = [float(orthonormalize_rows_(frame, 3.0)) for _ in range(3)]
+    after = []
+    for _ in range(3):
+        frame, error = orthonormalized_rows(frame, 3.0)
+        after.append(float(error))
     assert after[0] < 10 * before**2
     assert after[2] < 1e-14
 
@@ -121,8 +120,9 @@ def test_orthonormalizing_squares_the_error() -> None:
 @pytest.mark.parametrize("value", [10.0, torch.nan], ids=str)
 def test_orthonormalizing_leaves_alone_what_would_not_converge(value: float) -> None:
     frame = torch.full((2, 3), value)
-    assert not orthonormalize_rows_(frame) < 1
-    torch.testing.assert_close(frame, torch.full((2, 3), value), equal_nan=True)
+    result, error = orthonormalized_rows(frame)
+    assert not error < 1
+    torch.testing.assert_close(result, torch.full((2, 3), value), equal_nan=True)
 
 
 def test_a_sketch_finds_the_dominant_range() -> None:

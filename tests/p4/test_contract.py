@@ -7,7 +7,20 @@ import torch
 from p4.dense_twin import assert_bitwise, state_of
 from torch import Tensor, nn
 
-from p4lab.p4 import Check, MergeReport, MergeSchedule, MergeStatus, P4Inv, P4Module, fold, p4_modules, penalty
+from p4lab.p4 import (
+    Changes,
+    Check,
+    MergeReport,
+    MergeSchedule,
+    MergeStatus,
+    P4Inv,
+    P4Module,
+    Total,
+    alone,
+    fold,
+    p4_modules,
+    penalty,
+)
 
 CHECKS = (
     Check(MergeStatus.DISCARDED_NOT_FINITE, "not finite"),
@@ -29,17 +42,12 @@ class PositiveScale(P4Module):
     def perturbation(self) -> tuple[nn.Parameter, ...]:
         return (self.b,)
 
-    def propose(self) -> tuple[MergeReport, dict[str, Tensor]]:
+    def propose(self, total: Total = alone) -> Changes:
         largest = self.b.abs().max()
-        report = MergeReport(CHECKS, torch.stack([largest, largest]), torch.tensor([torch.finfo().max, 5.0]))
-        return report, {"factor": torch.where(report.accepted, self.b.exp(), 1)}
-
-    def absorb(self, report: MergeReport, update: dict[str, Tensor]) -> None:
-        self.scale.mul_(update["factor"])
-
-    @torch.no_grad()
-    def reset(self, where: Tensor | None = None, undo: Tensor | None = None) -> None:
-        self.b.masked_fill_(torch.tensor(True) if where is None else where, 0)
+        changes = Changes(MergeReport(CHECKS, torch.stack([largest, largest]), torch.tensor([torch.finfo().max, 5.0])))
+        changes.absorb(self.scale, self.scale * self.b.exp())
+        changes.clear(self.b)
+        return changes
 
     def violation(self) -> Tensor:
         return (-self.scale).relu().max()

@@ -114,9 +114,13 @@ def test_an_option_set_later_is_checked_and_keeps_its_value(option: str) -> None
     assert getattr(layer, option) == before
 
 
-@pytest.mark.parametrize("options", [{"every": 0}, {"every": -1}, {"refine_every": -1}], ids=str)
-def test_schedule_intervals(options: dict[str, int]) -> None:
-    with pytest.raises(OptionError, match=r"every=.*expected every >= 1 and refine_every >= 0"):
+@pytest.mark.parametrize(
+    "options",
+    [{"every": 0}, {"every": -1}, {"refine_every": -1}, {"recompute_every": -1}, {"weight_decay": -1.0}],
+    ids=str,
+)
+def test_schedule_intervals(options: dict[str, float]) -> None:
+    with pytest.raises(OptionError, match=r"every=.*expected every >= 1 and the others >= 0"):
         MergeSchedule(P4Inv(3), **options)
 
 

@@ -15,7 +15,7 @@ from p4lab.p4.examples import P4Triangular
 
 def amid_training(dim: int = 5) -> P4Triangular:
     layer = P4Triangular(dim).double()
-    layer.reset()
+    layer.merge()  # for directions of its dtype
     nn.init.normal_(layer.u, std=0.3)
     nn.init.normal_(layer.s, std=0.3)
     return layer

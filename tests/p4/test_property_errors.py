@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from p4lab.errors import DeviceError, DtypeError, OptionError, P4Error, ShapeError, SingularMatrixError
 from p4lab.p4 import (
+    Changes,
     P4Circulant,
     P4Inv,
     P4Lipschitz,
@@ -174,8 +175,9 @@ def test_an_unknown_module_has_no_bound() -> None:
 
 def gradient_by_v(layer: nn.Module, loss: Callable[[], Tensor], rank: int, v: Tensor) -> Tensor:
     """Gradient by u if the directions were v."""
-    with torch.no_grad():
-        layer._set_directions(torch.tensor(True), v)
+    changes = Changes()
+    layer._set_directions(changes, v)
+    changes.commit()
     (found,) = torch.autograd.grad(loss(), layer.u)
     assert len(found) == rank
     return found

@@ -18,7 +18,7 @@ from p4.dense_twin import (
 from p4.rotations import KINDS, ORTHOGONAL, WITH_DIRECTIONS, amid, descend, orthogonal, perturb, unimodular
 from p4.test_gradcheck import as_function
 
-from p4lab.p4 import MergeSchedule, MergeStatus, P4Linear, P4Orthogonal, P4Reflections, P4SpecialLinear, fold
+from p4lab.p4 import Changes, MergeSchedule, MergeStatus, P4Linear, P4Orthogonal, P4Reflections, P4SpecialLinear, fold
 
 kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
 directed = pytest.mark.parametrize("kind", WITH_DIRECTIONS, ids=lambda k: k.__name__)
@@ -270,7 +270,8 @@ def test_gradient_directions_come_from_the_relative_gradient(kind: type[P4Linear
     x, cotangent = torch.randn(2, 1, 12, dtype=torch.float64)
     gradient = skew_gradient(layer, x, cotangent, inverse)
     ((layer.inverse(x) if inverse else layer(x)) * cotangent).sum().backward()
-    sketch = layer._sketch(torch.randn(8 if kind is P4SpecialLinear else 4, 12, dtype=torch.float64), layer._batch)
+    omega = torch.randn(8 if kind is P4SpecialLinear else 4, 12, dtype=torch.float64)
+    sketch = layer._sketch(omega, layer._batch, Changes())
     spanned = torch.linalg.svd(sketch).Vh[:1]
     if kind is P4SpecialLinear:
         wanted = torch.linalg.svd(gradient).Vh[:1]
@@ -302,21 +303,24 @@ def test_momentum_is_carried_as_far_as_the_old_directions_know_the_gradient() ->
     skew = skew - skew.T
     old = layer.v.clone()
     momentum = old @ skew
-    report = layer.merge()
+    changes = layer.plan()
     projector = old.T @ old
     known = projector @ skew + skew @ projector - projector @ skew @ projector
-    layer.carry_momentum(layer.u, momentum, report)
-    torch.testing.assert_close(momentum, layer.v @ known, rtol=0, atol=1e-12)
+    carried = layer.carry_momentum(layer.u, momentum, changes)
+    changes.commit()
+    torch.testing.assert_close(carried, layer.v @ known, rtol=0, atol=1e-12)
 
 
 def test_momentum_stays_where_nothing_merged() -> None:
     layer = P4Orthogonal(8, rank=3, dtype=torch.float64, seed=0)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.0, momentum=0.9)
+    layer(torch.randn(4, 8, dtype=torch.float64)).square().sum().backward()
+    optimizer.step()
     with torch.no_grad():
-        layer.u[0, 0] = torch.nan
-    momentum = torch.randn(3, 8, dtype=torch.float64)
-    kept = momentum.clone()
-    layer.carry_momentum(layer.u, momentum, layer.merge())
-    assert torch.equal(momentum, kept)
+        layer.u[0, 0] = 1e100  # too large a turn
+    kept = optimizer.state[layer.u]["momentum_buffer"].clone()
+    assert not MergeSchedule(layer, optimizer).merge()[0]
+    assert torch.equal(optimizer.state[layer.u]["momentum_buffer"], kept)
 
 
 @pytest.mark.parametrize("target", ["rotation", "half-turn"])

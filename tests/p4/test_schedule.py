@@ -93,7 +93,7 @@ def test_momentum_of_v_is_cleared_but_not_its_scale_or_step(name: str) -> None:
 def test_what_did_not_merge_is_untouched(name: str, part: str) -> None:
     scene = Scene(name)
     module = getattr(scene, part)
-    names = [n for n in state_of(module) if "generator" not in n]
+    names = [n for n in state_of(module) if "_extra_state" not in n]
     before, memories = state_of(module), [scene.memory(p) for p in module.parameters()]
     scene.merges.merge()
     assert_bitwise({n: state_of(module)[n] for n in names}, {n: before[n] for n in names})
@@ -194,7 +194,8 @@ def test_learning_rate_schedules_see_nothing_of_the_merges(make: Callable, tick:
 @pytest.mark.parametrize(("every", "refine_every"), [(1, 1), (3, 2), (4, 0), (10, 50)], ids=str)
 def test_merges_and_refinements_are_counted(every: int, refine_every: int, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, refined = P4Inv(3, seed=0), []
-    monkeypatch.setattr(P4Inv, "correct", lambda self: refined.append(merges.attempts) or torch.zeros(()))
+    for name in ("correct", "recompute"):
+        monkeypatch.setattr(P4Inv, name, lambda self: refined.append(merges.attempts) or torch.zeros(()))
     merges = MergeSchedule(layer, every=every, refine_every=refine_every)
     merged = []
     for step in range(1, 25):
@@ -203,6 +204,20 @@ def test_merges_and_refinements_are_counted(every: int, refine_every: int, monke
         merged += [step] if due else []
     assert merged == list(range(every, 25, every))
     assert refined == (list(range(refine_every, len(merged) + 1, refine_every)) if refine_every else [])
+
+
+def test_some_refinements_are_factorizations(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, int]] = []
+    for name in ("correct", "recompute"):
+        monkeypatch.setattr(
+            P4Inv, name, lambda self, name=name: calls.append((name, merges.attempts)) or torch.zeros(())
+        )
+    merges = MergeSchedule(P4Inv(3, seed=0), every=1, refine_every=2, recompute_every=3)
+    for _ in range(12):
+        merges.step()
+    merges.refine()
+    exact = {6, 12}
+    assert calls == [*((("recompute" if n in exact else "correct"), n) for n in range(2, 13, 2)), ("correct", 12)]
 
 
 def test_a_merge_by_hand_starts_the_count_anew() -> None:

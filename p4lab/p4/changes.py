@@ -1,0 +1,180 @@
+"""What a merge writes: planned first, without writing anything, then done in one go that nothing can stop halfway.
+
+An exception can strike between any two lines of Python: Ctrl-C in a notebook does. So the lines only plan, and the
+writing is a list of torch's own functions that one loop inside of the interpreter calls, without a line in between.
+Should one of them fail all the same, the rest is finished before the exception goes on its way: torch counts the
+writes to each tensor, so that none is repeated.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from operator import call
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from p4lab.p4.report import MergeReport
+
+ATTEMPTS = 3
+"""How often `Changes.commit` tries to finish what failed halfway."""
+
+
+class Changes:
+    """The writes of one merge, of one reset, or of one correction.
+
+    Planning reads tensors and computes new values; `commit` writes them. Values are computed when they are planned, so
+    that a later line of the plan still reads what stood before.
+
+    Args:
+        report: judgement of the merge, which masks what is written (None: everything is written).
+
+    Attributes:
+        report: the judgement.
+
+    Example:
+        >>> a, changes = torch.eye(2), Changes()
+        >>> changes.put(a, 2 * a)
+        >>> a[0].tolist(), changes.commit(), a[0].tolist()
+        ([1.0, 0.0], None, [2.0, 0.0])
+    """
+
+    def __init__(self, report: MergeReport | None = None) -> None:
+        self._report = report
+        self._accepted = None if report is None else report.accepted
+        self._discarded = None if report is None else report.discarded
+        self._renewed = None if report is None else report.accepted | report.discarded
+        self._targets: list[Tensor | None] = []
+        self._writes: list[Callable[[], Any]] = []
+        self._new: dict[int, Tensor] = {}
+        self._products: dict[int, list[tuple[Tensor, Tensor, float]]] = {}
+
+    @property
+    def report(self) -> MergeReport:
+        """The judgement of the merge."""
+        assert self._report is not None, "these changes are no merge"
+        return self._report
+
+    # --- planning ----------------------------------------------------------------------------------------------------
+
+    def absorb(self, target: Tensor, value: Tensor) -> None:
+        """Plan ``target <- value`` where the merge is accepted: for the frozen tensors."""
+        self._choose(self._accepted, target, value)
+
+    def absorb_product(self, target: Tensor, left: Tensor, right: Tensor, alpha: float = 1.0) -> None:
+        """Plan ``target <- target + alpha left @ right``, in place and without a temporary of the target's size.
+
+        The caller has masked the factors: one of them is zero where the merge is not accepted.
+        """
+        self._products.setdefault(id(target), []).append((left, right, alpha))
+        self.write(target, partial(_inside(target).addmm_, left, right, alpha=alpha))
+
+    def renew(self, target: Tensor, value: Tensor) -> None:
+        """Plan ``target <- value`` where the merge is accepted or discarded: for B and its directions."""
+        self._choose(self._renewed, target, value)
+
+    def clear(self, target: Tensor) -> None:
+        """Plan ``target <- 0`` where the merge is accepted or discarded: for the parameters of the perturbation."""
+        inside = _inside(target)
+        self.write(target, inside.zero_ if self._renewed is None else partial(inside.masked_fill_, self._renewed, 0.0))
+
+    def undo(self, target: Tensor, value: Tensor) -> None:
+        """Plan ``target <- value`` where the perturbation is discarded: for what trains beside it."""
+        if self._discarded is not None:
+            self._choose(self._discarded, target, value)
+
+    def mend(self, target: Tensor) -> None:
+        """Plan 0 in the place of what is not finite, where the perturbation is discarded."""
+        if self._discarded is not None:
+            broken = torch.isfinite(target).logical_not_().logical_and_(self._discarded)
+            self.write(target, partial(_inside(target).masked_fill_, broken, 0.0))
+
+    def put(self, target: Tensor, value: Tensor) -> None:
+        """Plan ``target <- value``, whatever becomes of the merge."""
+        self._choose(None, target, value)
+
+    def follow(self, target: Tensor, rows: Tensor, matrix: Tensor) -> None:
+        """Plan ``target <- rows @ matrix`` as `renew` does, with the matrix as it is after what is planned so far."""
+        product = torch.empty_like(target)
+        self.also(partial(torch.mm, rows, matrix, out=product))
+        self.renew(target, product)
+
+    def assign(self, owner: object, name: str, value: object) -> None:
+        """Plan ``owner.name <- value`` for a plain attribute."""
+        self.also(partial(owner.__dict__.__setitem__, name, value))
+
+    def write(self, target: Tensor, function: Callable[[], Any]) -> None:
+        """Plan a write by a function of one's own, which must write to ``target`` exactly once."""
+        self._targets.append(target)
+        self._writes.append(function)
+
+    def also(self, function: Callable[[], Any]) -> None:
+        """Plan what may be done twice without harm, and is no write to a tensor that anybody else sees."""
+        self._targets.append(None)
+        self._writes.append(function)
+
+    def join(self, other: "Changes") -> None:
+        """Plan the writes of others after these: a commit then does all of them or none."""
+        self._targets += other._targets
+        self._writes += other._writes
+
+    # --- what a later line of the plan may ask -----------------------------------------------------------------------
+
+    def new(self, target: Tensor) -> Tensor:
+        """Return the value that is planned for a tensor, before it is masked."""
+        return self._new[id(target)]
+
+    def product(self, rows: Tensor, target: Tensor) -> Tensor:
+        """Return ``rows @ target`` with the target as it will be: cost O(d^2 k), no temporary of the target's size."""
+        total = rows @ target
+        for left, right, alpha in self._products.get(id(target), ()):
+            total = torch.addmm(total, rows @ left, right, alpha=alpha)
+        return total
+
+    # --- doing -------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def commit(self) -> None:
+        """Write everything that was planned; what is raised meanwhile finds all of it done, or nothing.
+
+        Raises:
+            whatever a write raises, after the others were done and it was tried again.
+        """
+        counts = [_writes_to(target) for target in self._targets]
+        try:
+            deque(map(call, self._writes), maxlen=0)
+        except BaseException:
+            self._finish(counts)
+            raise
+
+    def _finish(self, counts: list[int], attempts: int = ATTEMPTS) -> None:
+        try:
+            done = {id(t): _writes_to(t) - n for t, n in zip(self._targets, counts, strict=True) if t is not None}
+            for target, write in zip(self._targets, self._writes, strict=True):
+                if target is not None and done[id(target)] > 0:
+                    done[id(target)] -= 1
+                else:
+                    write()
+        except BaseException:
+            if attempts == 1:
+                raise
+            self._finish(counts, attempts - 1)
+
+    def _choose(self, where: Tensor | None, target: Tensor, value: Tensor) -> None:
+        self._new[id(target)] = value
+        inside = _inside(target)
+        self.write(
+            target,
+            partial(inside.copy_, value) if where is None else partial(torch.where, where, value, inside, out=inside),
+        )
+
+
+def _inside(target: Tensor) -> Tensor:
+    """Return a tensor that may be an out argument: parameters may not."""
+    return target.detach() if target.requires_grad else target
+
+
+def _writes_to(target: Tensor | None) -> int:
+    """Return how often torch has seen a tensor written to (inference tensors are not counted: 0)."""
+    return 0 if target is None or target.is_inference() else target._version

@@ -1,0 +1,119 @@
+"""What a layer's backward pass does beside its gradients: it refuses to run after a merge, and remembers the batch.
+
+The input is kept where autograd keeps what it saves, so that activation checkpointing, offloading and version checks
+see it; a compiled backward pass writes samples into tensors of fixed size, which compilers can follow.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from p4lab.errors import MergeOrderError
+from p4lab.p4.changes import Changes
+
+Batch = tuple[Tensor, Tensor, bool]
+"""Inputs x and gradients g at the outputs, shape (batch, dim) each, and whether they belong to the inverse."""
+FEWEST_SLOTS = 32
+"""Samples of a batch, at least, that a compiled backward pass remembers; more of them are 2 k."""
+
+
+def check_order(layer: Any, redraws: int, gradient: Tensor | None = None) -> None:
+    """Raise if a layer was merged or reset since a forward pass, of which the backward pass begins now.
+
+    Raises:
+        MergeOrderError: it was.
+    """
+    if layer._redraws != redraws:
+        raise MergeOrderError(
+            f"{type(layer).__name__} was merged or reset between a forward pass and its backward pass, so that the "
+            "gradients would belong to a perturbation that is gone: merge after optimizer.step(), and run the forward "
+            "pass again before the next backward()"
+        )
+
+
+def transformed(gradient: Tensor) -> bool:
+    """Return whether a gradient belongs to a transform of torch.func, or to a vectorized backward pass."""
+    functorch = torch._C._functorch
+    return functorch.is_functorch_wrapped_tensor(gradient) or functorch.is_legacy_batchedtensor(gradient)
+
+
+class Watch(torch.autograd.Function):
+    """The output of a layer, untouched; its backward pass checks the order and hands the batch to the layer."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, layer: Any, inverted: bool) -> Tensor:
+        """Return y itself, not a view of it, so that operations in place may follow."""
+        ctx.layer, ctx.inverted, ctx.redraws = layer, inverted, layer._redraws
+        ctx.save_for_backward(x)
+        ctx.mark_dirty(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Pass the gradient on. One that a transform of torch.func wraps must not escape into the layer."""
+        (g,) = gradients
+        check_order(ctx.layer, ctx.redraws)
+        if not transformed(g):
+            (x,) = ctx.saved_tensors
+            kept = g.detach()
+            batch = (x.reshape(-1, x.shape[-1]), kept.reshape(-1, kept.shape[-1]), ctx.inverted)
+            ctx.layer.__dict__["_batch"] = batch
+        return g, None, None, None
+
+
+class CompiledWatch(torch.autograd.Function):
+    """The same for compilers: evenly spaced samples of the batch are written into tensors of fixed size."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, x_slots: Tensor, g_slots: Tensor) -> Tensor:
+        """Return y."""
+        ctx.save_for_backward(x, x_slots, g_slots)
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Pass the gradient on."""
+        (g,) = gradients
+        x, x_slots, g_slots = ctx.saved_tensors
+        rows, length = x.reshape(-1, x.shape[-1]), len(x_slots)
+        every = max(1, rows.shape[0] // length)
+        for slots, all_rows in ((x_slots, rows), (g_slots, g.reshape(-1, g.shape[-1]))):
+            samples = all_rows[::every][:length]
+            slots[: samples.shape[0]].copy_(samples)
+            slots[samples.shape[0] :].zero_()
+        return g, None, None, None
+
+
+class Slots:
+    """Room for samples of the last batch of a compiled backward pass; zero rows tell a sketch nothing.
+
+    Args:
+        rank: number k of directions.
+        dim_in: length of an input.
+        dim_out: length of an output.
+        like: a tensor with the layer's device and dtype.
+
+    Attributes:
+        x, g: inputs and gradients, shape (2 k or more, dim).
+        inverted: whether they belong to the inverse.
+    """
+
+    def __init__(self, rank: int, dim_in: int, dim_out: int, like: Tensor) -> None:
+        length = max(FEWEST_SLOTS, 2 * rank)
+        self.x, self.g = (torch.zeros(length, dim, dtype=like.dtype, device=like.device) for dim in (dim_in, dim_out))
+        self.inverted = False
+
+    def fit(self, like: Tensor) -> bool:
+        """Return whether device and dtype are those of a tensor."""
+        return self.x.device == like.device and self.x.dtype == like.dtype
+
+    def batch(self) -> Batch:
+        """Return the samples as a batch."""
+        return self.x, self.g, self.inverted
+
+    def clear(self, changes: Changes) -> None:
+        """Plan to forget the samples."""
+        for slots in (self.x, self.g):
+            changes.write(slots, partial(slots.zero_))
