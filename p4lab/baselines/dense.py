@@ -1,5 +1,6 @@
 """Plain weights: without a property, with one computed anew each time, and with one that a penalty asks for."""
 
+import itertools
 from abc import abstractmethod
 from typing import NoReturn
 
@@ -117,4 +118,7 @@ def penalty(model: nn.Module) -> Tensor:
     That of P4Inv is optional and not among them: see `p4lab.p4.penalty`.
     """
     terms = [module.penalty() for module in model.modules() if isinstance(module, Penalized)]
-    return torch.stack(terms).sum() if terms else torch.zeros(())
+    if terms:
+        return torch.stack(terms).sum()
+    like = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.zeros((), device=None if like is None else like.device)

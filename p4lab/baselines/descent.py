@@ -9,6 +9,7 @@ from torch.optim import Adam, Optimizer
 
 from p4lab.baselines.riemannian import CayleyLinear, FactoredLinear, RelativeLinear
 from p4lab.errors import OptionError
+from p4lab.options import takes_options_of
 
 
 class FactoredDescent(Optimizer):
@@ -121,11 +122,12 @@ class RelativeAdam(Adam):
         options: further arguments of `torch.optim.Adam`.
 
     Raises:
-        OptionError: no such layers.
+        OptionError: no such layers, or an option that Adam does not know.
 
     Source: Gresele et al., arXiv:2006.15090.
     """
 
+    @takes_options_of(Adam, "params")
     def __init__(self, model: nn.Module, lr: float = 1e-3, **options: Any) -> None:
         self.layers = adopt(model, RelativeLinear)
         super().__init__(model.parameters(), lr=lr, **options)

@@ -1,10 +1,12 @@
 """Maps that are invertible by design: Woodbury transformations, and the nonlinear couplings of NICE and RealNVP."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from p4lab.baselines.layer import LARGEST_SKEWNESS, Baseline, outside, start_matrix
+from p4lab.baselines.layer import LARGEST_SKEWNESS, Baseline, device_of, outside, start_matrix
 from p4lab.errors import OptionError
 from p4lab.linalg import capacitance, small_inverse, small_slogdet
 from p4lab.p4._validate import check_input, check_options, seed_from
@@ -44,11 +46,13 @@ class Woodbury(Baseline):
         rank = min(DEFAULT_RANK, max(1, 2 * dim // 3)) if rank is None else rank
         check_options(dim, rank, self._kind["dtype"])
         seed = seed_from(seed)
-        left, s, right = torch.linalg.svd(start_matrix(init, dim, self._kind["dtype"], seed) - torch.eye(dim))
+        start = start_matrix(init, dim, self._kind["dtype"], seed)
+        left, s, right = torch.linalg.svd(start - torch.eye(dim, dtype=start.dtype, device=start.device))
         if len(s) > rank and float(s[rank]) > LARGEST_SKEWNESS:
             why = f"init - I has a singular value of {float(s[rank]):.3g} beyond it"
             outside(f"rank-{rank} Woodbury", why, "raise rank")
-        noise = torch.randn(rank, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) / dim**0.5
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(rank, dim, generator=generator, dtype=torch.float64, device="cpu") / dim**0.5
         used = min(rank, int((s > LARGEST_SKEWNESS).sum()))
         u = torch.zeros_like(noise)
         u[:used] = (left * s)[:, :used].t()
@@ -116,7 +120,7 @@ class Coupling(nn.Module):
             coupling_network(read, hidden or dim, moved * (1 + affine), generator)
             for read, moved in (sizes, sizes[::-1])
         )
-        self.to(dtype=dtype, device=device)
+        self.to(dtype=dtype, device=device_of(device))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y for x of shape (..., d)."""
@@ -182,13 +186,15 @@ def coupling_network(read: int, hidden: int, write: int, generator: torch.Genera
     Returns:
         The network, in float64 on the CPU.
     """
+    # On the CPU, whatever torch's default device is.
+    kind: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
     layers: list[nn.Module] = []
     for inputs in (read, *[hidden] * (depth - 1)):
-        linear = nn.utils.skip_init(nn.Linear, inputs, hidden, dtype=torch.float64)
+        linear = nn.utils.skip_init(nn.Linear, inputs, hidden, **kind)
         for parameter in linear.parameters():
             nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=generator)
         layers += [linear, nn.SiLU()]
-    last = nn.utils.skip_init(nn.Linear, hidden, write, dtype=torch.float64)
+    last = nn.utils.skip_init(nn.Linear, hidden, write, **kind)
     for parameter in last.parameters():
         nn.init.zeros_(parameter)
     return nn.Sequential(*layers, last)

@@ -3,16 +3,18 @@
 import importlib
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from p4lab.errors import OptionError, P4Error
 from p4lab.linalg import initial_matrix, inverse_and_logabsdet
-from p4lab.p4._validate import check_input, check_options, seed_from
+from p4lab.p4._validate import DTYPES, check_input, check_options, check_tensor, seed_from
 
 LARGEST_SKEWNESS = 1e-4
 """A start counts as orthogonal (or as a member of another closed family) up to this error of its entries."""
@@ -51,7 +53,7 @@ class Baseline(nn.Module, ABC):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        self._kind: dict[str, Any] = {"dtype": dtype or torch.get_default_dtype(), "device": device}
+        self._kind: dict[str, Any] = {"dtype": dtype or torch.get_default_dtype(), "device": device_of(device)}
         check_options(dim, 1, self._kind["dtype"])
         self.dim = dim
         self.register_parameter("bias", nn.Parameter(torch.zeros(dim, **self._kind)) if bias else None)
@@ -127,6 +129,54 @@ class OrthogonalBaseline(Baseline):
         return y @ self.weight
 
 
+class Derived(nn.Module, ABC):
+    """A module that keeps what it computed from one of its buffers, such as an inverse.
+
+    In a wider dtype that would stay as narrow as it was. So it is computed anew when the module is cast up, and when a
+    state of a narrower dtype is loaded into it.
+
+    Attributes:
+        source: name of the buffer that all is computed from.
+    """
+
+    source: ClassVar[str]
+
+    @abstractmethod
+    def renew(self) -> None:
+        """Compute anew what is kept, from the source as it is."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = self.get_buffer(self.source).dtype
+        super()._apply(fn, recurse)
+        self._renew_after(before)
+        return self
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+        arrived = state_dict.get(prefix + self.source)
+        if isinstance(arrived, Tensor):
+            self._renew_after(arrived.dtype)
+
+    def _renew_after(self, before: torch.dtype) -> None:
+        source = self.get_buffer(self.source)
+        if readable(source) and source.dtype in DTYPES and before.is_floating_point and _widens(before, source.dtype):
+            self.renew()
+
+
+def _widens(before: torch.dtype, after: torch.dtype) -> bool:
+    return torch.finfo(after).eps < torch.finfo(before).eps
+
+
+def readable(tensor: Tensor) -> bool:
+    """Return whether a tensor has values: those of the meta device and of torch's fake mode have none."""
+    return not (tensor.is_meta or isinstance(tensor, FakeTensor))
+
+
+def device_of(device: torch.device | str | None) -> torch.device:
+    """Return a device with its index, torch's default for None: what is computed on the CPU knows where to go."""
+    return torch.empty(0, device=device).device
+
+
 def skewness(matrix: Tensor) -> Tensor:
     """Return ``max |W^T W - I|`` of a matrix W, shape (d, d): 0 for an orthogonal one. Cost O(d^3)."""
     eye = torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
@@ -155,11 +205,13 @@ def start_matrix(
     Raises:
         OptionError: unknown name, or a tensor outside of the family.
         ShapeError, SingularMatrixError: a tensor that is not square, not finite or not invertible in ``dtype``.
+        DtypeError: neither a name nor a tensor.
 
     Cost O(d^3).
     """
     if isinstance(init, str):
         return initial_matrix(init, dim, torch.Generator().manual_seed(seed_from(seed)))
+    check_tensor("init", init)
     inverse_and_logabsdet(init, dim, dtype)
     start = init.detach().to("cpu", torch.float64, copy=True)
     if orthogonal and not float(skewness(start)) <= LARGEST_SKEWNESS:

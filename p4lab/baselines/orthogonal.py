@@ -55,11 +55,13 @@ class TorchOrthogonal(OrthogonalBaseline):
             raise OptionError(f"orthogonal_map={orthogonal_map!r} is not known: choose one of {get_args(Map)}")
         start = start_matrix(init, dim, self._kind["dtype"], seed, orthogonal=True)
         if not self.trivialized and orthogonal_map != "householder":
-            if not torch.equal(start, torch.eye(dim, dtype=start.dtype)):
+            if not torch.equal(start, torch.eye(dim, dtype=start.dtype, device=start.device)):
                 outside(f"static {orthogonal_map}", "torch starts it at the identity", "take a dynamic one")
             start = torch.zeros_like(start)  # the skew matrix itself
-        self.map = holder(start.to(**self._kind))
-        orthogonal(self.map, "weight", orthogonal_map, use_trivialization=self.trivialized)
+        with torch.device("cpu"):  # torch looks at values, and makes tensors on its default device
+            self.map = holder(start.to(self._kind["dtype"]))
+            orthogonal(self.map, "weight", orthogonal_map, use_trivialization=self.trivialized)
+        self.map.to(self._kind["device"])
 
     @property
     def weight(self) -> Tensor:
@@ -113,10 +115,13 @@ class GeotorchOrthogonal(OrthogonalBaseline):
         super().__init__(dim, bias, dtype, device)
         geotorch = require("geotorch")
         start = start_matrix(init, dim, self._kind["dtype"], seed, orthogonal=True)
-        with torch.random.fork_rng(devices=[]):  # geotorch draws a random base, which is then replaced
-            manifold = geotorch.SO((dim, dim)).to(**self._kind)
-        self.map = holder(start.to(**self._kind))
-        parametrize.register_parametrization(self.map, "weight", manifold, unsafe=True)
+        kind: torch.dtype = self._kind["dtype"]
+        # geotorch draws a random base, which is then replaced, looks at values, and uses torch's default device
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            self.map = holder(start.to(kind))
+            manifold = geotorch.SO((dim, dim)).to(kind)
+            parametrize.register_parametrization(self.map, "weight", manifold, unsafe=True)
+        self.map.to(self._kind["device"])
 
     @property
     def weight(self) -> Tensor:

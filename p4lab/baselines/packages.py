@@ -50,9 +50,10 @@ class Nflows(Baseline):
         if kind not in get_args(NflowsKind):
             raise OptionError(f"kind={kind!r} is not known: choose one of {get_args(NflowsKind)}")
         start = start_matrix(init, dim, self._kind["dtype"], seed)
-        if not torch.equal(start, torch.eye(dim, dtype=start.dtype)):
+        if not torch.equal(start, torch.eye(dim, dtype=start.dtype, device=start.device)):
             outside(f"nflows {kind}", "its layers start at the identity", "take the method 'plu', 'qr' or 'svd'")
-        self.transform = _nflows(kind, dim).to(**self._kind)
+        with torch.device("cpu"):
+            self.transform = _nflows(kind, dim).to(**self._kind)
         self.transform.bias.requires_grad_(False)  # the bias of the baseline does its work
 
     @property
@@ -122,10 +123,13 @@ class GeotorchGL(Baseline):
         smallest = float(torch.linalg.svdvals(start)[-1])
         if not smallest > 1e-5:
             outside("geotorch GLp", f"smallest singular value {smallest:.3g}", "scale it up")
-        with torch.random.fork_rng(devices=[]):  # geotorch draws a random base, which is then replaced
-            manifold = geotorch.GLp((dim, dim)).to(**self._kind)
-        self.map = holder(start.to(**self._kind))
-        parametrize.register_parametrization(self.map, "weight", manifold, unsafe=True)
+        kind: torch.dtype = self._kind["dtype"]
+        # geotorch draws a random base, which is then replaced, looks at values, and uses torch's default device
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            self.map = holder(start.to(kind))
+            manifold = geotorch.GLp((dim, dim)).to(kind)
+            parametrize.register_parametrization(self.map, "weight", manifold, unsafe=True)
+        self.map.to(self._kind["device"])
 
     @property
     def weight(self) -> Tensor:

@@ -55,7 +55,7 @@ def factorize(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     vectors = torch.geqrf(matrix)[0].tril(-1)
     # Each v_i has a 1 at i. Where LAPACK skips a reflection, ours is by e_i: the rest then has row i negated.
-    vectors = (vectors + torch.eye(len(matrix), dtype=matrix.dtype)).t()[:count].contiguous()
+    vectors = (vectors + torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)).t()[:count].contiguous()
     return vectors, reflect(matrix.t(), vectors, transposed=True).t()
 
 

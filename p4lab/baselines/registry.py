@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
@@ -18,13 +18,15 @@ from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
 from p4lab.baselines.riemannian import CayleyLinear, RelativeLinear, StiefelLinear
 from p4lab.baselines.schedule import Rebase
 from p4lab.errors import OptionError
-from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule
+from p4lab.options import check_known, named_options, options_of, refusing, takes_options_of
+from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule, P4Inv, Preset
 
 Group = Literal["invertible", "orthogonal", "designed", "penalized"]
 Schedule = MergeSchedule | Rebase
 
 
 def _torch(optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+    @takes_options_of(optimizer, "params")
     def make(layer: nn.Module, lr: float, **options: Any) -> Optimizer:
         return optimizer([p for p in layer.parameters() if p.requires_grad], lr=lr, **options)
 
@@ -33,8 +35,11 @@ def _torch(optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
 
 def _geoopt(name: str) -> Callable[..., Optimizer]:
     def make(layer: nn.Module, lr: float, **options: Any) -> Optimizer:
-        optimizer: Optimizer = getattr(require("geoopt").optim, name)(layer.parameters(), lr=lr, **options)
-        return optimizer
+        optimizer = getattr(require("geoopt").optim, name)
+        # A mixin hands all that it does not know on to the class after it.
+        starts = [vars(kind)["__init__"] for kind in optimizer.__mro__ if "__init__" in vars(kind)]
+        check_known(name, options, *(named_options(start) - {"self"} for start in starts))
+        return cast(Optimizer, optimizer(layer.parameters(), lr=lr, **options))
 
     return make
 
@@ -56,7 +61,7 @@ class Method:
         cubic: whether a training step whose loss contains log|det| makes an O(d^3) call (for batches smaller than d).
         cubic_inverse: whether `inverse` makes one (None: there is no inverse).
         build: from a width and options to a layer. All take ``seed``, ``dtype`` and ``device``, linear ones ``init``
-            and ``bias`` as well.
+            and ``bias`` as well; an unknown option is an `OptionError`.
         source: paper or package.
         optimizers: what makes an optimizer of a layer, by name.
         schedule_of: what makes the schedule that has to step after the optimizer.
@@ -76,16 +81,21 @@ class Method:
     schedule_of: Callable[[nn.Module, Optimizer | None], Schedule] | None = None
     linear: bool = True
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "build", refusing(f"method {self.name!r}", self.build))
+
     def optimizer(self, layer: nn.Module, lr: float, name: str = "adam", **options: Any) -> Optimizer:
         """Return the method's optimizer of that kind for a layer; options go to its constructor.
 
         Raises:
-            OptionError: the method has no such optimizer.
+            OptionError: the method has no such optimizer, or that has no such option.
             MissingPackageError: its package is not installed.
         """
         if name not in self.optimizers:
             raise OptionError(f"method {self.name!r} has no optimizer {name!r}: choose one of {tuple(self.optimizers)}")
-        return self.optimizers[name](layer, lr, **options)
+        make = self.optimizers[name]
+        check_known(f"optimizer {name!r} of method {self.name!r}", options, options_of(make))
+        return make(layer, lr, **options)
 
     def schedule(self, layer: nn.Module, optimizer: Optimizer | None = None) -> Schedule | None:
         """Return what has to ``step()`` after each optimizer step, or None if nothing has to."""
@@ -118,9 +128,13 @@ def _method(
 def _free_gl() -> list[Method]:
     add = partial(_method, group="invertible", knows=_FREE)
     paper = "arXiv:2010.07033"
+
+    def p4inv(preset: Preset) -> Callable[..., P4Inv]:
+        return takes_options_of(P4Inv, "rank", "reset", "train_v")(preset.layer)
+
     return [
-        add("p4inv_paper", "P4Inv, rank 1 (paper)", build=PAPER.layer, source=paper, schedule_of=PAPER.schedule),
-        add("p4inv", "P4Inv", build=RECOMMENDED.layer, source=f"p4lab, {paper}", schedule_of=RECOMMENDED.schedule),
+        add("p4inv_paper", "P4Inv, rank 1 (paper)", build=p4inv(PAPER), source=paper, schedule_of=PAPER.schedule),
+        add("p4inv", "P4Inv", build=p4inv(RECOMMENDED), source=f"p4lab, {paper}", schedule_of=RECOMMENDED.schedule),
         add("plu", "PLU (Glow)", build=PLU, source="arXiv:1807.03039"),
         add("qr", "QR, Householder", build=QR, source="arXiv:1901.11137"),
         add("svd", "SVD, Householder", build=SVD, source="arXiv:1803.09327, arXiv:2009.13977"),

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from p4lab.baselines.layer import Baseline, start_matrix
+from p4lab.baselines.layer import Baseline, Derived, start_matrix
 from p4lab.baselines.reflections import check_rest, count_reflections, factorize, reflect
 
 
@@ -34,7 +34,7 @@ class PLU(Baseline):
     ) -> None:
         super().__init__(dim, bias, dtype, device)
         p, lower, upper = torch.linalg.lu(start_matrix(init, dim, self._kind["dtype"], seed))
-        self.register_buffer("order", p.argmax(1).to(device))
+        self.register_buffer("order", p.argmax(1).to(self._kind["device"]))
         self.register_buffer("signs", upper.diagonal().sign().to(**self._kind))
         self.lower = nn.Parameter(lower.tril(-1).to(**self._kind))
         self.upper = nn.Parameter(upper.triu(1).to(**self._kind))
@@ -182,7 +182,7 @@ class SVD(Baseline):
         return reflect(z * (self.signs * (-self.log_scale).exp()), self.right)
 
 
-class MatrixExponential(Baseline):
+class MatrixExponential(Derived, Baseline):
     r"""Linear layer with the exponential of a free matrix, to the right of a fixed base.
 
     .. math:: W = A \exp(M), \qquad W^{-1} = \exp(-M)\, A^{-1}, \qquad \log|\det W| = \log|\det A| + \mathrm{tr}\, M
@@ -195,6 +195,7 @@ class MatrixExponential(Baseline):
     """
 
     frame_stays = True
+    source = "base"
     base: Tensor
     base_inverse: Tensor
     base_logabsdet: Tensor
@@ -211,8 +212,9 @@ class MatrixExponential(Baseline):
         super().__init__(dim, bias, dtype, device)
         base = start_matrix(init, dim, self._kind["dtype"], seed).to(**self._kind)
         self.register_buffer("base", base)
-        self.register_buffer("base_inverse", torch.linalg.inv(base))
-        self.register_buffer("base_logabsdet", torch.linalg.slogdet(base).logabsdet)
+        self.register_buffer("base_inverse", torch.empty_like(base))
+        self.register_buffer("base_logabsdet", base.new_empty(()))
+        self.renew()
         self.exponent = nn.Parameter(torch.zeros_like(base))
 
     @property
@@ -232,9 +234,14 @@ class MatrixExponential(Baseline):
     def rebase(self) -> None:
         """Take the present weights as the new base: ``A <- A exp(M)``, ``M <- 0``. Cost O(d^3)."""
         self.base.copy_(self.weight)
+        self.renew()
+        self.exponent.zero_()
+
+    @torch.no_grad()
+    def renew(self) -> None:
+        """Compute inverse and log|det| of the base. Cost O(d^3)."""
         self.base_inverse.copy_(torch.linalg.inv(self.base))
         self.base_logabsdet.copy_(torch.linalg.slogdet(self.base).logabsdet)
-        self.exponent.zero_()
 
     def _unmap(self, y: Tensor) -> Tensor:
         return F.linear(F.linear(y, self.base_inverse), torch.linalg.matrix_exp(-self.exponent))

@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from p4lab.baselines.layer import Baseline, OrthogonalBaseline, require, start_matrix
+from p4lab.options import takes_options_of
 
 
 class FactoredLinear(Baseline):
@@ -88,6 +89,7 @@ class RelativeLinear(FactoredLinear):
     Cost for a batch of B: forward and backward 2 B d^2; `logabsdet` O(1) if tracked; `inverse` O(d^3).
     """
 
+    @takes_options_of(FactoredLinear)
     def __init__(self, dim: int, **options: Any) -> None:
         super().__init__(dim, **options)
         self._tracked: tuple[Tensor, nn.Parameter, int] | None = None

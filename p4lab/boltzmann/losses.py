@@ -49,6 +49,8 @@ def by_example(model: Density, x: Tensor) -> Tensor:
 
     .. math:: L = -E_x \log q(x)
 
+    It is not finite if some log q(x) is not: data that hold NaN are not left out silently.
+
     Args:
         model: q.
         x: samples of the target, shape (n, d).

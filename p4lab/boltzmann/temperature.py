@@ -11,9 +11,11 @@ from p4lab.errors import OptionError, ShapeError
 from p4lab.flows import Flow, Standardize, coupling_flow
 from p4lab.flows.flow import Bijection
 from p4lab.flows.linear import is_linear
+from p4lab.flows.mixing import check_mixing_options
 from p4lab.flows.torus import BesideAngles, TorusCoupling
 from p4lab.flows.volume import VolumePreservingCoupling
 from p4lab.p4 import RECOMMENDED, Preset
+from p4lab.p4._validate import check_tensor
 
 CONSTANT = (VolumePreservingCoupling, TorusCoupling, BesideAngles, Standardize)
 """Layers beside linear ones whose determinant is the same everywhere."""
@@ -127,9 +129,10 @@ class SteerableFlow(nn.Module):
         if n < 0:
             raise ShapeError(f"n={n}: expected at least 0 samples")
         like = self.flow._like()
-        z = math.sqrt(t) * torch.randn(n, self.dim - self.angles, generator=generator, dtype=like.dtype)
+        kind: dict[str, Any] = {"generator": generator, "dtype": like.dtype, "device": "cpu"}
+        z = math.sqrt(t) * torch.randn(n, self.dim - self.angles, **kind)
         if self.angles:
-            turns = torch.rand(n, self.angles, generator=generator, dtype=like.dtype) - 0.5
+            turns = torch.rand(n, self.angles, **kind) - 0.5
             z = torch.cat([2 * math.pi * turns, z], -1)
         z = z.to(like.device)
         y, logabsdet = self.flow.inverse_with_logabsdet(z)
@@ -145,14 +148,15 @@ class SteerableFlow(nn.Module):
 
         Raises:
             OptionError: the temperature is not positive.
-            ShapeError: x has another width.
+            ShapeError, DtypeError: x has another width, or is no tensor.
         """
+        check_tensor("SteerableFlow.augment", x)
         t = _positive(temperature)
         if x.dim() != 2 or x.shape[1] != self.positions:
             raise ShapeError(f"positions of shape {tuple(x.shape)}: expected (n, {self.positions})")
         if not self.momenta:
             return x
-        v = math.sqrt(t) * torch.randn(len(x), self.momenta, generator=generator, dtype=x.dtype)
+        v = math.sqrt(t) * torch.randn(len(x), self.momenta, generator=generator, dtype=x.dtype, device="cpu")
         return torch.cat([x, v.to(x.device)], -1)
 
     def joint(self, energy: ReducedEnergy) -> ReducedEnergy:
@@ -215,8 +219,10 @@ def steerable_flow(
         options: further options of the mixing layers.
 
     Raises:
-        OptionError: something is out of range, or fewer than two coordinates.
+        OptionError: something is out of range, fewer than two coordinates, or an option that neither this function nor
+        the mixing knows.
     """
+    check_mixing_options(steerable_flow, mixing, options)
     dim = positions + momenta
 
     def coupling(generator: torch.Generator) -> Bijection:
@@ -227,10 +233,9 @@ def steerable_flow(
     outer = coupling_flow(dim, 2, coupling, mixing, seed + 1, preset, dtype=dtype, device=device, **options)
     layers: list[Any] = [outer.layers[1], *middle.layers]
     if mean is not None and std is not None:
-        dtype = dtype or torch.get_default_dtype()
-        shift, scale = torch.zeros(dim, dtype=dtype), torch.ones(dim, dtype=dtype)
-        shift[:positions], scale[:positions] = mean.to(dtype), std.to(dtype)
-        layers.insert(0, Standardize(shift, scale).to(device))
+        shift, scale = (fill(dim, dtype=dtype, device=device) for fill in (torch.zeros, torch.ones))
+        shift[:positions], scale[:positions] = mean.to(shift), std.to(scale)
+        layers.insert(0, Standardize(shift, scale))
     return SteerableFlow(Flow(cast(Any, layers), dim), momenta)
 
 

@@ -1,4 +1,9 @@
-"""Importance weights of samples of a flow, and what is estimated with them."""
+"""Importance weights of samples of a flow, and what is estimated with them.
+
+A log-weight that is NaN or infinite belongs to a sample whose energy or density is not known. Everywhere here it counts
+as -inf: the sample weighs nothing, and is one of the n. Where all weights vanish, shares and densities are 0, and what
+is not known has an error of inf.
+"""
 
 from dataclasses import dataclass
 
@@ -6,6 +11,7 @@ import torch
 from torch import Tensor
 
 from p4lab.errors import OptionError, ShapeError
+from p4lab.p4._validate import check_tensor
 
 BLOCKS = 50
 """Blocks of samples that error bars are made of."""
@@ -68,24 +74,26 @@ def log_weights(reduced_energy: Tensor, log_q: Tensor) -> Tensor:
 
     Raises:
         ShapeError: shapes differ.
+        DtypeError: no tensors.
 
     Source: Noé et al., arXiv:1812.01729.
     """
+    for given in (reduced_energy, log_q):
+        check_tensor("log_weights", given)
     if reduced_energy.shape != log_q.shape:
         raise ShapeError(f"energies {tuple(reduced_energy.shape)}, log q {tuple(log_q.shape)}: expected equal shapes")
-    weights = -reduced_energy - log_q
-    return torch.where(torch.isfinite(weights), weights, -torch.inf)
+    return _finite(-reduced_energy - log_q)
 
 
 def normalized(log_w: Tensor) -> Tensor:
-    """Return weights that sum to 1, float64; zeros if all of them vanish.
+    """Return weights that sum to 1, float64; 0 for those that are not finite, zeros if all of them vanish.
 
     Raises:
         ShapeError: not a vector, or an empty one.
+        DtypeError: no tensor.
     """
-    if log_w.dim() != 1 or not len(log_w):
-        raise ShapeError(f"log-weights of shape {tuple(log_w.shape)}: expected (n,) with n >= 1")
-    wide = log_w.detach().to(log_w.dtype if log_w.device.type == "mps" else torch.float64)
+    _check(log_w)
+    wide = _finite(log_w.detach().to(log_w.dtype if log_w.device.type == "mps" else torch.float64))
     return torch.nan_to_num(torch.softmax(wide, 0), nan=0.0)
 
 
@@ -95,10 +103,14 @@ def ess(log_w: Tensor) -> Tensor:
     .. math:: \mathrm{ESS} / n = \frac{(\sum_i w_i)^2}{n \sum_i w_i^2}
 
     Args:
-        log_w: shape (n,).
+        log_w: shape (n,); what is not finite weighs nothing.
+
+    Returns:
+        Float64; 0 if all weights vanish.
 
     Raises:
         ShapeError: not a vector, or an empty one.
+        DtypeError: no tensor.
 
     Example:
         >>> ess(torch.zeros(8)), ess(torch.tensor([0.0, 0.0, -torch.inf, -torch.inf]))
@@ -113,23 +125,26 @@ def clipped(log_w: Tensor, share: float = 0.001) -> Tensor:
     """Return log-weights of which the largest ones are set to the smallest of these; at least one stays as it is.
 
     Args:
-        log_w: shape (n,).
+        log_w: shape (n,); what is not finite becomes -inf, and is none of the largest.
         share: how many of the n, rounded; it trades a bias for variance.
 
     Raises:
         OptionError: share is not in [0, 1).
         ShapeError: not a vector, or an empty one.
+        DtypeError: no tensor.
     """
+    _check(log_w)
     if not 0 <= share < 1:
         raise OptionError(f"share={share}: expected a number from 0 to below 1")
-    if log_w.dim() != 1 or not len(log_w):
-        raise ShapeError(f"log-weights of shape {tuple(log_w.shape)}: expected (n,) with n >= 1")
-    top = max(1, round(share * len(log_w)))
-    return torch.minimum(log_w, torch.nan_to_num(log_w, nan=-torch.inf).topk(top).values[-1])
+    log_w = _finite(log_w)
+    largest = log_w.topk(max(1, round(share * len(log_w)))).values
+    return torch.minimum(log_w, torch.where(torch.isfinite(largest), largest, torch.inf).min())
 
 
 def clipped_ess(log_w: Tensor, share: float = 0.001) -> Tensor:
     """Return `ess` of `clipped` weights: what it is like without a few outliers.
+
+    Arguments and errors are those of the two.
 
     Example:
         >>> log_w = torch.tensor([0.0] * 999 + [10.0])
@@ -145,18 +160,22 @@ def free_energy_difference(log_w: Tensor, in_a: Tensor, in_b: Tensor, blocks: in
     .. math:: \Delta F / kT = -\log \frac{\sum_i w_i [x_i \in b]}{\sum_i w_i [x_i \in a]}
 
     Args:
-        log_w: shape (n,), zeros for samples that need no weights.
+        log_w: shape (n,), zeros for samples that need no weights; what is not finite weighs nothing.
         in_a: which samples lie in a, bool, shape (n,).
         in_b: which samples lie in b, likewise.
         blocks: contiguous blocks of which one at a time is left out; correlated samples need blocks longer than their
             correlation.
 
     Returns:
-        The difference; with a region in which (but for a single block) nothing was seen its error is inf.
+        The difference; with a region in which (but for a single block) nothing was seen its error is inf. Where nothing
+        was seen in either, it is NaN.
 
     Raises:
         ShapeError: shapes differ, or fewer samples than blocks.
+        DtypeError: no tensors.
     """
+    for given in (log_w, in_a, in_b):
+        check_tensor("free_energy_difference", given)
     if not log_w.shape == in_a.shape == in_b.shape:
         raise ShapeError(
             f"log-weights {tuple(log_w.shape)}, in_a {tuple(in_a.shape)}, in_b {tuple(in_b.shape)}: expected equal ones"
@@ -170,18 +189,21 @@ def free_energy_difference(log_w: Tensor, in_a: Tensor, in_b: Tensor, blocks: in
 
 
 def weighted_histogram(x: Tensor, edges: Tensor, log_w: Tensor | None = None, blocks: int = BLOCKS) -> Histogram:
-    """Return the histogram of weighted samples, with jackknife errors.
+    """Return the histogram of weighted samples, with jackknife errors; if all weights vanish, 0 with errors of inf.
 
     Args:
-        x: shape (n,).
+        x: shape (n,); what is not finite lies in no bin, but counts in the total.
         edges: ascending, shape (bins + 1,).
-        log_w: shape (n,); None: all weigh the same.
+        log_w: shape (n,), what is not finite weighs nothing; None: all weigh the same.
         blocks: as in `free_energy_difference`.
 
     Raises:
         ShapeError: shapes do not fit, or fewer samples than blocks.
+        DtypeError: no tensors.
         OptionError: edges that do not ascend.
     """
+    for given in (x, edges, *(() if log_w is None else (log_w,))):
+        check_tensor("weighted_histogram", given)
     if x.dim() != 1 or edges.dim() != 1 or len(edges) < 2 or (log_w is not None and log_w.shape != x.shape):
         shape = None if log_w is None else tuple(log_w.shape)
         raise ShapeError(f"x {tuple(x.shape)}, edges {tuple(edges.shape)}, log-weights {shape}: expected (n,), (m,)")
@@ -201,7 +223,18 @@ def weighted_histogram(x: Tensor, edges: Tensor, log_w: Tensor | None = None, bl
     whole, total = per_block.sum(0)[:-1], per_block.sum()
     rest = (whole - per_block[:, :-1]) / (total - per_block.sum(1, keepdim=True)).clamp(min=1e-300)
     spread = (rest - rest.mean(0)).square().sum(0) * ((blocks - 1) / blocks)
-    return Histogram(edges, whole / total.clamp(min=1e-300) / widths, spread.sqrt() / widths)
+    error = torch.where(total > 0, spread.sqrt() / widths, torch.inf)
+    return Histogram(edges, whole / total.clamp(min=1e-300) / widths, error)
+
+
+def _check(log_w: Tensor) -> None:
+    check_tensor("log-weights", log_w)
+    if log_w.dim() != 1 or not len(log_w):
+        raise ShapeError(f"log-weights of shape {tuple(log_w.shape)}: expected (n,) with n >= 1")
+
+
+def _finite(log_w: Tensor) -> Tensor:
+    return torch.where(torch.isfinite(log_w), log_w, -torch.inf)
 
 
 def _block_of(n: int, blocks: int, device: torch.device) -> Tensor:

@@ -141,7 +141,7 @@ def train(flat: FlatCoordinates, y: Tensor, validation: Tensor, settings: Settin
     while step < settings.steps and passed < 1:
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * (0.01 + 0.99 * float(np.cos(np.pi / 2 * passed) ** 2))
-        rows = torch.randint(len(y), (settings.batch_size,), generator=generator)
+        rows = torch.randint(len(y), (settings.batch_size,), generator=generator, device="cpu")
         batch = flow.augment(flat.flat(flat.coordinates.augment(y[rows], generator)), generator)
         optimizer.zero_grad()
         by_example(flow, batch).backward()

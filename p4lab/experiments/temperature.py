@@ -97,7 +97,9 @@ def particles() -> System:
     """Return four particles in the plane (DW4), with replica exchange for the data and the truth."""
     energy = DoubleWellParticles(4)
     generator = torch.Generator().manual_seed(0)
-    run = metropolis(energy, 3 * torch.randn(500, energy.dim, generator=generator), 12_000, generator, LADDER, 0.35, 20)
+    run = metropolis(
+        energy, 3 * torch.randn(500, energy.dim, generator=generator, device="cpu"), 12_000, generator, LADDER, 0.35, 20
+    )
     frames = run.x[len(run.x) // 4 :]
     exact = {}
     for t in TEMPERATURES:
@@ -107,7 +109,7 @@ def particles() -> System:
     data = frames[:, LADDER.index(1.0)].reshape(-1, energy.dim)
 
     def batch(size: int, generator: torch.Generator) -> Tensor:
-        return data[torch.randint(len(data), (size,), generator=generator)]
+        return data[torch.randint(len(data), (size,), generator=generator, device="cpu")]
 
     settings = Settings(momenta=4, blocks=16, hidden=64, steps=3000, learning_rate=2e-3, samples=400_000)
     in_b_of = lambda x: _open(energy, x)  # noqa: E731

@@ -11,13 +11,15 @@ from p4lab.flows.bent import BentIdentity
 from p4lab.flows.coupling import AffineCoupling
 from p4lab.flows.flow import Bijection, Flow, Layer
 from p4lab.flows.linear import Linear
-from p4lab.flows.mixing import mixing_layer
+from p4lab.flows.mixing import check_mixing_options, mixing_layer, p4inv
+from p4lab.options import takes_options_of
 from p4lab.p4 import RECOMMENDED, P4Inv, Preset
 
 PAIRED = "paired"
 """Initial matrices of `p4inv_bent` with which each Bent identity is undone by the inverse one that follows it."""
 
 
+@takes_options_of(P4Inv)
 def p4inv_bent(
     dim: int, blocks: int, preset: Preset = RECOMMENDED, init: str = "orthogonal", seed: int = 0, **options: Any
 ) -> Flow:
@@ -37,7 +39,7 @@ def p4inv_bent(
             ``train_v``.
 
     Raises:
-        OptionError: blocks < 0, or an option that P4Inv refuses.
+        OptionError: blocks < 0, or an option that P4Inv refuses or does not know.
 
     Source: arXiv:2010.07033, section 3.2.
 
@@ -47,9 +49,8 @@ def p4inv_bent(
         (4, 7)
     """
     generator = torch.Generator().manual_seed(seed)
-    settings = {"rank": preset.rank_for(dim), "reset": preset.reset, "train_v": preset.train_v, **options}
     kinds = cycle(("orthogonal", "identity") if init == PAIRED else (init,))
-    return bent_stack(blocks, lambda: P4Inv(dim, init=next(kinds), seed=generator, **settings))
+    return bent_stack(blocks, lambda: p4inv(dim, generator, preset, init=next(kinds), **options))
 
 
 def bent_stack(blocks: int, linear: Callable[[], Linear]) -> Flow:
@@ -100,7 +101,7 @@ def realnvp(
         options: further options of the mixing layers, such as ``bias=False`` (which fixed ones ignore).
 
     Raises:
-        OptionError: something is out of range.
+        OptionError: something is out of range, or an option that neither this function nor the mixing knows.
 
     Source: arXiv:1605.08803 (RealNVP), arXiv:1807.03039 (Glow), arXiv:2010.07033, section 3.3 (P4Inv swaps).
 
@@ -108,6 +109,8 @@ def realnvp(
         >>> realnvp(2, blocks=4, mixing="p4inv").sample(3).shape
         torch.Size([3, 2])
     """
+
+    check_mixing_options(realnvp, mixing, options)
 
     def coupling(generator: torch.Generator) -> Bijection:
         return AffineCoupling(dim, hidden, depth, generator, dtype, device)
@@ -137,10 +140,11 @@ def spline_flow(
         bins: bins of each spline, at least 2.
 
     Raises:
-        OptionError: something is out of range.
+        OptionError: as `realnvp`.
 
     Source: Durkan et al., arXiv:1906.04032; zuko's ``GeneralCouplingTransform`` and ``MonotonicRQSTransform``.
     """
+    check_mixing_options(spline_flow, mixing, options)
     from p4lab.flows.zuko import spline_coupling  # here: zuko switches off torch's validation of distributions
 
     def coupling(generator: torch.Generator) -> Bijection:
@@ -170,8 +174,9 @@ def coupling_flow(
         options: of the mixing layers.
 
     Raises:
-        OptionError: dim, blocks or mixing out of range.
+        OptionError: dim, blocks or mixing out of range, or an option that the mixing does not know.
     """
+    check_mixing_options(coupling_flow, mixing, options)
     if dim < 2 or blocks < 1:
         raise OptionError(f"dim={dim}, blocks={blocks}: expected dim >= 2 (two halves) and blocks >= 1")
     mix = mixing_layer(mixing)

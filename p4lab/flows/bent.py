@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from p4lab.p4._validate import check_tensor
+
 
 def bent(x: Tensor) -> tuple[Tensor, Tensor]:
     r"""Return the Bent identity and the logarithm of its slope.
@@ -15,12 +17,16 @@ def bent(x: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         ``(b(x), log b'(x))``, both of the shape of ``x``. Cost O(1) per entry.
 
+    Raises:
+        DtypeError: x is no tensor.
+
     Source: arXiv:2010.07033, section 3.2.
 
     Example:
         >>> bent(torch.tensor([0.0]))
         (tensor([0.]), tensor([0.]))
     """
+    check_tensor("bent", x)
     square = x * x
     s = torch.sqrt(square + 1)
     # x^2 / (s + 1) is s - 1 without the cancellation
@@ -39,7 +45,11 @@ def bent_inverse(y: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         ``(x, -log b'(x))`` with ``b(x) = y``, both of the shape of ``y``. Cost O(1) per entry.
+
+    Raises:
+        DtypeError: y is no tensor.
     """
+    check_tensor("bent_inverse", y)
     c = 2 * y + 1
     positive = c > 0
     # t = 2 |c| + root is never small; not by abs(), whose gradient at c = 0 is neither branch's.

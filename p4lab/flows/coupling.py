@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from p4lab.baselines.designed import coupling_network, scale_and_shift
+from p4lab.baselines.layer import device_of
 from p4lab.errors import OptionError
 from p4lab.p4._validate import check_input, check_options, seed_from
 
@@ -30,7 +31,7 @@ class Halves(nn.Module):
         self.dim, self.hidden, self.depth, self.cut = dim, hidden, depth, dim // 2
         generator = torch.Generator().manual_seed(seed_from(seed))
         self.network = coupling_network(self.cut, hidden, 2 * (dim - self.cut), generator, depth)
-        self.to(dtype=dtype, device=device)
+        self.to(dtype=dtype, device=device_of(device))
 
 
 class AffineCoupling(Halves):

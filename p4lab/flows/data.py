@@ -5,9 +5,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from p4lab.baselines.layer import readable
 from p4lab.errors import OptionError, ShapeError, SingularMatrixError
 from p4lab.flows.linear import FoldedLinear
-from p4lab.p4._validate import check_input
+from p4lab.p4._validate import check_input, check_tensor
 
 
 class Standardize(nn.Module):
@@ -20,7 +21,8 @@ class Standardize(nn.Module):
         std: sigma > 0, shape (d,).
 
     Raises:
-        ShapeError, SingularMatrixError: shapes differ, or a sigma is not a positive finite number.
+        DtypeError, ShapeError, SingularMatrixError: mean or std is no tensor, shapes differ, or a sigma is not a
+            positive finite number.
 
     Example:
         >>> layer = Standardize.fit(torch.tensor([[1.0, 10.0], [3.0, 30.0]]))
@@ -33,10 +35,12 @@ class Standardize(nn.Module):
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         super().__init__()
+        for given in (mean, std):
+            check_tensor("Standardize", given)
         if mean.dim() != 1 or mean.shape != std.shape or not len(mean):
             raise ShapeError(f"mean {tuple(mean.shape)}, std {tuple(std.shape)}: expected (d,) and (d,)")
         bad = ~(std > 0) | ~torch.isfinite(std) | ~torch.isfinite(mean)
-        if bool(bad.any()):
+        if readable(bad) and bool(bad.any()):
             raise SingularMatrixError(
                 f"coordinates {bad.nonzero().flatten().tolist()} have no positive, finite standard deviation: "
                 "leave these columns out, or add noise to them"
@@ -50,10 +54,10 @@ class Standardize(nn.Module):
         """Return the layer that gives x, shape (n, d), mean 0 and variance 1.
 
         Raises:
-            ShapeError: not a table of two rows or more.
+            ShapeError, DtypeError: not a table of two rows or more, or no tensor.
             SingularMatrixError: a column is constant or not finite.
         """
-        x = _table(x)
+        x = _table("Standardize.fit", x)
         return cls(x.mean(0), x.std(0, correction=0))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,10 +95,12 @@ class Whitening(FoldedLinear):
         """Return the layer that whitens x, shape (n, d). Cost O(n d^2 + d^3), in float64.
 
         Raises:
-            ShapeError: not a table of two rows or more.
+            ShapeError, DtypeError: not a table of two rows or more, or no tensor.
             SingularMatrixError: x is not finite, or lies in a subspace.
         """
-        x = _table(x)
+        x = _table("Whitening.fit", x)
+        if not readable(x):
+            return cls(x.new_empty(x.shape[1], x.shape[1]), x.new_empty(x.shape[1]))
         wide = x.detach().cpu().double()
         if not bool(torch.isfinite(wide).all()):
             raise SingularMatrixError("the data hold NaN or infinity: leave those rows out")
@@ -175,7 +181,8 @@ class ActNorm(nn.Module):
         return f"dim={self.dim}"
 
 
-def _table(x: Tensor) -> Tensor:
+def _table(what: str, x: Tensor) -> Tensor:
+    check_tensor(what, x)
     if x.dim() != 2 or x.shape[0] < 2 or x.shape[1] < 1:
         raise ShapeError(f"data of shape {tuple(x.shape)}: expected (n, d) with n >= 2")
     return x.detach()

@@ -1,6 +1,7 @@
 """Normalizing flows of linear layers that know their inverse and determinant, and of any other bijections."""
 
 import copy
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,9 @@ from p4lab.baselines import Penalized
 from p4lab.errors import OptionError, ShapeError
 from p4lab.flows import fused
 from p4lab.flows.linear import FoldedLinear, Linear, Permutation, is_linear, sum_of_logabsdets
-from p4lab.p4 import P4Module
+from p4lab.options import check_known, options_of
+from p4lab.p4 import P4Inv, P4Module
+from p4lab.p4._validate import no_tensor
 
 
 class Bijection(Protocol):
@@ -83,6 +86,7 @@ class Flow(nn.Module):
         Raises:
             ShapeError, DtypeError, DeviceError: x does not fit.
         """
+        self._check(x)
         layers = list(self.layers)
         return fused.run(layers, x, self._layered) if fused.fusible(layers, x) else self._layered(x)
 
@@ -100,7 +104,12 @@ class Flow(nn.Module):
         return x, total.expand(x.shape[:-1])
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Return the data that belong to latent ``z`` of shape (..., d)."""
+        """Return the data that belong to latent ``z`` of shape (..., d).
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: z does not fit.
+        """
+        self._check(z)
         layers = list(self.layers)
         if fused.fusible(layers, z, gradients=False):
             return fused.undo(layers, z)
@@ -109,7 +118,12 @@ class Flow(nn.Module):
         return z
 
     def inverse_with_logabsdet(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(x, log|det dx/dz|)`` of shapes (..., d) and (...): training by energy needs both."""
+        """Return ``(x, log|det dx/dz|)`` of shapes (..., d) and (...): training by energy needs both.
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: z does not fit.
+        """
+        self._check(z)
         total = -self.logabsdet().to(z.dtype)
         for layer in reversed(self._sequence()):
             if is_linear(layer):
@@ -131,16 +145,22 @@ class Flow(nn.Module):
 
         Raises:
             OptionError: unknown direction.
+            ShapeError, DtypeError, DeviceError: the points do not fit.
         """
         if to not in ("data", "latent"):
             raise OptionError(f"to={to!r}: expected 'data' or 'latent'")
+        self._check(points)
         path = [points]
         for layer in self._sequence() if to == "latent" else reversed(self._sequence()):
             path.append(do(layer, path[-1]) if to == "latent" else undo(layer, path[-1]))
         return path
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return log p(x) in nats, shape (...) for x of shape (..., d)."""
+        """Return log p(x) in nats, shape (...) for x of shape (..., d).
+
+        Raises:
+            ShapeError, DtypeError, DeviceError: x does not fit.
+        """
         z, logabsdet = self(x)
         return logabsdet - 0.5 * z.square().sum(-1) - 0.5 * self.dim * math.log(2 * math.pi)
 
@@ -175,18 +195,21 @@ class Flow(nn.Module):
         if n < 0:
             raise ShapeError(f"n={n}: expected at least 0 samples")
         like = self._like()
-        z = torch.randn(n, self.dim, generator=generator, dtype=like.dtype)
+        z = torch.randn(n, self.dim, generator=generator, dtype=like.dtype, device="cpu")
         return z.to(like.device)
 
     def penalty(self, **options: Any) -> Tensor:
         """Return the sum of its layers' penalties, to be added to a loss; a differentiable scalar, 0 if none has one.
 
         Args:
-            options: of each layer's ``penalty``, such as ``strength``.
+            options: of the layers' ``penalty``, such as ``strength``; each layer gets those that it knows.
+
+        Raises:
+            OptionError: an option that no penalty knows.
 
         Source: arXiv:2010.07033, section 2.3.
         """
-        terms = [m.penalty(**options) for m in self.modules() if isinstance(m, P4Module | Penalized)]
+        terms = penalties(self, options)
         return torch.stack(terms).sum() if terms else torch.zeros((), device=self._like().device)
 
     @torch.no_grad()
@@ -206,13 +229,21 @@ class Flow(nn.Module):
                 twins[layer] = copy.deepcopy(layer) if plain else FoldedLinear.of(layer)
         return Flow(cast(Iterable[Layer], (twins[layer] for layer in self.layers)), self.dim).train(self.training)
 
+    def _check(self, x: object) -> None:
+        if not isinstance(x, Tensor):
+            raise no_tensor("Flow", x, self._like())
+
     def _sequence(self) -> list[Layer]:
         return cast(list[Layer], list(self.layers))
 
     def _like(self) -> Tensor:
         """Return a tensor with the flow's dtype and device."""
-        tensors = itertools.chain(self.parameters(), self.buffers())
-        return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
+        device = None
+        for tensor in itertools.chain(self.parameters(), self.buffers()):
+            if tensor.is_floating_point():
+                return tensor
+            device = tensor.device
+        return torch.zeros((), device=device)
 
 
 def do(layer: Layer, x: Tensor) -> Tensor:
@@ -223,6 +254,30 @@ def do(layer: Layer, x: Tensor) -> Tensor:
 def undo(layer: Layer, y: Tensor) -> Tensor:
     """Return what a layer makes y of, without log|det|."""
     return cast(Linear, layer).inverse(y) if is_linear(layer) else cast(Bijection, layer).inverse(y)[0]
+
+
+def penalties(model: nn.Module, options: dict[str, Any]) -> list[Tensor]:
+    """Return the penalties of a model's layers, differentiable scalars; each layer gets those options that it knows.
+
+    Raises:
+        OptionError: an option that neither they nor `P4Inv.penalty` know.
+    """
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, P4Module | Penalized)]
+    if not options:
+        return [layer.penalty() for layer in layers]
+    kinds: list[Any] = [type(layer) for layer in layers]
+    known = [_penalty_options(kind) for kind in kinds]
+    check_known("penalty", options, _penalty_options(P4Inv), *known)
+    return [
+        layer.penalty(**{name: value for name, value in options.items() if names is None or name in names})
+        for layer, names in zip(layers, known, strict=True)
+    ]
+
+
+@functools.cache
+def _penalty_options(kind: Any) -> frozenset[str] | None:
+    names = options_of(kind.penalty)
+    return None if names is None else names - {"self"}
 
 
 def _flat(layers: Iterable[Layer | Flow]) -> Iterator[nn.Module]:

@@ -1,15 +1,17 @@
 """Linear layers without P4: permutations, folded layers, and what a flow asks of any linear layer."""
 
+import math
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from p4lab.baselines.layer import Derived, device_of, readable
 from p4lab.errors import OptionError, ShapeError, SingularMatrixError
 from p4lab.linalg import small_slogdet
 from p4lab.p4 import P4Inv
-from p4lab.p4._validate import check_input
+from p4lab.p4._validate import check_input, check_tensor
 
 
 class Linear(Protocol):
@@ -41,6 +43,7 @@ class Permutation(nn.Module):
 
     Args:
         order: the d indices pi(0), ..., pi(d - 1), each of 0..d-1 once.
+        device: device of the indices (None: that of ``order`` if it is a tensor, else torch's default).
 
     Raises:
         OptionError: not a permutation.
@@ -57,23 +60,28 @@ class Permutation(nn.Module):
 
     def __init__(self, order: list[int] | Tensor, device: torch.device | str | None = None) -> None:
         super().__init__()
-        order = torch.as_tensor(order, dtype=torch.long)
-        if order.dim() != 1 or not torch.equal(order.sort().values, torch.arange(len(order))) or not len(order):
+        if not isinstance(order, Tensor):
+            order, device = torch.as_tensor(order, dtype=torch.long, device="cpu"), device_of(device)
+        order = order.long()
+        each = order.dim() == 1 and len(order) > 0
+        if readable(order):
+            each = each and order.sort().values.tolist() == list(range(len(order)))
+        if not each:
             raise OptionError(f"order={order.tolist()}: expected each of 0, ..., d - 1 once")
         self.dim = len(order)
-        self.register_buffer("order", order.to(device))
+        self.register_buffer("order", order.to(device, copy=True))
         self.register_buffer("inverse_order", order.argsort().to(device))
 
     @classmethod
     def reverse(cls, dim: int, device: torch.device | str | None = None) -> Self:
         """Return the swap of RealNVP: the coordinates in reversed order, so that the halves change places."""
-        return cls(torch.arange(dim).flip(0), device)
+        return cls(list(reversed(range(dim))), device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the permuted coordinates of x, shape (..., d).
 
         Raises:
-            ShapeError: x has another last dimension.
+            ShapeError, DtypeError: x has another last dimension, or is no tensor.
         """
         return self._take(x, self.order)
 
@@ -81,7 +89,7 @@ class Permutation(nn.Module):
         """Undo `forward`.
 
         Raises:
-            ShapeError: y has another last dimension.
+            ShapeError, DtypeError: y has another last dimension, or is no tensor.
         """
         return self._take(y, self.inverse_order)
 
@@ -100,17 +108,20 @@ class Permutation(nn.Module):
         return self.weight.t()
 
     def _take(self, x: Tensor, order: Tensor) -> Tensor:
+        check_tensor("Permutation", x)
         if x.shape[-1:] != (self.dim,):
             raise ShapeError(f"Permutation(dim={self.dim}) got shape {tuple(x.shape)}: expected (..., {self.dim})")
         return x.index_select(-1, order)
 
     def extra_repr(self) -> str:
-        """Return the order, shortened."""
+        """Return the order, shortened; the width where it has no values."""
+        if not readable(self.order):
+            return f"dim={self.dim}"
         order = self.order.tolist()
         return str(order if len(order) <= 8 else [*order[:4], "...", *order[-3:]])
 
 
-class FoldedLinear(nn.Module):
+class FoldedLinear(Derived):
     r"""Linear layer that is done with training: weights, their inverse, bias and log|det| as buffers.
 
     .. math:: y = W x + b, \qquad x = W^{-1} (y - b)
@@ -121,9 +132,13 @@ class FoldedLinear(nn.Module):
 
     Raises:
         ShapeError: weight is not square, or bias does not fit.
-        SingularMatrixError: weight or bias is not finite, or weight is singular.
+        DtypeError: weight or bias is no tensor.
+        SingularMatrixError: weight or bias is not finite, or weight is singular; also where the layer is cast up after
+            a cast down made it so.
 
-    Inverse and log|det| are computed in float64. Cost O(d^3) once; forward and inverse B d^2 for a batch of B.
+    Inverse and log|det| are computed in float64, and anew when the layer is cast to a wider dtype: they are then those
+    of the weight as it is. Cost O(d^3) each time; forward and inverse B d^2 for a batch of B. On the meta device, and
+    in torch's fake mode, there is nothing to compute; a state may be loaded later (``assign=True``).
 
     Example:
         >>> layer = FoldedLinear(torch.tensor([[2.0, 0.0], [1.0, 1.0]]))
@@ -131,27 +146,43 @@ class FoldedLinear(nn.Module):
         (tensor([[1., 1.]]), tensor(0.6931, dtype=torch.float64))
     """
 
+    source = "weight"
     weight: Tensor
     weight_inverse: Tensor
     bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
+        for given in (weight, *(() if bias is None else (bias,))):
+            check_tensor(type(self).__name__, given)
         weight = weight.detach().clone()
         d = weight.shape[0] if weight.dim() else 0
         if weight.shape != (d, d) or d < 1 or (bias is not None and bias.shape != (d,)):
             shape = None if bias is None else tuple(bias.shape)
             raise ShapeError(f"weight {tuple(weight.shape)}, bias {shape}: expected (d, d), and (d,) or None")
-        wide = weight.cpu().double()
-        inverse, info = torch.linalg.inv_ex(wide)
-        bad = int(info) != 0 or not bool(torch.isfinite(inverse).all())
-        if bad or (bias is not None and not bool(torch.isfinite(bias).all())):
-            raise SingularMatrixError("the weights are singular, or weights or bias are not finite: nothing to fold")
+        if bias is not None and readable(bias) and not bool(torch.isfinite(bias).all()):
+            raise SingularMatrixError("the bias is not finite: nothing to fold")
         self.dim = d
         self.register_buffer("weight", weight)
-        self.register_buffer("weight_inverse", inverse.to(weight))
+        self.register_buffer("weight_inverse", torch.empty_like(weight))
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
         # A number, not a tensor: it keeps its digits whatever dtype the layer is moved to.
+        self._logabsdet = math.nan
+        if readable(weight):
+            self.renew()
+
+    @torch.no_grad()
+    def renew(self) -> None:
+        """Compute inverse and log|det| of the weight, in float64 on the CPU. Cost O(d^3).
+
+        Raises:
+            SingularMatrixError: the weight is singular or not finite.
+        """
+        wide = self.weight.cpu().double()
+        inverse, info = torch.linalg.inv_ex(wide)
+        if int(info) != 0 or not bool(torch.isfinite(inverse).all()):
+            raise SingularMatrixError("the weights are singular or not finite: they have no inverse")
+        self.weight_inverse = inverse.to(self.weight)
         self._logabsdet = float(torch.linalg.slogdet(wide).logabsdet)
 
     @classmethod
@@ -185,11 +216,11 @@ class FoldedLinear(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """Return log|det W|."""
-        return torch.tensor(self._logabsdet, dtype=torch.float64)
+        return torch.tensor(self._logabsdet, dtype=torch.float64, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Set log|det W|."""
-        self._logabsdet = float(state)
+        self._logabsdet = float(state) if readable(state) else math.nan
 
     def extra_repr(self) -> str:
         """Return the width."""

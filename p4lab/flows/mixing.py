@@ -1,5 +1,6 @@
 """What stands between the coupling layers of a flow and mixes the coordinates."""
 
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import torch
@@ -7,7 +8,8 @@ import torch
 from p4lab.baselines import PLU, TorchTrivialized
 from p4lab.errors import OptionError
 from p4lab.flows.linear import Linear, Permutation
-from p4lab.p4 import ORTHOGONAL, RECOMMENDED, P4Orthogonal, Preset
+from p4lab.options import check_known, named_options, options_of, takes_options_of
+from p4lab.p4 import ORTHOGONAL, RECOMMENDED, P4Inv, P4Orthogonal, Preset
 
 SWAP = "reverse"
 
@@ -29,6 +31,9 @@ class Mixing(Protocol):
             seed: seed, or a CPU generator to draw from.
             preset: settings of P4 layers; others have no use for it.
             options: of the layer's constructor, such as ``dtype`` and ``device``.
+
+        Raises:
+            OptionError: an unknown option. Fixed layers ignore what any of the others knows.
         """
 
 
@@ -36,6 +41,7 @@ def swap(
     dim: int, seed: int | torch.Generator | None = None, preset: Preset = RECOMMENDED, **options: Any
 ) -> Permutation:
     """Return the fixed swap: the coordinates in reversed order, so that the halves change places."""
+    check_known("swap", options, mixing_options("swap"))
     return Permutation.reverse(dim, options.get("device"))
 
 
@@ -43,22 +49,27 @@ def permutation(
     dim: int, seed: int | torch.Generator | None = None, preset: Preset = RECOMMENDED, **options: Any
 ) -> Permutation:
     """Return a fixed permutation, drawn at random."""
+    check_known("permutation", options, mixing_options("permutation"))
     generator = seed if isinstance(seed, torch.Generator) else None
     if isinstance(seed, int):
         generator = torch.Generator().manual_seed(seed)
-    return Permutation(torch.randperm(dim, generator=generator), options.get("device"))
+    return Permutation(torch.randperm(dim, generator=generator, device="cpu").tolist(), options.get("device"))
 
 
+@takes_options_of(P4Inv)
 def p4inv(dim: int, seed: int | torch.Generator | None = None, preset: Preset = RECOMMENDED, **options: Any) -> Linear:
     """Return a P4Inv layer that starts as the swap: the P4Inv swap of arXiv:2010.07033, section 3.3."""
-    return preset.layer(dim, **{"init": SWAP, "seed": seed, **options})
+    settings = {"rank": preset.rank_for(dim), "reset": preset.reset, "train_v": preset.train_v}
+    return P4Inv(dim, **{"init": SWAP, "seed": seed, **settings, **options})
 
 
+@takes_options_of(PLU)
 def plu(dim: int, seed: int | torch.Generator | None = None, preset: Preset = RECOMMENDED, **options: Any) -> Linear:
     """Return a PLU layer, as in Glow, that starts as the swap; its permutation stays."""
     return PLU(dim, **{"init": SWAP, "seed": seed, **options})
 
 
+@takes_options_of(TorchTrivialized)
 def orthogonal(
     dim: int, seed: int | torch.Generator | None = None, preset: Preset = RECOMMENDED, **options: Any
 ) -> Linear:
@@ -66,6 +77,7 @@ def orthogonal(
     return TorchTrivialized(dim, **{"init": SWAP, "seed": seed, **options})
 
 
+@takes_options_of(P4Orthogonal)
 def p4orthogonal(
     dim: int, seed: int | torch.Generator | None = None, preset: Preset = RECOMMENDED, **options: Any
 ) -> Linear:
@@ -84,6 +96,9 @@ MIXINGS: dict[str, Mixing] = {
 }
 """Mixing layers by name; all but "permutation" start as the swap. A new one is an entry here."""
 
+FIXED: tuple[Mixing, ...] = (swap, permutation)
+"""Mixings in which nothing trains: so they ignore options that others have a use for."""
+
 
 def mixing_layer(name: str) -> Mixing:
     """Return the builder of that name.
@@ -94,3 +109,31 @@ def mixing_layer(name: str) -> Mixing:
     if name not in MIXINGS:
         raise OptionError(f"mixing={name!r} is not known: choose one of {tuple(MIXINGS)}")
     return MIXINGS[name]
+
+
+def mixing_options(name: str) -> frozenset[str] | None:
+    """Return the names of the options that a mixing accepts, None if it takes any name.
+
+    They are those of its layer's constructor; of fixed ones, all that some mixing knows.
+
+    Raises:
+        OptionError: unknown mixing.
+    """
+    make = mixing_layer(name)
+    if make not in FIXED:
+        return options_of(make)
+    return frozenset().union(*(options_of(other) or () for other in MIXINGS.values() if other not in FIXED))
+
+
+def check_mixing_options(function: Callable[..., Any], mixing: str, options: Iterable[str]) -> None:
+    """Raise unless all options that a function hands on to mixing layers are known.
+
+    Args:
+        function: who was given them; its own arguments are known, too.
+        mixing: a name of `MIXINGS`.
+        options: names of the options.
+
+    Raises:
+        OptionError: unknown mixing or option.
+    """
+    check_known(function.__name__, options, named_options(function), mixing_options(mixing))

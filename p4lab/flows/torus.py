@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from p4lab.baselines.designed import coupling_network, scale_and_shift
+from p4lab.baselines.layer import device_of
 from p4lab.errors import OptionError
 from p4lab.flows.linear import Linear
-from p4lab.p4._validate import check_input, check_options, seed_from
+from p4lab.p4._validate import check_input, check_options, check_tensor, seed_from
 
 HARMONICS = 3
 """Networks see an angle by sine and cosine of it, of its double and of its triple."""
@@ -69,7 +70,7 @@ class TorusCoupling(nn.Module):
         self.turn = coupling_network(numbers, small, angles, generator, depth)
         self.turn_second = coupling_network(seen * self.first, small, angles - self.first, generator, depth)
         self.turn_first = coupling_network(seen * (angles - self.first), small, self.first, generator, depth)
-        self.to(dtype=dtype, device=device)
+        self.to(dtype=dtype, device=device_of(device))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(y, 0)`` of shapes (..., d) and (...).
@@ -146,6 +147,7 @@ class BesideAngles(nn.Module):
         Raises:
             ShapeError, DtypeError, DeviceError: x does not fit.
         """
+        check_tensor("BesideAngles", x)
         return torch.cat([x[..., : self.angles], self.linear(x[..., self.angles :])], -1), self._logabsdet(x)
 
     def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,6 +156,7 @@ class BesideAngles(nn.Module):
         Raises:
             ShapeError, DtypeError, DeviceError: y does not fit.
         """
+        check_tensor("BesideAngles", y)
         numbers = self.linear.inverse(y[..., self.angles :])
         return torch.cat([y[..., : self.angles], numbers], -1), -self._logabsdet(y)
 

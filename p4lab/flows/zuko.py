@@ -4,6 +4,7 @@ Importing zuko switches off the validation of arguments in all of ``torch.distri
 module only when something of it is asked for.
 """
 
+import itertools
 from functools import partial
 from typing import Any, Self, cast
 
@@ -13,11 +14,12 @@ from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 from torch.distributions.utils import _sum_rightmost
 
+from p4lab.baselines.layer import device_of, readable
 from p4lab.errors import OptionError
 from p4lab.flows.bent import BentIdentity, bent, bent_inverse
 from p4lab.flows.flow import Flow, Layer
 from p4lab.flows.linear import is_linear
-from p4lab.p4._validate import check_options, seed_from
+from p4lab.p4._validate import check_options, check_tensor, seed_from
 
 
 class BijectionTransform(Transform):
@@ -59,6 +61,7 @@ class BijectionTransform(Transform):
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Return log|det dy/dx|, shape (...)."""
+        check_tensor("BijectionTransform", x)
         if isinstance(self.layer, Flow) or not is_linear(self.layer):
             return self.call_and_ladj(x)[1]
         logabsdet = cast(Any, self.layer).logabsdet().to(x.dtype).expand(x.shape[:-1])
@@ -164,6 +167,8 @@ class FromZuko(nn.Module):
         self.register_buffer("context", context)
         if dim is not None:
             self.dim = dim
+        if not all(map(readable, itertools.chain(self.parameters(), self.buffers()))):
+            return  # zuko looks at values to build a transform
         built = self.build()
         if not isinstance(built, Transform) or not built.bijective or built.domain.event_dim > 1:
             raise OptionError(f"{built!r}: expected a bijective transform of vectors, or an elementwise one")
@@ -175,11 +180,19 @@ class FromZuko(nn.Module):
         return self.transform() if self.context is None else self.transform(self.context)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...)."""
+        """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...).
+
+        Raises:
+            DtypeError: x is no tensor.
+        """
         return _through(self.build(), x)
 
     def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(x, log|det dx/dy|)`` of shapes (..., d) and (...)."""
+        """Return ``(x, log|det dx/dy|)`` of shapes (..., d) and (...).
+
+        Raises:
+            DtypeError: y is no tensor.
+        """
         return _through(self.build().inv, y)
 
 
@@ -248,8 +261,9 @@ def spline_coupling(
     check_options(dim, 1, dtype)
     if dim < 2 or bins < 2 or hidden < 1 or depth < 1:
         raise OptionError(f"dim={dim}, bins={bins}, hidden={hidden}, depth={depth}: expected at least 2, 2, 1, 1")
-    with torch.random.fork_rng(devices=[]):  # zuko draws from torch's default generator
-        torch.manual_seed(seed_from(seed))
+    # zuko draws from torch's default generator, and makes tensors on its default device
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed_from(seed))
         lazy = zuko.flows.coupling.GeneralCouplingTransform(
             dim,
             mask=torch.arange(dim) < dim // 2,
@@ -260,7 +274,7 @@ def spline_coupling(
         )
     for parameter in lazy.hyper[-1].parameters():
         nn.init.zeros_(parameter)
-    return FromZuko(lazy.to(dtype=dtype, device=device), dim=dim)
+    return FromZuko(lazy.to(dtype=dtype), dim=dim).to(device=device_of(device))
 
 
 def _forward(layer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -278,6 +292,7 @@ def _backward(layer: Any, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _through(transform: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
+    check_tensor("FromZuko", x)
     if not x.numel():  # zuko cannot reshape an empty batch
         return x, x.new_zeros(x.shape[:-1])
     y, ladj = cast(Any, transform).call_and_ladj(x)

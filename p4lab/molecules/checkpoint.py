@@ -80,11 +80,13 @@ def load_flow(path: Path) -> tuple[MoleculeFlow, Coordinates, dict[str, Any]]:
     try:
         coordinates.load_state_dict(saved["coordinates"])
         # Whitening and cuts come from the file; any data make a flow of the right shape.
-        some = torch.randn(4 * Coordinates.dim, Coordinates.dim, generator=torch.Generator().manual_seed(0))
+        some = torch.randn(
+            4 * Coordinates.dim, Coordinates.dim, generator=torch.Generator().manual_seed(0), device="cpu"
+        )
         flow = molecule_flow(saved["method"], some)
         for layer in flow.numbers:
             if isinstance(layer, Mixed) and isinstance(layer.linear, P4Module):
-                layer.linear = FoldedLinear(torch.eye(layer.dim), torch.zeros(layer.dim))
+                layer.linear = FoldedLinear(torch.eye(layer.dim, device="cpu"), torch.zeros(layer.dim, device="cpu"))
         flow.load_state_dict(saved["flow"])
     except (KeyError, RuntimeError) as error:
         raise DataFileError(f"{path} does not fit this version of p4lab ({error}): make it anew") from error

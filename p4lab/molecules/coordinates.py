@@ -193,7 +193,7 @@ class Coordinates(nn.Module):
             DtypeError: neither float32 nor float64.
         """
         self._check(y)
-        return self.permute(y, torch.randint(3, (len(y), len(METHYLS)), generator=generator).to(y.device))
+        return self.permute(y, torch.randint(3, (len(y), len(METHYLS)), generator=generator, device="cpu").to(y.device))
 
     @staticmethod
     def valid(x: Tensor) -> Tensor:

@@ -111,8 +111,8 @@ class CircularCoupling(Layer):
         if not 0 < len(set(stay)) < dim or bins < 2 or harmonics < 1:
             raise OptionError(f"stay={stay} of {dim}, bins={bins}, harmonics={harmonics}: expected some, >= 2 and >= 1")
         self.dim, self.bins, self.harmonics = dim, bins, harmonics
-        stays = torch.tensor(sorted(set(stay)))
-        goes = torch.tensor([i for i in range(dim) if i not in stay])
+        stays = torch.tensor(sorted(set(stay)), device="cpu")
+        goes = torch.tensor([i for i in range(dim) if i not in stay], device="cpu")
         self.register_buffer("stay", stays, persistent=False)
         self.register_buffer("go", goes, persistent=False)
         self.register_buffer("back", torch.cat([stays, goes]).argsort(), persistent=False)

@@ -187,8 +187,8 @@ def split(frames: Frames, shares: tuple[float, float] = SHARES, seed: int = 0) -
     train, validation = shares
     if min(train, validation, 1 - train - validation) <= 0:
         raise OptionError(f"shares={shares}: expected two above 0 with a sum below 1")
-    block = torch.arange(len(frames)) // 100
-    order = torch.randperm(int(block[-1]) + 1, generator=torch.Generator().manual_seed(seed))
+    block = torch.arange(len(frames), device="cpu") // 100
+    order = torch.randperm(int(block[-1]) + 1, generator=torch.Generator().manual_seed(seed), device="cpu")
     place = order.argsort()[block] / len(order)  # where in the deal a frame's block comes
     return (
         frames[place < train],
@@ -263,7 +263,7 @@ def make_frames(folder: Path, path: Path = FRAMES_FILE, number: int = SHIPPED) -
     natural = found[is_natural(found.double())]
     if len(natural) < number:
         raise DataFileError(f"{folder} holds {len(natural)} frames that can be used: expected at least {number}")
-    chosen = natural[torch.arange(number) * len(natural) // number].double()
+    chosen = natural[torch.arange(number, device="cpu") * len(natural) // number].double()
     stored = (chosen - chosen.mean(1, keepdim=True)).half()
     with OpenMMEnergy() as energy:
         energies = energy.kilojoules(stored.double())

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from p4lab.errors import OptionError, ShapeError
+from p4lab.flows.flow import penalties
 from p4lab.flows.linear import FoldedLinear
 from p4lab.molecules.couplings import Mixed
 from p4lab.molecules.layers import Layer, embedded
 from p4lab.p4 import P4Module
+from p4lab.p4._validate import check_tensor
 
 HARMONICS = 3
 """Numbers see cosines and sines of so many multiples of the angles."""
@@ -105,8 +107,8 @@ class MoleculeFlow(nn.Module):
             raise ShapeError(f"n={n}: expected at least 0 samples")
         like = next(self.parameters())
         m = self.circular if self.angles else 0
-        angles = torch.rand(n, m, generator=generator, dtype=like.dtype) * (2 * math.pi) - math.pi
-        numbers = torch.randn(n, self.dim - m, generator=generator, dtype=like.dtype)
+        angles = torch.rand(n, m, generator=generator, dtype=like.dtype, device="cpu") * (2 * math.pi) - math.pi
+        numbers = torch.randn(n, self.dim - m, generator=generator, dtype=like.dtype, device="cpu")
         return torch.cat([angles, numbers], -1).to(like.device)
 
     def sample_with_log_prob(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -166,8 +168,15 @@ class MoleculeFlow(nn.Module):
     # --- P4 ----------------------------------------------------------------------------------------------------------
 
     def penalty(self, **options: Any) -> Tensor:
-        """Return the sum of its P4 layers' penalties, a differentiable scalar; 0 if there are none."""
-        terms = [module.penalty(**options) for module in self.modules() if isinstance(module, P4Module)]
+        """Return the sum of its layers' penalties, a differentiable scalar; 0 if there are none.
+
+        Args:
+            options: of the layers' ``penalty``, such as ``strength``; each layer gets those that it knows.
+
+        Raises:
+            OptionError: an option that no penalty knows.
+        """
+        terms = penalties(self, options)
         return torch.stack(terms).sum() if terms else next(self.parameters()).new_zeros(())
 
     @torch.no_grad()
@@ -186,6 +195,7 @@ class MoleculeFlow(nn.Module):
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _columns(self, y: Tensor) -> Tensor:
+        check_tensor("MoleculeFlow", y)
         if y.shape[-1:] != (self.dim,):
             raise ShapeError(f"MoleculeFlow(dim={self.dim}) got shape {tuple(y.shape)}: expected (..., {self.dim})")
         return y.reshape(-1, self.dim).t().contiguous()

@@ -208,8 +208,8 @@ def weighted_share(log_w: Tensor, inside: Tensor, blocks: int = BLOCKS) -> Estim
     """
     weights = normalized(log_w)
     blocks = max(2, min(blocks, len(weights)))
-    of = torch.arange(len(weights)) * blocks // len(weights)
-    sums = torch.zeros(2, blocks, dtype=weights.dtype)
+    of = torch.arange(len(weights), device=weights.device) * blocks // len(weights)
+    sums = torch.zeros(2, blocks, dtype=weights.dtype, device=weights.device)
     sums.index_add_(1, of, torch.stack([weights, weights * inside]).cpu())
     total = sums.sum(1, keepdim=True)
     left_out = (total - sums)[1] / (total - sums)[0].clamp(min=1e-300)

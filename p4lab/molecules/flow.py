@@ -15,6 +15,7 @@ from p4lab.flows.mixing import mixing_layer
 from p4lab.molecules.couplings import CircularCoupling, ConditionalAffine, Coupling, Mixed, Unrolled
 from p4lab.molecules.density import HARMONICS, MoleculeFlow
 from p4lab.molecules.layers import Layer
+from p4lab.options import check_known, options_of, takes_options_of
 from p4lab.p4 import RECOMMENDED, P4Inv
 
 __all__ = ["ARCHITECTURES", "MoleculeFlow", "emptiest", "molecule_flow", "realnvp_flow", "spline_flow"]
@@ -36,7 +37,7 @@ def emptiest(angles: Tensor, bins: int = 72) -> Tensor:
         counts = torch.histc(column, bins, -math.pi, math.pi)
         smooth = torch.stack([counts.roll(i) for i in range(-2, 3)]).sum(0)
         found.append((float(smooth.argmin()) + 0.5) * 2 * math.pi / bins - math.pi)
-    return torch.tensor(found, dtype=angles.dtype)
+    return torch.tensor(found, dtype=angles.dtype, device="cpu")
 
 
 def realnvp_flow(y: Tensor, circular: int, mixing: str, seed: int, hidden: int = 0) -> MoleculeFlow:
@@ -60,10 +61,10 @@ def realnvp_flow(y: Tensor, circular: int, mixing: str, seed: int, hidden: int =
         layers: list[Layer] = [Unrolled(dim, cuts)]
         for i in range(REALNVP_BLOCKS):
             if i and mixing == "p4inv":
-                swap = P4Inv(dim, rank=SWAP_RANK, reset="gradient", init="reverse", seed=directions)
+                swap = P4Inv(dim, rank=SWAP_RANK, reset="gradient", init="reverse", seed=directions, device="cpu")
                 layers.append(Mixed(swap))
             elif i:
-                layers.append(Mixed(mix(dim, directions)))
+                layers.append(Mixed(mix(dim, directions, device="cpu")))
             layers.append(Coupling(dim, 0, width, 2, 0, networks))
         return MoleculeFlow(dim, circular, [], layers)
 
@@ -115,23 +116,36 @@ def spline_flow(
     ]
     layers: list[Layer] = [ConditionalAffine(torch.cov(y[:, circular:].double().t()), context, 128, networks)]
     for i in range(blocks):
-        order = torch.randperm(n, generator=directions) if i % 2 == 0 else torch.arange(n).flip(0)
+        order = (
+            torch.randperm(n, generator=directions, device="cpu")
+            if i % 2 == 0
+            else torch.arange(n, device="cpu").flip(0)
+        )
         if mixing == "permutation":
             layers.append(Mixed(Permutation(order)))
         else:
             preset = dataclasses.replace(RECOMMENDED, rank=rank)
-            layers.append(Mixed(mixing_layer(mixing)(n, directions, preset, init=torch.eye(n)[order])))
+            start = torch.eye(n, device="cpu")[order]
+            layers.append(Mixed(mixing_layer(mixing)(n, directions, preset, init=start, device="cpu")))
         layers.append(
             Coupling(n, context, hidden, depth, bins[i % len(bins)], networks, affine or not bins[i % len(bins)])
         )
     return MoleculeFlow(y.shape[-1], circular, angles, layers)
 
 
+def _architecture(build: Callable[..., MoleculeFlow], mixing: str) -> Callable[..., MoleculeFlow]:
+    @takes_options_of(build, "mixing")
+    def make(y: Tensor, circular: int, seed: int, **options: Any) -> MoleculeFlow:
+        return build(y, circular, mixing, seed, **options)
+
+    return make
+
+
 ARCHITECTURES: dict[str, Callable[..., MoleculeFlow]] = {
-    "realnvp": lambda y, circular, seed, **options: realnvp_flow(y, circular, "swap", seed, **options),
-    "realnvp_p4inv": lambda y, circular, seed, **options: realnvp_flow(y, circular, "p4inv", seed, **options),
-    "spline": lambda y, circular, seed, **options: spline_flow(y, circular, "permutation", seed, **options),
-    "spline_p4": lambda y, circular, seed, **options: spline_flow(y, circular, "p4inv", seed, **options),
+    "realnvp": _architecture(realnvp_flow, "swap"),
+    "realnvp_p4inv": _architecture(realnvp_flow, "p4inv"),
+    "spline": _architecture(spline_flow, "permutation"),
+    "spline_p4": _architecture(spline_flow, "p4inv"),
 }
 
 
@@ -146,11 +160,12 @@ def molecule_flow(name: str, y: Tensor, seed: int = 0, circular: int = 5, **opti
         options: of the architecture.
 
     Raises:
-        OptionError: unknown name.
+        OptionError: unknown name, or an option that the architecture does not know.
         ShapeError: y is not (n, d), or has too few rows.
     """
     if name not in ARCHITECTURES:
         raise OptionError(f"architecture {name!r} is not known: choose one of {tuple(ARCHITECTURES)}")
     if y.ndim != 2 or len(y) < 2 or y.shape[1] <= circular:
         raise ShapeError(f"data of shape {tuple(y.shape)}: expected (n, d) with n >= 2 and d > {circular}")
+    check_known(f"architecture {name!r}", options, options_of(ARCHITECTURES[name]))
     return ARCHITECTURES[name](y, circular, seed, **options)

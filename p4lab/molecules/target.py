@@ -101,7 +101,7 @@ class Examples:
             ys.append(torch.stack([a for a, _ in variants], 1).float())
             scores.append(torch.stack([b for _, b in variants], 1).float())
         place = {atom: i + 1 for i, atoms in enumerate(METHYLS) for atom in atoms}
-        group = torch.tensor([place.get(atom, 0) for _, atom in COLUMNS])
+        group = torch.tensor([place.get(atom, 0) for _, atom in COLUMNS], device="cpu")
         return cls(torch.cat(ys), torch.cat(scores), group)
 
     def __len__(self) -> int:
@@ -117,9 +117,10 @@ class Examples:
         Returns:
             y and score, both of shape (n, d).
         """
-        rows = torch.randint(len(self.y), (n,), generator=generator)
+        rows = torch.randint(len(self.y), (n,), generator=generator, device="cpu")
         groups = len(METHYLS)
-        shifts = torch.cat([torch.zeros(n, 1, dtype=torch.long), torch.randint(3, (n, groups), generator=generator)], 1)
+        turned = torch.randint(3, (n, groups), generator=generator, device="cpu")
+        shifts = torch.cat([turned.new_zeros(n, 1), turned], 1)
         which = shifts[:, self.group].unsqueeze(1).to(self.y.device)
         rows = rows.to(self.y.device)
         return self.y[rows].gather(1, which).squeeze(1), self.score[rows].gather(1, which).squeeze(1)

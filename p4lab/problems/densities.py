@@ -26,7 +26,7 @@ __all__ = [
 
 
 def _eight_gaussians() -> Density2D:
-    angle = torch.arange(8, dtype=torch.float64) * (math.pi / 4)
+    angle = torch.arange(8, dtype=torch.float64, device="cpu") * (math.pi / 4)
     return Gaussians("eight_gaussians", "Eight Gaussians", 2.8 * torch.stack([angle.cos(), angle.sin()], -1), 0.2)
 
 

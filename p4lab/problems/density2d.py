@@ -165,6 +165,6 @@ def grid(bounds: Bounds, side: int) -> Tensor:
     if side < 1:
         raise OptionError(f"side={side}: expected at least 1 cell")
     x0, x1, y0, y1 = bounds
-    centres = (torch.arange(side, dtype=torch.float64) + 0.5) / side
+    centres = (torch.arange(side, dtype=torch.float64, device="cpu") + 0.5) / side
     y, x = torch.meshgrid(y1 - (y1 - y0) * centres, x0 + (x1 - x0) * centres, indexing="ij")
     return torch.stack([x, y], dim=-1)

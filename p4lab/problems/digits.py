@@ -49,18 +49,20 @@ class Digits:
     def __init__(self, seed: int = 0, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         from sklearn.datasets import load_digits  # here: it takes a second to import
 
-        pixels = torch.as_tensor(load_digits().data).to(torch.float64)
+        pixels = torch.as_tensor(load_digits().data, device="cpu").to(torch.float64)
         generator = torch.Generator().manual_seed(seed)
-        pixels = pixels[torch.randperm(len(pixels), generator=generator)]
+        pixels = pixels[torch.randperm(len(pixels), generator=generator, device="cpu")]
         n_test = round(TEST_FRACTION * len(pixels))
         train, test = pixels[n_test:], pixels[:n_test]
         self.train = train.to(device, dtype)
         self.test = test.to(device, dtype)
-        logits, _ = _logit(train + torch.rand(train.shape, generator=generator, dtype=torch.float64))
+        logits, _ = _logit(train + torch.rand(train.shape, generator=generator, dtype=torch.float64, device="cpu"))
         self.mean = logits.mean(0).to(device, dtype)
         self.std = logits.std(0).to(device, dtype)
         # One fixed dequantization: the test loss then moves with the model only.
-        self._test = self.test + torch.rand(self.test.shape, generator=generator, dtype=torch.float64).to(device, dtype)
+        self._test = self.test + torch.rand(self.test.shape, generator=generator, dtype=torch.float64, device="cpu").to(
+            device, dtype
+        )
 
     def batch(self, size: int, generator: torch.Generator) -> Tensor:
         """Draw dequantized training digits x, shape (size, 64), with replacement.
@@ -69,8 +71,8 @@ class Digits:
             size: number of digits.
             generator: CPU generator; every device then draws the same.
         """
-        rows = torch.randint(len(self.train), (size,), generator=generator)
-        noise = torch.rand(size, DIM, generator=generator, dtype=torch.float64)
+        rows = torch.randint(len(self.train), (size,), generator=generator, device="cpu")
+        noise = torch.rand(size, DIM, generator=generator, dtype=torch.float64, device="cpu")
         # In float32, k + u may round up to k + 1: a shift of no consequence, as the density is continuous.
         return self.train[rows.to(self.train.device)] + noise.to(self.train.device, self.train.dtype)
 

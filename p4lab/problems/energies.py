@@ -120,9 +120,9 @@ class PlaneEnergy(ABC):
         edges = edges.detach().to("cpu", torch.float64)
         _, _, y0, y1 = self.box(_positive(temperature))
         fine = 12
-        share = (torch.arange(fine, dtype=torch.float64) + 0.5) / fine
+        share = (torch.arange(fine, dtype=torch.float64, device="cpu") + 0.5) / fine
         x = edges[:-1, None] + edges.diff()[:, None] * share
-        y = y0 + (y1 - y0) * (torch.arange(SIDE, dtype=torch.float64) + 0.5) / SIDE
+        y = y0 + (y1 - y0) * (torch.arange(SIDE, dtype=torch.float64, device="cpu") + 0.5) / SIDE
         points = torch.stack(torch.broadcast_tensors(x[..., None], y), -1)
         log_p = self.log_prob(points, temperature)
         return -(log_p.logsumexp((1, 2)) + math.log((y1 - y0) / SIDE / fine))
@@ -147,10 +147,10 @@ class PlaneEnergy(ABC):
         if n < 0:
             raise OptionError(f"n={n}: expected at least 0 samples")
         cumulative = _cumulative(self, _positive(temperature))
-        place = torch.rand(n, generator=generator, dtype=torch.float64) * cumulative[-1]
+        place = torch.rand(n, generator=generator, dtype=torch.float64, device="cpu") * cumulative[-1]
         cell = torch.searchsorted(cumulative, place, right=True).clamp(max=SIDE * SIDE - 1)
         x0, x1, y0, y1 = self.box(temperature)
-        jitter = torch.rand(n, 2, generator=generator, dtype=torch.float64)
+        jitter = torch.rand(n, 2, generator=generator, dtype=torch.float64, device="cpu")
         column, row = cell % SIDE, cell // SIDE
         x = x0 + (x1 - x0) * (column + jitter[:, 0]) / SIDE
         y = y1 - (y1 - y0) * (row + jitter[:, 1]) / SIDE

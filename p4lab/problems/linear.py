@@ -29,13 +29,13 @@ def linear_target(kind: str, dim: int, seed: int = 1) -> Tensor:
 
     Source: arXiv:2010.07033, section 4.1.
     """
-    noise = torch.randn(dim, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    noise = torch.randn(dim, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu")
     if kind == "spd":
         return spread_spd(noise).float()
     if kind == "so":
         return haar_rotation(noise).float()
     if kind == "minus_identity":
-        return -torch.eye(dim)
+        return -torch.eye(dim, device="cpu")
     raise OptionError(f"linear target {kind!r} is not known: choose one of {TARGETS}")
 
 
@@ -53,7 +53,7 @@ class LinearProblem:
 
     def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return a fresh batch ``(x, T x)``, each of shape (batch, d)."""
-        x = torch.randn(self.batch, self.target.shape[0], generator=generator)
+        x = torch.randn(self.batch, self.target.shape[0], generator=generator, device="cpu")
         return x, x @ self.target.t()
 
     def error(self, weight: Tensor) -> Tensor:

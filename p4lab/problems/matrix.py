@@ -51,14 +51,16 @@ def matrix(text: str, dim: int, seed: int = 0) -> Tensor:
     """
     name = text.strip()
     if name in _MAKERS:
-        return _MAKERS[name](torch.randn(dim, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+        return _MAKERS[name](
+            torch.randn(dim, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu")
+        )
     if not any(character.isdigit() for character in name):
         raise OptionError(f"matrix {text!r} is not known: expected {_expected(dim)}")
     rows = [[_entry(entry, text) for entry in row.replace(",", " ").split()] for row in name.split(";")]
     if [len(row) for row in rows] != [dim] * dim:
         lengths = " + ".join(str(len(row)) for row in rows)
         raise OptionError(f"matrix {text!r} has rows of {lengths} numbers: expected {_expected(dim)}")
-    return torch.tensor(rows, dtype=torch.float64)
+    return torch.tensor(rows, dtype=torch.float64, device="cpu")
 
 
 def as_text(matrix: Tensor, decimals: int = 4) -> str:
@@ -85,14 +87,14 @@ def spread_spd(noise: Tensor) -> Tensor:
 
 
 def _eye(noise: Tensor) -> Tensor:
-    return torch.eye(len(noise), dtype=noise.dtype)
+    return torch.eye(len(noise), dtype=noise.dtype, device="cpu")
 
 
 def _rotation(noise: Tensor) -> Tensor:
     if len(noise) != 2:
         return haar_rotation(noise)
     c, s = math.cos(2 * math.pi / 3), math.sin(2 * math.pi / 3)
-    return torch.tensor([[c, -s], [s, c]], dtype=noise.dtype)
+    return torch.tensor([[c, -s], [s, c]], dtype=noise.dtype, device="cpu")
 
 
 def _reflection(noise: Tensor) -> Tensor:
@@ -106,7 +108,7 @@ def _shear(noise: Tensor) -> Tensor:
 
 
 def _nearly_singular(noise: Tensor) -> Tensor:
-    stretch = torch.logspace(0, -math.log10(CONDITION), len(noise), dtype=noise.dtype)
+    stretch = torch.logspace(0, -math.log10(CONDITION), len(noise), dtype=noise.dtype, device="cpu")
     # The transpose of noise gives another rotation, and no second draw is needed.
     return haar_rotation(noise) * stretch @ haar_rotation(noise.t().contiguous())
 
@@ -121,7 +123,7 @@ _MAKERS: dict[str, Callable[[Tensor], Tensor]] = {
     "rotation": _rotation,
     "reflection": _reflection,
     "shear": _shear,
-    "scaling": lambda noise: torch.linspace(0.5, 4.5, len(noise), dtype=noise.dtype).diag(),
+    "scaling": lambda noise: torch.linspace(0.5, 4.5, len(noise), dtype=noise.dtype, device="cpu").diag(),
     "minus_identity": lambda noise: -_eye(noise),
     "nearly_singular": _nearly_singular,
     "spd": spread_spd,
@@ -277,7 +279,7 @@ class MatrixProblem:
         """Return inputs x: ``size`` normal ones, or (exact) the d rows of ``sqrt(d) I``; shape (size or d, d)."""
         if not self.sampled:
             return math.sqrt(self.dim) * torch.eye(self.dim, dtype=self.dtype, device=self.device)
-        x = torch.randn(size, self.dim, generator=generator, dtype=torch.float64)
+        x = torch.randn(size, self.dim, generator=generator, dtype=torch.float64, device="cpu")
         return x.to(self.device, self.dtype)
 
     def loss(self, model: MatrixModel, x: Tensor) -> Tensor:

@@ -102,11 +102,11 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: int = DIRECTIONS, seed:
         raise OptionError(f"directions={directions}: expected at least 1")
     x, y = (points.detach().to("cpu", torch.float64) for points in (x, y))
     if x.shape[1] == 2:
-        angle = torch.arange(directions, dtype=torch.float64) * (math.pi / directions)
+        angle = torch.arange(directions, dtype=torch.float64, device="cpu") * (math.pi / directions)
         theta = torch.stack([angle.cos(), angle.sin()])
     else:
         generator = torch.Generator().manual_seed(seed)
-        theta = torch.randn(x.shape[1], directions, generator=generator, dtype=torch.float64)
+        theta = torch.randn(x.shape[1], directions, generator=generator, dtype=torch.float64, device="cpu")
         theta /= theta.norm(dim=0)
     return ((x @ theta).sort(0).values - (y @ theta).sort(0).values).square().mean().sqrt().item()
 
@@ -142,7 +142,7 @@ def mmd(x: Tensor, y: Tensor, widths: Sequence[float] = WIDTHS) -> float:
 
 
 def _kernel_sum(x: Tensor, y: Tensor, widths: Sequence[float]) -> float:
-    total = torch.zeros((), dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64, device="cpu")
     for rows in x.split(BLOCK):
         for columns in y.split(BLOCK):
             square = (rows[:, None] - columns).square().sum(-1) if x.shape[1] <= 2 else torch.cdist(rows, columns) ** 2

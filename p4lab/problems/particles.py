@@ -47,7 +47,7 @@ class DoubleWellParticles:
             )
         self.particles, self.dim = particles, 2 * particles
         self.tilt, self.square, self.quartic, self.distance, self.trap = tilt, square, quartic, distance, trap
-        self._pairs = torch.triu_indices(particles, particles, 1)
+        self._pairs = torch.triu_indices(particles, particles, 1, device="cpu")
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return u(x) in nats, shape (...) for x of shape (..., 2 n).
@@ -140,10 +140,10 @@ def metropolis(
     attempts, swapped = 0, torch.zeros((), device=x.device)
 
     def rand(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator, dtype=x.dtype).to(x.device)
+        return torch.rand(*shape, generator=generator, dtype=x.dtype, device="cpu").to(x.device)
 
     for step in range(1, steps + 1):
-        move = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+        move = torch.randn(x.shape, generator=generator, dtype=x.dtype, device="cpu").to(x.device)
         trial = x + width * t[..., None].sqrt() * move
         u_trial = energy(trial)
         yes = rand(*u.shape).log() * t < u - u_trial

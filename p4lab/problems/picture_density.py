@@ -35,7 +35,7 @@ class GridDensity(Density2D):
 
     def __init__(self, name: str, label: str, values: Any, area: Bounds, bounds: Bounds | None = None) -> None:
         super().__init__(name, label, bounds or area)
-        table = torch.as_tensor(values).detach().to("cpu", torch.float64)
+        table = torch.as_tensor(values, device="cpu").detach().to("cpu", torch.float64)
         if table.ndim != 2 or not table.numel():
             raise ShapeError(f"picture of shape {tuple(table.shape)}: expected (rows, columns), at least one of each")
         if not bool(torch.isfinite(table).all()) or bool((table < 0).any()):
@@ -47,13 +47,15 @@ class GridDensity(Density2D):
         if not table.sum() > 0:
             raise OptionError("the picture is empty: draw something first, at least one value must be above 0")
         self.area, self.shape = area, (table.shape[0], table.shape[1])
-        self._cell = torch.tensor([(x1 - x0) / self.shape[1], (y1 - y0) / self.shape[0]], dtype=torch.float64)
+        self._cell = torch.tensor(
+            [(x1 - x0) / self.shape[1], (y1 - y0) / self.shape[0]], dtype=torch.float64, device="cpu"
+        )
         self._share = table.flip(0) / table.sum()  # row 0 at the bottom: rows then grow with y
         self._padded = torch.nn.functional.pad(self._share / self._cell.prod(), (1, 1, 1, 1))
-        self._origin = torch.tensor([x0, y0], dtype=torch.float64)
+        self._origin = torch.tensor([x0, y0], dtype=torch.float64, device="cpu")
 
     def _draw(self, n: int, generator: torch.Generator) -> Tensor:
-        u = torch.rand(n, 5, generator=generator, dtype=torch.float64)
+        u = torch.rand(n, 5, generator=generator, dtype=torch.float64, device="cpu")
         ladder = self._share.flatten().cumsum(0)
         # The last rung is 1 but for rounding; right=True never lands on a cell without mass.
         cell = torch.searchsorted(ladder, u[:, 0] * ladder[-1], right=True).clamp_max(len(ladder) - 1)
@@ -62,7 +64,7 @@ class GridDensity(Density2D):
 
     def _piece_log_prob(self, x: Tensor) -> Tensor:
         position = (x - self._origin) / self._cell + 0.5  # in cells, counted from the padding's centres
-        limit = torch.tensor([self.shape[1] + 1, self.shape[0] + 1], dtype=torch.float64)
+        limit = torch.tensor([self.shape[1] + 1, self.shape[0] + 1], dtype=torch.float64, device="cpu")
         inside = ((position > 0) & (position < limit)).all(-1)
         position = torch.where(inside[:, None], position, 0.0)
         corner = position.floor()

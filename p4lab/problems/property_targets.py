@@ -59,7 +59,7 @@ def property_target(name: str, dim: int, seed: int = 0) -> Tensor:
     if name not in _TARGETS:
         raise OptionError(f"property {name!r} is not known: choose one of {PROPERTIES}")
     generator = torch.Generator().manual_seed(seed)
-    return _TARGETS[name](torch.randn(3, dim, dim, generator=generator, dtype=torch.float64))
+    return _TARGETS[name](torch.randn(3, dim, dim, generator=generator, dtype=torch.float64, device="cpu"))
 
 
 def _stretched(noise: Tensor, values: Tensor) -> Tensor:
@@ -73,12 +73,12 @@ def _volume(noise: Tensor) -> Tensor:
     d = noise.shape[-1]
     skew = torch.linalg.matrix_exp((noise[0] - noise[0].t()) / (4 * math.sqrt(d)))
     frame = haar_rotation(noise[1])
-    stretch = torch.linspace(-0.7, 0.7, d, dtype=noise.dtype).exp()
+    stretch = torch.linspace(-0.7, 0.7, d, dtype=noise.dtype, device="cpu").exp()
     return skew @ (frame * stretch @ frame.t())
 
 
 def _lipschitz(noise: Tensor) -> Tensor:
-    return _stretched(noise, torch.linspace(0.1, 1.0, noise.shape[-1], dtype=noise.dtype))
+    return _stretched(noise, torch.linspace(0.1, 1.0, noise.shape[-1], dtype=noise.dtype, device="cpu"))
 
 
 def _circulant(noise: Tensor) -> Tensor:
@@ -89,13 +89,13 @@ def _permutation(noise: Tensor) -> Tensor:
     d = noise.shape[-1]
     c = channels_of(d)
     deviation, mean = (spread_spd(noise[i, :c, :c]) for i in (0, 1))
-    j = torch.full((d // c, d // c), c / d, dtype=noise.dtype)
-    return torch.kron(torch.eye(d // c, dtype=noise.dtype) - j, deviation) + torch.kron(j, mean)
+    j = torch.full((d // c, d // c), c / d, dtype=noise.dtype, device="cpu")
+    return torch.kron(torch.eye(d // c, dtype=noise.dtype, device="cpu") - j, deviation) + torch.kron(j, mean)
 
 
 def _invertible(noise: Tensor) -> Tensor:
     # Eigenvalues fill a disc around 1 that leaves 0 out.
-    return torch.eye(noise.shape[-1], dtype=noise.dtype) + 0.7 * noise[0] / math.sqrt(noise.shape[-1])
+    return torch.eye(noise.shape[-1], dtype=noise.dtype, device="cpu") + 0.7 * noise[0] / math.sqrt(noise.shape[-1])
 
 
 _TARGETS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -171,7 +171,7 @@ def _not_equivariant(w: Tensor) -> float:
     c = channels_of(len(w))
     blocks = w.view(len(w) // c, c, len(w) // c, c)
     cycle = _largest(blocks.roll((1, 1), (0, 2)) - blocks)
-    order = torch.arange(len(blocks))
+    order = torch.arange(len(blocks), device="cpu")
     order[:2] = order[:2].flip(0)
     return max(cycle, _largest(blocks[order][:, :, order] - blocks))
 
@@ -181,7 +181,7 @@ def _largest(difference: Tensor) -> float:
 
 
 def _eye(w: Tensor) -> Tensor:
-    return torch.eye(len(w), dtype=w.dtype)
+    return torch.eye(len(w), dtype=w.dtype, device="cpu")
 
 
 _VIOLATIONS: dict[str, Callable[[Tensor], float]] = {
@@ -236,7 +236,7 @@ class PropertyProblem:
         """Return inputs x and standard normal noise for y, both of shape (size, d)."""
         if not self.samples:
             return self._draw(size, generator)
-        chosen = torch.randint(self.samples, (size,), generator=generator).to(self.device)
+        chosen = torch.randint(self.samples, (size,), generator=generator, device="cpu").to(self.device)
         return self._pool[0][chosen], self._pool[1][chosen]
 
     def loss(self, model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -266,5 +266,5 @@ class PropertyProblem:
         return {"matrix": model.weight.detach().to("cpu", torch.float32, copy=True), "target": self._shown}
 
     def _draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        x, noise = torch.randn(2, size, self.dim, generator=generator, dtype=self.dtype).to(self.device)
+        x, noise = torch.randn(2, size, self.dim, generator=generator, dtype=self.dtype, device="cpu").to(self.device)
         return x, noise

@@ -78,8 +78,8 @@ class CopyMemory:
 
         Cost O(size T).
         """
-        symbols = torch.randint(1, SYMBOLS + 1, (LENGTH, size), generator=generator)
-        blank = torch.zeros(self.steps, size, dtype=torch.long)
+        symbols = torch.randint(1, SYMBOLS + 1, (LENGTH, size), generator=generator, device="cpu")
+        blank = torch.zeros(self.steps, size, dtype=torch.long, device="cpu")
         x, y = blank, blank.clone()
         x[:LENGTH], y[-LENGTH:] = symbols, symbols
         x[self.delay + LENGTH - 1] = SYMBOLS + 1
@@ -149,12 +149,12 @@ class Adding:
     def batch(self, size: int, generator: torch.Generator) -> Sequences:
         """Return numbers and marks, shape (T, size, 2), and sums, shape (size,). Cost O(size T)."""
         half = self.steps // 2
-        numbers = torch.rand(self.steps, size, generator=generator, dtype=self._kind["dtype"])
-        first = torch.randint(0, half, (size,), generator=generator)
-        second = torch.randint(half, self.steps, (size,), generator=generator)
+        numbers = torch.rand(self.steps, size, generator=generator, dtype=self._kind["dtype"], device="cpu")
+        first = torch.randint(0, half, (size,), generator=generator, device="cpu")
+        second = torch.randint(half, self.steps, (size,), generator=generator, device="cpu")
         marks = torch.zeros_like(numbers)
         for place in (first, second):
-            marks[place, torch.arange(size)] = 1.0
+            marks[place, torch.arange(size, device="cpu")] = 1.0
         x = torch.stack([numbers, marks], dim=-1).to(**self._kind)
         return x, (x[..., 0] * x[..., 1]).sum(0)
 

@@ -19,11 +19,11 @@ FAR = 6.0
 
 
 def _normal(n: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    return torch.randn(n, 2, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def _uniform(n: int, generator: torch.Generator) -> Tensor:
-    return torch.rand(n, generator=generator, dtype=torch.float64)
+    return torch.rand(n, generator=generator, dtype=torch.float64, device="cpu")
 
 
 class Gaussians(Density2D):
@@ -41,7 +41,7 @@ class Gaussians(Density2D):
         self._width = 2 * len(centres)
 
     def _draw(self, n: int, generator: torch.Generator) -> Tensor:
-        which = torch.randint(len(self.centres), (n,), generator=generator)
+        which = torch.randint(len(self.centres), (n,), generator=generator, device="cpu")
         return self.centres[which] + self.noise * _normal(n, generator)
 
     def _piece_log_prob(self, x: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class Rings(Density2D):
 
     def __init__(self, name: str, label: str, radii: Sequence[float], noise: float, bounds: Bounds = BOUNDS) -> None:
         super().__init__(name, label, bounds)
-        self.radii, self.noise = torch.tensor(radii, dtype=torch.float64), noise
+        self.radii, self.noise = torch.tensor(radii, dtype=torch.float64, device="cpu"), noise
         self.weights = self.radii / self.radii.sum()
         self._width = len(radii)
 
@@ -107,7 +107,7 @@ class Curves(Density2D):
         nodes, weights = np.polynomial.legendre.leggauss(NODES)
         length = max(_longest(curve) for curve in self.curves)
         panels = math.ceil(length / (PANEL * noise))
-        starts = torch.arange(panels, dtype=torch.float64)[:, None]
+        starts = torch.arange(panels, dtype=torch.float64, device="cpu")[:, None]
         s = ((starts + (torch.from_numpy(nodes) + 1) / 2) / panels).flatten()
         mass = torch.from_numpy(weights).repeat(panels) / (2 * panels) * power * s ** (power - 1)
         self._points = torch.stack([curve(s) for curve in self.curves])  # (m, nodes, 2)
@@ -115,9 +115,9 @@ class Curves(Density2D):
         self._width = self._points[..., 0].numel()
 
     def _draw(self, n: int, generator: torch.Generator) -> Tensor:
-        which = torch.randint(len(self.curves), (n,), generator=generator)
+        which = torch.randint(len(self.curves), (n,), generator=generator, device="cpu")
         s = _uniform(n, generator) ** (1 / self.power)
-        points = torch.stack([curve(s) for curve in self.curves])[which, torch.arange(n)]
+        points = torch.stack([curve(s) for curve in self.curves])[which, torch.arange(n, device="cpu")]
         return points + self.noise * _normal(n, generator)
 
     def _piece_log_prob(self, x: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class Curves(Density2D):
 
 def _longest(curve: Curve) -> float:
     """Return the greatest speed |c'(s)|: no panel of parameter length h is longer than h times this."""
-    points = curve(torch.linspace(0, 1, 2001, dtype=torch.float64))
+    points = curve(torch.linspace(0, 1, 2001, dtype=torch.float64, device="cpu"))
     return 2000 * points.diff(dim=0).norm(dim=-1).max().item()
 
 
@@ -146,15 +146,17 @@ class Board(Density2D):
 
     def __init__(self, name: str, label: str, squares: int, half: float, bounds: Bounds = BOUNDS) -> None:
         self.side = 2 * half / squares
-        index = torch.cartesian_prod(torch.arange(squares), torch.arange(squares))
+        index = torch.cartesian_prod(torch.arange(squares, device="cpu"), torch.arange(squares, device="cpu"))
         self.corners = index[index.sum(1) % 2 == 0] * self.side - half
         self.corners = self.corners.double()
         super().__init__(name, label, bounds, Modes(self.corners + self.side / 2, self.side / math.sqrt(2)))
         self._width = 2 * len(self.corners)
 
     def _draw(self, n: int, generator: torch.Generator) -> Tensor:
-        which = torch.randint(len(self.corners), (n,), generator=generator)
-        return self.corners[which] + self.side * torch.rand(n, 2, generator=generator, dtype=torch.float64)
+        which = torch.randint(len(self.corners), (n,), generator=generator, device="cpu")
+        return self.corners[which] + self.side * torch.rand(
+            n, 2, generator=generator, dtype=torch.float64, device="cpu"
+        )
 
     def _piece_log_prob(self, x: Tensor) -> Tensor:
         offset = x[:, None] - self.corners
@@ -191,11 +193,11 @@ class Pinwheel(Density2D):
     ) -> None:
         super().__init__(name, label, bounds)
         self.arms, self.radius, self.along, self.across, self.turn = arms, radius, along, across, turn
-        self._angles = torch.arange(arms, dtype=torch.float64) * (2 * math.pi / arms)
+        self._angles = torch.arange(arms, dtype=torch.float64, device="cpu") * (2 * math.pi / arms)
         self._width = 2 * arms
 
     def _draw(self, n: int, generator: torch.Generator) -> Tensor:
-        arm = self._angles[torch.randint(self.arms, (n,), generator=generator)]
+        arm = self._angles[torch.randint(self.arms, (n,), generator=generator, device="cpu")]
         noise = _normal(n, generator)
         return self._twist(
             _turned(torch.stack([self.radius + self.along * noise[:, 0], self.across * noise[:, 1]], -1), arm), 1

@@ -78,7 +78,7 @@ class TableProblem:
             raise ShapeError(
                 f"table of {len(values)} rows: expected at least 2 for training besides {n_test} for testing"
             )
-        rows = values[torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))]
+        rows = values[torch.randperm(len(values), generator=torch.Generator().manual_seed(seed), device="cpu")]
         test, train = rows[:n_test], rows[n_test:]
         mean, std = train.mean(0), train.std(0)
         flat = (train.amax(0) == train.amin(0)).nonzero().flatten().tolist()
@@ -99,7 +99,7 @@ class TableProblem:
             size: number of rows.
             generator: CPU generator; every device then draws the same.
         """
-        rows = torch.randint(len(self.train), (size,), generator=generator)
+        rows = torch.randint(len(self.train), (size,), generator=generator, device="cpu")
         return self.train[rows.to(self.train.device)]
 
     def loss(self, model: Any, y: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ def _sklearn(name: str) -> tuple[Tensor, list[str]]:
     from sklearn import datasets  # here: it takes a second to import
 
     bunch = getattr(datasets, f"load_{name}")()
-    return torch.as_tensor(bunch.data), [str(column) for column in bunch.feature_names]
+    return torch.as_tensor(bunch.data, device="cpu"), [str(column) for column in bunch.feature_names]
 
 
 def _numbers(source: Any) -> tuple[Tensor, list[str]]:

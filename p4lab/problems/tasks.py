@@ -52,7 +52,9 @@ class MapTask(Task):
     def __init__(self, target: Tensor, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
         self.dim = len(target)
         self.target = target.to(device, dtype)
-        self._test = torch.randn(TEST_SIZE, self.dim, generator=torch.Generator().manual_seed(1)).to(self.target)
+        self._test = torch.randn(TEST_SIZE, self.dim, generator=torch.Generator().manual_seed(1), device="cpu").to(
+            self.target
+        )
 
     def model(self, method: Method, seed: int, **options: Any) -> nn.Module:
         """Return a layer of the method, started at the identity."""
@@ -67,7 +69,9 @@ class MapTask(Task):
 
     def batch(self, size: int, generator: torch.Generator) -> Tensor:
         """Draw x ~ N(0, I), shape (size, d)."""
-        return torch.randn(size, self.dim, generator=generator, dtype=self.target.dtype).to(self.target.device)
+        return torch.randn(size, self.dim, generator=generator, dtype=self.target.dtype, device="cpu").to(
+            self.target.device
+        )
 
     def loss(self, model: Any, x: Tensor) -> Tensor:
         """Return the mean squared error of a batch, plus the penalty of a penalized method."""
@@ -121,7 +125,7 @@ class ICATask(Task):
 
     def batch(self, size: int, generator: torch.Generator) -> Tensor:
         """Draw mixtures with replacement, shape (size, d)."""
-        rows = torch.randint(len(self._train), (size,), generator=generator)
+        rows = torch.randint(len(self._train), (size,), generator=generator, device="cpu")
         return self._train[rows.to(self._train.device)]
 
     def loss(self, model: Any, x: Tensor) -> Tensor:
@@ -190,7 +194,7 @@ class DigitsTask(Task):
 def _eigenvalues(matrix: Tensor) -> Tensor:
     matrix = matrix.detach().to("cpu", torch.float64)
     if not bool(matrix.isfinite().all()):
-        return torch.full((len(matrix), 2), math.nan, dtype=torch.float64)
+        return torch.full((len(matrix), 2), math.nan, dtype=torch.float64, device="cpu")
     return torch.view_as_real(torch.linalg.eigvals(matrix))
 
 
@@ -200,15 +204,18 @@ def _eigenvalues(matrix: Tensor) -> Tensor:
 def ill_conditioned(dim: int, seed: int = 1) -> Tensor:
     """Return a random matrix with det > 0 and singular values from 1/10 to 10, shape (d, d), float32."""
     generator = torch.Generator().manual_seed(seed)
-    left, right = (torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64)).Q for _ in range(2))
-    values = torch.logspace(-1, 1, dim, base=math.sqrt(CONDITION), dtype=torch.float64)
+    left, right = (
+        torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64, device="cpu")).Q
+        for _ in range(2)
+    )
+    values = torch.logspace(-1, 1, dim, base=math.sqrt(CONDITION), dtype=torch.float64, device="cpu")
     matrix = (left * values) @ right
     return _with_sign(matrix, 1.0).float()
 
 
 def negative(dim: int, seed: int = 1) -> Tensor:
     """Return a random rotation times a mirror: det = -1, shape (d, d), float32."""
-    noise = torch.randn(dim, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    noise = torch.randn(dim, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu")
     return _with_sign(torch.linalg.qr(noise).Q, -1.0).float()
 
 
@@ -237,17 +244,17 @@ def photo_patches(dim: int, count: int = 20_000, seed: int = 0) -> tuple[Tensor,
     """
     from sklearn.datasets import load_sample_images  # here: it takes a second to import
 
-    photos = [torch.tensor(image, dtype=torch.float64).mean(-1) for image in load_sample_images().images]
+    photos = [torch.tensor(image, dtype=torch.float64, device="cpu").mean(-1) for image in load_sample_images().images]
     generator = torch.Generator().manual_seed(seed)
     patches = []
     for photo in photos:
         n = count // len(photos)
-        rows = torch.randint(photo.shape[0] - PATCH, (n,), generator=generator)
-        columns = torch.randint(photo.shape[1] - PATCH, (n,), generator=generator)
+        rows = torch.randint(photo.shape[0] - PATCH, (n,), generator=generator, device="cpu")
+        columns = torch.randint(photo.shape[1] - PATCH, (n,), generator=generator, device="cpu")
         windows = photo.unfold(0, PATCH, 1).unfold(1, PATCH, 1)
         patches.append(windows[rows, columns].reshape(n, -1))
     x = torch.cat(patches)
-    x = x[torch.randperm(len(x), generator=generator)]
+    x = x[torch.randperm(len(x), generator=generator, device="cpu")]
     return _white(x - x.mean(1, keepdim=True), dim, PATCH**2 - 1)
 
 
@@ -259,8 +266,8 @@ def digit_patches(dim: int) -> tuple[Tensor, Tensor]:
     """
     from sklearn.datasets import load_digits  # here: it takes a second to import
 
-    x = torch.as_tensor(load_digits().data).double()
-    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
+    x = torch.as_tensor(load_digits().data, device="cpu").double()
+    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0), device="cpu")]
     return _white(x, dim, 60)
 
 

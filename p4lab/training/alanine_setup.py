@@ -94,8 +94,8 @@ class AlanineProblem:
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, int]:
         """Draw training frames, with their methyl hydrogens permuted at random, and a seed for samples of the model."""
-        rows = torch.randint(len(self._train), (size,), generator=generator)
-        seed = int(torch.randint(2**31, (), generator=generator))
+        rows = torch.randint(len(self._train), (size,), generator=generator, device="cpu")
+        seed = int(torch.randint(2**31, (), generator=generator, device="cpu"))
         y = self._coordinates.augment(self._train[rows], generator)
         return y.to(self.device, self.dtype), seed
 

@@ -160,7 +160,7 @@ class BoltzmannProblem:
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, int]:
         """Return points of p, shape (size, 2), and the seed of everything else that the loss draws."""
         x = self.energy.sample(size, generator).to(self.device, self.dtype)
-        return x, int(torch.randint(2**62, (), generator=generator))
+        return x, int(torch.randint(2**62, (), generator=generator, device="cpu"))
 
     def loss(self, model: Any, batch: tuple[Tensor, int]) -> Tensor:
         """Return the loss of a batch (nats), a differentiable scalar."""

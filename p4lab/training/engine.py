@@ -112,7 +112,9 @@ class Engine:
         self._factors = {layer: layer.min_factor or MIN_FACTOR for layer in self.layers if isinstance(layer, P4Inv)}
         self._batches = torch.Generator().manual_seed(config.seed)
         latent = torch.Generator().manual_seed(config.seed + 1)
-        z = torch.randn(PICTURES, getattr(problem, "dim", 1), generator=latent, dtype=getattr(torch, config.dtype))
+        z = torch.randn(
+            PICTURES, getattr(problem, "dim", 1), generator=latent, dtype=getattr(torch, config.dtype), device="cpu"
+        )
         self._z = z.to(config.device)
         watched = self._watched()
         self._watched_bytes = 0 if watched is None else watched.numel() * watched.element_size()

@@ -44,7 +44,9 @@ class FlowCopy:
         self._weights = {name: value for name, value in model.state_dict().items() if torch.is_tensor(value)}
         like = next(value for value in self._weights.values() if value.is_floating_point())
         self.dtype, self.device = like.dtype, like.device
-        latent = torch.randn(samples, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        latent = torch.randn(
+            samples, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu"
+        )
         self.latent = latent.numpy()
         self._z = torch.cat([latent, _lattice().reshape(-1, 2)]).to(self.device, self.dtype)
         self._stages: NDArray[np.float32] | None = None

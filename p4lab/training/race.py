@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from p4lab.baselines import METHODS, Method, Rebase
+from p4lab.baselines import METHODS, Method, Plain, Rebase
 from p4lab.errors import ConfigError, TrainingError
 from p4lab.flows import Flow
 from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule
@@ -216,7 +216,7 @@ def _layer_figures(layer: Any) -> dict[str, float]:
     sign, truth = torch.linalg.slogdet(weight.cpu().double())
     values = torch.linalg.svdvals(weight)
     own = residual = math.nan
-    if METHODS["plain"].build is not type(layer):
+    if type(layer) is not Plain:
         eye = torch.eye(layer.dim, dtype=weight.dtype, device=weight.device)
         own = float(layer.logabsdet())
         try:

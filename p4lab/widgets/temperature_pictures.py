@@ -135,7 +135,9 @@ def momenta_grid(momenta: int) -> tuple[Tensor, Tensor]:
         nodes = torch.cartesian_prod(*[line] * momenta).view(-1, momenta)
         nodes = nodes[nodes.norm(dim=-1) <= REACH + 1e-6]
         return nodes, torch.full((len(nodes),), momenta * math.log(STEP), dtype=torch.float64)
-    nodes = 1.5**0.5 * torch.randn(256, momenta, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    nodes = 1.5**0.5 * torch.randn(
+        256, momenta, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu"
+    )
     log_q = -nodes.square().sum(-1) / 3 - 0.5 * momenta * math.log(3 * math.pi)
     return nodes, -log_q - math.log(len(nodes))
 

@@ -112,6 +112,19 @@ def test_an_unknown_optimizer_is_refused(name: str) -> None:
         method.optimizer(method.build(4, seed=0), 1e-2, "nonsense")
 
 
+@methods
+def test_unknown_options_are_refused_with_the_known_ones(name: str) -> None:
+    method = METHODS[name]
+    with pytest.raises(
+        OptionError, match=rf"^method '{name}' has no option 'dtpye' \(did you mean 'dtype'\?\): it knows"
+    ):
+        method.build(4, dtpye=torch.float64)
+    layer = method.build(4, seed=0)
+    for kind in method.optimizers:
+        with pytest.raises(OptionError, match="has no option 'momentun'"):
+            method.optimizer(layer, 1e-2, kind, momentun=0.5)
+
+
 def test_options_reach_the_optimizer() -> None:
     method = METHODS["dense"]
     optimizer = method.optimizer(method.build(3), 0.1, "sgd", momentum=0.3)

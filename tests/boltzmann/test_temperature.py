@@ -298,6 +298,12 @@ def test_temperatures_that_are_none_are_refused(call, temperature: float) -> Non
         call(steerable_flow(1, 1, 1, hidden=4), temperature)
 
 
+@pytest.mark.parametrize("mixing", MIXINGS)
+def test_unknown_options_are_refused(mixing: str) -> None:
+    with pytest.raises(OptionError, match=r"^steerable_flow has no option 'hiden' \(did you mean 'hidden'\?\)"):
+        steerable_flow(2, mixing=mixing, hiden=8)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from p4lab.boltzmann import weights
-from p4lab.errors import OptionError, ShapeError
+from p4lab.errors import DtypeError, OptionError, ShapeError
 
 DOUBLE = torch.float64
 
@@ -38,6 +39,80 @@ def test_what_is_not_finite_weighs_nothing(energy: float, log_q: float) -> None:
     assert log_w.tolist() == [0.0, -math.inf]
     assert float(weights.ess(log_w)) == 0.5
     assert float(weights.clipped_ess(log_w)) == 0.5
+
+
+BAD = pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf], ids=str)
+
+
+def spoilt(bad: float, n: int = 200) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-weights of which some are not finite, and the same with -inf in their place."""
+    log_w = torch.randn(n, dtype=DOUBLE)
+    log_w[::7] = bad
+    return log_w, torch.where(torch.isfinite(log_w), log_w, -math.inf)
+
+
+def region(n: int = 200) -> torch.Tensor:
+    return torch.arange(n) % 3 == 0
+
+
+def histogram(log_w: torch.Tensor) -> weights.Histogram:
+    return weights.weighted_histogram(torch.linspace(0, 1, len(log_w)), torch.linspace(0, 1, 5), log_w)
+
+
+@BAD
+@pytest.mark.parametrize(
+    "of",
+    [
+        pytest.param(weights.normalized, id="normalized"),
+        pytest.param(weights.ess, id="ess"),
+        pytest.param(weights.clipped_ess, id="clipped_ess"),
+        pytest.param(lambda log_w: weights.clipped(log_w, 0.1), id="clipped"),
+        pytest.param(lambda log_w: weights.log_weights(-log_w, torch.zeros_like(log_w)), id="log_weights"),
+        pytest.param(lambda log_w: histogram(log_w).density, id="density"),
+        pytest.param(lambda log_w: histogram(log_w).error, id="density error"),
+        pytest.param(lambda log_w: _pair(weights.free_energy_difference(log_w, region(), ~region())), id="free energy"),
+    ],
+)
+def test_a_weight_that_is_not_finite_counts_as_none(of, bad: float) -> None:
+    log_w, clean = spoilt(bad)
+    before = log_w.clone()
+    found = of(log_w)
+    torch.testing.assert_close(found, of(clean), rtol=0, atol=0)
+    assert not bool(found.isnan().any())
+    assert bool((found > 0).any())
+    torch.testing.assert_close(log_w, before, rtol=0, atol=0, equal_nan=True)
+
+
+def _pair(estimate: weights.Estimate) -> torch.Tensor:
+    return torch.tensor([estimate.value, estimate.error])
+
+
+@BAD
+def test_one_bad_weight_costs_its_share_and_no_more(bad: float) -> None:
+    _, log_w = gaussian_weights(1.2, 1000)
+    rest = float(weights.ess(log_w[1:]))
+    log_w[0] = bad
+    assert float(weights.ess(log_w)) == pytest.approx(0.999 * rest, rel=1e-12)
+
+
+@BAD
+def test_where_no_weight_is_left_nothing_is_known(bad: float) -> None:
+    log_w = torch.full((200,), bad)
+    assert not weights.normalized(log_w).any()
+    assert float(weights.ess(log_w)) == float(weights.clipped_ess(log_w)) == 0.0
+    assert weights.clipped(log_w).eq(-math.inf).all()
+    found = weights.free_energy_difference(log_w, region(), ~region())
+    assert math.isnan(found.value)
+    assert found.error == math.inf
+    assert not histogram(log_w).density.any()
+    assert histogram(log_w).error.eq(math.inf).all()
+
+
+def test_clipping_leaves_a_weight_where_few_are_finite() -> None:
+    log_w = torch.full((1000,), -math.inf)
+    log_w[3] = 2.0
+    assert weights.clipped(log_w, 0.01).equal(log_w)
+    assert float(weights.clipped_ess(log_w, 0.01)) == pytest.approx(0.001)
 
 
 def test_ess_of_nothing_is_zero() -> None:
@@ -127,6 +202,22 @@ def test_an_estimate_reads_with_its_error() -> None:
     [
         pytest.param(lambda: weights.log_weights(torch.zeros(2), torch.zeros(3)), ShapeError, id="weights"),
         pytest.param(lambda: weights.ess(torch.zeros(0)), ShapeError, id="empty"),
+        pytest.param(lambda: weights.clipped_ess(torch.zeros(0)), ShapeError, id="empty-clipped"),
+        pytest.param(
+            lambda: weights.free_energy_difference(torch.zeros(0), region(0), region(0)), ShapeError, id="empty-sets"
+        ),
+        pytest.param(
+            lambda: weights.weighted_histogram(torch.zeros(0), torch.arange(3.0)), ShapeError, id="empty-histogram"
+        ),
+        pytest.param(lambda: weights.ess(np.zeros(5)), DtypeError, id="array"),
+        pytest.param(lambda: weights.clipped([0.0]), DtypeError, id="list"),
+        pytest.param(lambda: weights.log_weights(np.zeros(5), torch.zeros(5)), DtypeError, id="array-energy"),
+        pytest.param(
+            lambda: weights.free_energy_difference(torch.zeros(99), np.ones(99, bool), region(99)),
+            DtypeError,
+            id="array-set",
+        ),
+        pytest.param(lambda: weights.weighted_histogram(torch.zeros(99), np.arange(3.0)), DtypeError, id="array-edges"),
         pytest.param(lambda: weights.ess(torch.zeros(2, 2)), ShapeError, id="matrix"),
         pytest.param(lambda: weights.clipped(torch.zeros(5), 1.0), OptionError, id="share"),
         pytest.param(

@@ -4,11 +4,12 @@ import copy
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from p4lab.errors import OptionError, ShapeError
+from p4lab.errors import DtypeError, OptionError, ShapeError
 from p4lab.flows import trainable
 from p4lab.molecules.couplings import CircularCoupling, Coupling
 from p4lab.molecules.flow import ARCHITECTURES, MoleculeFlow, emptiest, molecule_flow
@@ -181,12 +182,28 @@ def test_the_cut_is_where_angles_are_rare() -> None:
     assert abs(float(wrap(cuts[1] - 2.0 - math.pi))) < 1.2
 
 
+@NAMES
+@pytest.mark.parametrize("option", ["hiden", "mixing"])
+def test_unknown_options_are_refused(name: str, option: str) -> None:
+    with pytest.raises(OptionError, match=rf"^architecture '{name}' has no option '{option}'.*it knows .*\bhidden\b"):
+        molecule_flow(name, data(), 0, CIRCULAR, **{option: 8})
+
+
+@NAMES
+def test_a_penalty_takes_known_options_and_refuses_others(name: str) -> None:
+    flow = flow_of(name)
+    torch.testing.assert_close(flow.penalty(strength=0.2), 2 * flow.penalty(strength=0.1))
+    with pytest.raises(OptionError, match=r"^penalty has no option 'strenght'"):
+        flow.penalty(strenght=0.2)
+
+
 @pytest.mark.parametrize(
     ("make", "error"),
     [
         pytest.param(lambda: molecule_flow("glow", data()), OptionError, id="name"),
         pytest.param(lambda: molecule_flow("spline", data()[0]), ShapeError, id="one-row"),
         pytest.param(lambda: flow_of("spline").log_prob(torch.zeros(3, 4)), ShapeError, id="width"),
+        pytest.param(lambda: flow_of("spline").log_prob(np.zeros((3, DIM))), DtypeError, id="array"),
         pytest.param(lambda: flow_of("spline").sample(-1), ShapeError, id="samples"),
         pytest.param(lambda: MoleculeFlow(5, 5, [], []), OptionError, id="no-numbers"),
         pytest.param(lambda: Coupling(4, 0, 8, 1, 1, torch.Generator()), OptionError, id="one-bin"),

@@ -233,6 +233,13 @@ def test_unknown_names_are_refused(changes: dict[str, Any], message: str) -> Non
 
 
 @EVERY_CELL
+@pytest.mark.parametrize("option", ["dytpe", "init"])
+def test_unknown_options_are_refused(cell: str, option: str) -> None:
+    with pytest.raises(OptionError, match=rf"^recurrent_net with cell '{cell}' has no option '{option}'.*it knows"):
+        net(cell, **{option: torch.float64})
+
+
+@EVERY_CELL
 def test_the_same_seed_gives_the_same_network(cell: str) -> None:
     one, same, other = (net(cell, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(one.write, same.write)
