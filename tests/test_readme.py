@@ -31,6 +31,15 @@ def test_the_live_example_trains() -> None:
         lab.close()
 
 
+def test_the_example_of_other_peoples_loops_runs() -> None:
+    names: dict[str, Any] = {}
+    exec(block("AveragedWeights"), names)
+    assert names["merges"].steps == 3
+    assert names["average"].updates == 3
+    weight = names["averaged"][0].weight
+    assert 0 < (weight - torch.eye(64)).abs().max() < 0.1
+
+
 def test_the_short_tour_runs() -> None:
     names: dict[str, Any] = {}
     exec(block("layer.fold()"), names)

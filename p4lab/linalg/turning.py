@@ -37,7 +37,7 @@ def cayley_turn(z: Tensor, u: Tensor, v: Tensor, bias: Tensor | None = None) -> 
         tensor([[-5.,  3.]])
     """
     plain = (
-        torch.is_autocast_enabled(z.device.type)
+        (torch.amp.is_autocast_available(z.device.type) and torch.is_autocast_enabled(z.device.type))
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
     )
