@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from operator import call
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class Changes:
         report: judgement of the merge, which masks what is written (None: everything is written).
 
     Attributes:
-        report: the judgement.
+        report: the judgement (None if there is none).
 
     Example:
         >>> a, changes = torch.eye(2), Changes()
@@ -41,20 +41,14 @@ class Changes:
     """
 
     def __init__(self, report: MergeReport | None = None) -> None:
-        self._report = report
+        self.report = cast(MergeReport, report)
         self._accepted = None if report is None else report.accepted
         self._discarded = None if report is None else report.discarded
         self._renewed = None if report is None else report.accepted | report.discarded
-        self._targets: list[Tensor | None] = []
         self._writes: list[Callable[[], Any]] = []
+        self._targets: dict[int, Tensor] = {}  # by the place of their write
         self._new: dict[int, Tensor] = {}
         self._products: dict[int, list[tuple[Tensor, Tensor, float]]] = {}
-
-    @property
-    def report(self) -> MergeReport:
-        """The judgement of the merge."""
-        assert self._report is not None, "these changes are no merge"
-        return self._report
 
     # --- planning ----------------------------------------------------------------------------------------------------
 
@@ -100,23 +94,24 @@ class Changes:
         self.also(partial(torch.mm, rows, matrix, out=product))
         self.renew(target, product)
 
-    def assign(self, owner: object, name: str, value: object) -> None:
-        """Plan ``owner.name <- value`` for a plain attribute."""
-        self.also(partial(owner.__dict__.__setitem__, name, value))
+    def assign(self, owner: object, **values: object) -> None:
+        """Plan ``owner.name <- value`` for plain attributes."""
+        self.also(partial(owner.__dict__.update, values))
 
     def write(self, target: Tensor, function: Callable[[], Any]) -> None:
         """Plan a write by a function of one's own, which must write to ``target`` exactly once."""
-        self._targets.append(target)
+        if not target.is_inference():  # these are not counted
+            self._targets[len(self._writes)] = target
         self._writes.append(function)
 
     def also(self, function: Callable[[], Any]) -> None:
         """Plan what may be done twice without harm, and is no write to a tensor that anybody else sees."""
-        self._targets.append(None)
         self._writes.append(function)
 
     def join(self, other: "Changes") -> None:
         """Plan the writes of others after these: a commit then does all of them or none."""
-        self._targets += other._targets
+        before = len(self._writes)
+        self._targets |= {before + place: target for place, target in other._targets.items()}
         self._writes += other._writes
 
     # --- what a later line of the plan may ask -----------------------------------------------------------------------
@@ -134,14 +129,17 @@ class Changes:
 
     # --- doing -------------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def commit(self) -> None:
         """Write everything that was planned; what is raised meanwhile finds all of it done, or nothing.
 
         Raises:
             whatever a write raises, after the others were done and it was tried again.
         """
-        counts = [_writes_to(target) for target in self._targets]
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                self.commit()
+            return
+        counts = [target._version for target in self._targets.values()]
         try:
             deque(map(call, self._writes), maxlen=0)
         except BaseException:
@@ -150,8 +148,10 @@ class Changes:
 
     def _finish(self, counts: list[int], attempts: int = ATTEMPTS) -> None:
         try:
-            done = {id(t): _writes_to(t) - n for t, n in zip(self._targets, counts, strict=True) if t is not None}
-            for target, write in zip(self._targets, self._writes, strict=True):
+            targets = self._targets.values()
+            done = {id(t): t._version - count for t, count in zip(targets, counts, strict=True)}
+            for place, write in enumerate(self._writes):
+                target = self._targets.get(place)
                 if target is not None and done[id(target)] > 0:
                     done[id(target)] -= 1
                 else:
@@ -173,8 +173,3 @@ class Changes:
 def _inside(target: Tensor) -> Tensor:
     """Return a tensor that may be an out argument: parameters may not."""
     return target.detach() if target.requires_grad else target
-
-
-def _writes_to(target: Tensor | None) -> int:
-    """Return how often torch has seen a tensor written to (inference tensors are not counted: 0)."""
-    return 0 if target is None or target.is_inference() else target._version

@@ -157,9 +157,12 @@ class P4Inv(P4Factored):
         Raises:
             ShapeError, DtypeError, DeviceError: x does not fit the layer.
         """
-        self._check(x, self.dim)
-        y = F.linear(x, self.frozen_weight, self.bias)
-        return self._watched(x, add_low_rank(y, F.linear(x, self.v), self.u))
+        self._check(x, self.dim_in)
+        # Looked up directly: a module takes its time to find a tensor by name, and this runs in every step.
+        parameters, buffers = self._parameters, self._buffers
+        v = cast(Tensor, (parameters if self.train_v else buffers)["v"])
+        y = F.linear(x, cast(Tensor, buffers["frozen_weight"]), parameters["bias"])
+        return self._watched(x, add_low_rank(y, F.linear(x, v), cast(Tensor, parameters["u"])))
 
     def inverse(self, y: Tensor) -> Tensor:
         """Return ``W^-1 (y - b)`` for y of shape (..., d), differentiable; not finite where W is exactly singular.
@@ -261,8 +264,8 @@ class P4Inv(P4Factored):
             # misses (A + u^T v)^-1 u^T, and q multiplies what it misses.
             missing = torch.linalg.vector_norm(ut - a @ p - ut @ (v @ p))
             rounding = torch.maximum(rounding, missing * q_norm)
-        defect_norm = defect_norm / (u_norm + torch.finfo(u.dtype).tiny)
-        report = self.judge((defect, v), c_inv_norm, rounding, defect_norm)
+        size, defect_norm = u_norm + v_norm + defect_norm, defect_norm / (u_norm + torch.finfo(u.dtype).tiny)
+        report = self.judge((), c_inv_norm, rounding, defect_norm, size=size)
         # Without a trained v, v and q are finite by construction and need no mask.
         zero = torch.zeros((), dtype=u.dtype, device=u.device)
         accepted, changes = report.accepted, Changes(report)

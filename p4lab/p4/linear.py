@@ -103,7 +103,7 @@ class P4Linear(P4Module):
         self._slots: Slots | None = None
         self._refusals = Refusals()
         self._redraws = 0
-        self._limits: tuple[object, Tensor] | None = None
+        self._limits: Tensor | None = None
         # Said once: what is made on the CPU, as random matrices are, must come to the default device with the rest.
         kind: dict[str, Any] = {"device": device or torch.get_default_device(), "dtype": dtype}
         self.register_parameter("bias", nn.Parameter(torch.zeros(dim_out, **kind)) if bias else None)
@@ -116,13 +116,21 @@ class P4Linear(P4Module):
         """Return the limits of all checks but the first."""
         return ()
 
-    def judge(self, written: tuple[Tensor, ...], *figures: Tensor) -> MergeReport:
-        """Return the report on what a merge would write (which must be finite) and on one figure for each check."""
-        moved = sum((torch.linalg.vector_norm(t) for t in written), torch.linalg.vector_norm(self.u))
-        if self.bias is not None:
-            moved = moved + torch.linalg.vector_norm(self.bias)
-        figures = (moved, *(f.to(moved.dtype) for f in figures))
-        return MergeReport(self.checks, torch.stack(figures), self._limits_like(moved))
+    def judge(self, written: tuple[Tensor, ...], *figures: Tensor, size: Tensor | None = None) -> MergeReport:
+        """Return the report on what a merge would write and on one figure for each check.
+
+        Args:
+            written: tensors that must be finite, as u and the bias must be.
+            figures: measured values.
+            size: a number that is not finite where u, or something else that is written, is not (None: the norm of u).
+        """
+        norm = torch.linalg.vector_norm
+        size = norm(self.u) if size is None else size
+        for tensor in (*written, self.bias):
+            if tensor is not None:
+                size = size + norm(tensor)
+        figures = (size, *(f.to(size.dtype) for f in figures))
+        return MergeReport(self.checks, torch.stack(figures), self._limits_like(size))
 
     @abstractmethod
     def _absorb(self) -> Changes:
@@ -166,21 +174,20 @@ class P4Linear(P4Module):
         return orthonormal_rows(rows, fallback=omega)
 
     def _check(self, x: Tensor, dim: int) -> None:
-        check_input(type(self).__name__, dim, self.u, x)
+        check_input(type(self).__name__, dim, cast(Tensor, self._parameters["u"]), x)
 
     def _watched(self, x: Tensor, y: Tensor, inverted: bool = False) -> Tensor:
         """Return y, computed from x, tied to this merge and remembered for the next: `_ordered` and `_remembered`."""
-        return self._remembered(x, y, inverted) if self._remembers() else self._ordered(y)
-
-    def _remembers(self) -> bool:
-        return self._reset_kind == "gradient" and self.training
+        if self._reset_kind == "gradient" and self.training:
+            return self._remembered(x, y, inverted)
+        return self._ordered(y)
 
     def _remembered(self, x: Tensor, y: Tensor, inverted: bool = False) -> Tensor:
         """Return y, whose backward pass remembers the batch (for gradient resets) and refuses to follow a merge.
 
         Transforms of torch.func, and vectorized backward passes, leave no trace.
         """
-        if not self._remembers() or not _recorded(y):
+        if self._reset_kind != "gradient" or not self.training or not _recorded(y):
             return y
         if not torch.compiler.is_compiling():
             return cast(Tensor, Watch.apply(y, x.detach(), self, inverted))
@@ -231,13 +238,12 @@ class P4Linear(P4Module):
     def _redraw(self, changes: Changes, total: Total) -> None:
         """Plan ``B <- B0`` with new directions."""
         changes.clear(self.u)
-        changes.assign(self, "_redraws", self._redraws + 1)
         if not self._has_directions():
+            changes.assign(self, _redraws=self._redraws + 1)
             return
         generator = self._generator.clone_state()
         self._set_directions(changes, self._new_directions(generator, changes, total))
-        changes.assign(self, "_generator", generator)
-        changes.assign(self, "_batch", None)
+        changes.assign(self, _redraws=self._redraws + 1, _generator=generator, _batch=None)
         if self._slots is not None:
             self._slots.clear(changes)
 
@@ -313,14 +319,14 @@ class P4Linear(P4Module):
             self._slots = Slots(self.rank, self.dim_in, self.dim_out, u)
 
     def _limits_like(self, figure: Tensor) -> Tensor:
-        thresholds = self.thresholds()
-        key = (thresholds, figure.dtype, figure.device)
-        if self._limits is None or self._limits[0] != key:
+        limits = self._limits
+        if limits is None or limits.dtype != figure.dtype or limits.device != figure.device:
             huge = torch.finfo(figure.dtype).max
+            numbers = [huge, *(min(t, huge) for t in self.thresholds())]
             limits = torch.zeros(len(self.checks), dtype=figure.dtype, device=figure.device)
-            limits.copy_(torch.tensor([huge, *(min(t, huge) for t in thresholds)], dtype=figure.dtype, device="cpu"))
-            self._limits = key, limits
-        return self._limits[1]
+            limits.copy_(torch.tensor(numbers, dtype=figure.dtype, device="cpu"))
+            self._limits = limits
+        return limits
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = self.u.dtype
@@ -385,7 +391,7 @@ class P4Factored(P4Linear):
 
     @min_factor.setter
     def min_factor(self, value: float) -> None:
-        self._min_factor = _checked(value)
+        self._min_factor, self._limits = _checked(value), None
 
     def thresholds(self) -> tuple[float, ...]:
         """Return the limit of the inverse of the factor."""

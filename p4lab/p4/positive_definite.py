@@ -353,7 +353,7 @@ class P4PositiveDefinite(P4Factored):
 
     def _redraw(self, changes: Changes, total: Total) -> None:
         super()._redraw(changes, total)
-        changes.assign(self, "_volume", None)
+        changes.assign(self, _volume=None)
 
 
 def _start(init: str | Tensor, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

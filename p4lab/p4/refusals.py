@@ -29,63 +29,63 @@ class Refusals:
 
     def __init__(self) -> None:
         self.attempts = self.rescues = 0
-        self._count: Tensor | None = None
+        self._last: Tensor | None = None  # number of attempts up to the last one that was accepted
         self._posted: tuple[Tensor, torch.cuda.Event] | None = None
 
     def piled_up(self) -> bool:
         """Return whether there were so many refusals in a row that something has to be done, now."""
-        if self._count is None or self.attempts % CHECK_EVERY or type(self._count) is not Tensor:
+        if self._last is None or self.attempts % CHECK_EVERY or type(self._last) is not Tensor:
             return False
-        if self._count.device.type == "cpu":
-            return int(self._count) >= MANY
+        if self._last.device.type == "cpu":
+            return self.attempts - int(self._last) >= MANY
         if self._posted is None:
             return False
-        number, arrived = self._posted
+        last, arrived = self._posted
         arrived.synchronize()  # it was sent 16 merges ago
-        return int(number) >= MANY
+        return self.attempts - CHECK_EVERY - int(last) >= MANY
 
     def note(self, changes: Changes, rescued: bool) -> None:
         """Plan to count this merge."""
-        accepted = changes.report.accepted
-        count = self._count_on(accepted.device, changes)
-        if self.attempts % CHECK_EVERY == 0 and count.device.type == "cuda" and type(count) is Tensor:
-            changes.assign(self, "_posted", _posted(count))
-        changes.write(count, partial(count.add_, 1))
+        accepted, attempts = changes.report.accepted, self.attempts + 1
+        last = self._last_on(accepted.device, changes)
+        if self.attempts % CHECK_EVERY == 0 and last.device.type == "cuda" and type(last) is Tensor:
+            changes.assign(self, _posted=None if rescued else _posted(last))
         # A layer that was just factorized anew waits for as many refusals again.
-        changes.write(count, count.zero_ if rescued else partial(count.masked_fill_, accepted, 0))
-        changes.assign(self, "attempts", self.attempts + 1)
-        changes.assign(self, "rescues", self.rescues + rescued)
+        changes.write(
+            last, partial(last.fill_, attempts) if rescued else partial(last.masked_fill_, accepted, attempts)
+        )
+        changes.assign(self, attempts=attempts, rescues=self.rescues + rescued)
 
     def alarm(self, changes: Changes, violation: Tensor) -> None:
         """Plan to act at the next look, without waiting for refusals, if a correction left so large a violation."""
-        count = self._count_on(violation.device, changes)
-        changes.write(count, partial(count.add_, (~(violation <= LARGEST_VIOLATION)).to(count.dtype), alpha=MANY))
+        last = self._last_on(violation.device, changes)
+        changes.write(last, partial(last.sub_, (~(violation <= LARGEST_VIOLATION)).to(last.dtype), alpha=MANY))
 
-    def _count_on(self, device: torch.device, changes: Changes) -> Tensor:
-        count = self._count
-        if count is None or count.device != device:
-            start = 0 if count is None else count
-            count = torch.zeros((), dtype=torch.int64, device=device).add_(start)
-            changes.assign(self, "_count", count)
-        return count
+    def _last_on(self, device: torch.device, changes: Changes) -> Tensor:
+        last = self._last
+        if last is None or last.device != device:
+            start = 0 if last is None else last
+            last = torch.zeros((), dtype=torch.int64, device=device).add_(start)
+            changes.assign(self, _last=last)
+        return last
 
     def state(self) -> Tensor:
         """Return everything as three whole numbers on the CPU."""
-        count = int(self._count) if type(self._count) is Tensor and not self._count.is_meta else 0
-        return torch.tensor([self.attempts, self.rescues, count], device="cpu")
+        last = int(self._last) if type(self._last) is Tensor and not self._last.is_meta else self.attempts
+        return torch.tensor([self.attempts, self.rescues, last], device="cpu")
 
     def load(self, state: Tensor) -> None:
         """Set everything from `state`."""
-        self.attempts, self.rescues, count = (int(n) for n in state)
-        self._count, self._posted = torch.tensor(count, device="cpu"), None
+        self.attempts, self.rescues, last = (int(n) for n in state)
+        self._last, self._posted = torch.tensor(last, device="cpu"), None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_posted": None}  # events cannot be copied
 
 
-def _posted(count: Tensor) -> tuple[Tensor, torch.cuda.Event]:
-    number = torch.empty((), dtype=count.dtype, device="cpu", pin_memory=True)
-    number.copy_(count, non_blocking=True)
+def _posted(last: Tensor) -> tuple[Tensor, torch.cuda.Event]:
+    number = torch.empty((), dtype=last.dtype, device="cpu", pin_memory=True)
+    number.copy_(last, non_blocking=True)
     event = torch.cuda.Event()
     event.record()
     return number, event

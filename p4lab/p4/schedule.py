@@ -161,24 +161,28 @@ class MergeSchedule(JoinedSchedule):
         if self._refinement_due:
             self.refine()
         total = alone if self.replicas is None else self.replicas.total
-        plan, reports = Changes(), []
+        plans = []
         with nullcontext() if self.replicas is None else self.replicas.common_draws(self.attempts):
             for i, layer in enumerate(self.layers):
                 changes = self._plan(layer, total)
                 if self._factors:
                     layer.shrink(changes, self._factors[i])
-                plan.join(changes)
-                reports.append(changes.report)
-        if self._factors:
-            plan.assign(self, "_factors", [1.0] * len(self.layers))
+                plans.append(changes)
+        plan = plans[0]
+        for changes in plans[1:]:
+            plan.join(changes)
         attempts = self.attempts + 1
-        plan.assign(self, "attempts", attempts)
-        plan.assign(self, "_steps_at_merge", self.steps)
-        plan.assign(self, "_refinement_due", bool(self.refine_every) and attempts % self.refine_every == 0)
+        plan.assign(
+            self,
+            attempts=attempts,
+            _factors=[1.0] * len(self._factors),
+            _steps_at_merge=self.steps,
+            _refinement_due=bool(self.refine_every) and attempts % self.refine_every == 0,
+        )
         plan.commit()
         if self._refinement_due:
             self.refine()
-        return reports
+        return [changes.report for changes in plans]
 
     def refine(self) -> list[Tensor]:
         """Correct the frozen tensors of every layer now and return what violation is left (kept in ``violations``)."""
@@ -233,12 +237,13 @@ class MergeSchedule(JoinedSchedule):
         """Plan the merge of a layer, and what it means for the optimizers."""
         changes = layer.plan(total)
         perturbation = layer.perturbation()
+        parameters = [parameter for parameter in layer._parameters.values() if parameter is not None]
         for optimizer in self.optimizers:
             if isinstance(optimizer, LBFGS):
                 if bool(changes.report.accepted | changes.report.discarded):
                     changes.also(optimizer.state.clear)
                 continue
-            for parameter in layer.parameters(recurse=False):
+            for parameter in parameters:
                 moves = any(parameter is p for p in perturbation)
                 for name, state in optimizer_state(optimizer, parameter):
                     if name in MOMENTA and moves:

@@ -56,10 +56,10 @@ class Watch(torch.autograd.Function):
         (g,) = gradients
         check_order(ctx.layer, ctx.redraws)
         if not transformed(g):
-            (x,) = ctx.saved_tensors
-            kept = g.detach()
-            batch = (x.reshape(-1, x.shape[-1]), kept.reshape(-1, kept.shape[-1]), ctx.inverted)
-            ctx.layer.__dict__["_batch"] = batch
+            (x,), kept = ctx.saved_tensors, g.detach()
+            if x.dim() != 2:
+                x, kept = x.reshape(-1, x.shape[-1]), kept.reshape(-1, kept.shape[-1])
+            ctx.layer.__dict__["_batch"] = (x, kept, ctx.inverted)
         return g, None, None, None
 
 
