@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from p4lab.baselines import METHODS
-from p4lab.bench import flows, linear, live, methods, orthogonal, properties, race, steps, timing, tuning
+from p4lab.bench import against, flows, linear, live, methods, orthogonal, properties, race, steps, timing, tuning
 from p4lab.bench.browser import BrowserSetupError
 from p4lab.errors import ConfigError
 from p4lab.problems.tasks import TASKS
@@ -21,10 +21,11 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "what",
         nargs="?",
-        choices=("all", "steps", "linear", "methods", "race", "flows", "orthogonal", "properties", "live"),
+        choices=("all", "steps", "linear", "methods", "race", "flows", "orthogonal", "properties", "live", "against"),
         default="all",
         help="all: steps, linear and methods",
     )
+    arguments.add_argument("--checkout", type=Path, help="against: folder of another checkout, such as a git worktree")
     arguments.add_argument("--quick", action="store_true", help="few sizes, rounds and seeds: a look, no measurement")
     arguments.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
     arguments.add_argument("--notebook", default=live.DEFAULT.name, help="live: file name in notebooks/, or a path")
@@ -85,6 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _print(f"Time to target, batch 64, training time only, {options.seeds} seeds", _race(options))
         except ConfigError as error:
             sys.exit(str(error))
+    if options.what == "against":
+        if options.checkout is None:
+            sys.exit("against: name the folder of another checkout with --checkout")
+        widths, rounds = ((8, 64), 3) if options.quick else (against.SIZES, 15)
+        _print(
+            f"Times of this checkout as a ratio to those of {options.checkout.name}, batch 512",
+            against.against(options.checkout, widths, rounds=rounds),
+        )
     if options.what == "live":
         try:
             _print(f"The live lab in a browser: {Path(options.notebook).name}", live.live(*live_options(options)))
