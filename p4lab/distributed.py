@@ -300,7 +300,8 @@ def check_replicas(
     All processes call it, and it raises in all of them alike. In one process it has nothing to do.
 
     Args:
-        model: the model, wrapped or not; what FSDP2 has sharded is not compared.
+        model: the model, wrapped or not. What FSDP2 has sharded is not compared, nor are buffers of other layers than
+            P4: the running statistics of a BatchNorm are each replica's own until the next forward pass.
         optimizer: the optimizer, or optimizers, whose tensors are compared, too.
         group: the processes (default: those of `DistributedDataParallel`, else all).
 
@@ -315,7 +316,9 @@ def check_replicas(
     if replicas is None:
         return
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer or ())
-    tensors = [*_state([model])[0], *_optimizer_state(model, optimizers)]
+    running = {id(b) for m in model.modules() if not hasattr(m, "perturbation") for b in m.buffers(recurse=False)}
+    tensors = [(name, tensor) for name, tensor in _state([model])[0] if id(tensor) not in running]
+    tensors += _optimizer_state(model, optimizers)
     found = replicas.differences(tensors)
     first, rank = min((index, rank) for rank, (index, _) in enumerate(found))
     if first < len(tensors):

@@ -81,7 +81,8 @@ def train(device: torch.device, steps: int, rows: int, save: Path | None, resume
         state = {"flow": flow.state_dict(), "optimizer": optimizer.state_dict(), "merges": merges.state_dict()}
         torch.save(state, save)
     if rank == 0:
-        print(f"{dist.get_world_size() if several else 1} replicas are equal after {merges.steps} steps", flush=True)
+        replicas = f"{dist.get_world_size()} replicas are equal" if several else "done by one process"
+        print(f"{replicas} after {merges.steps} steps", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

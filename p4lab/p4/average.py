@@ -22,6 +22,9 @@ class AveragedWeights(Generic[N]):
     something else after each merge: for these, `torch.optim.swa_utils.AveragedModel` gives no average of anything. All
     other floating-point parameters are averaged as they are; buffers are those of the last update.
 
+    Its state is apart from that of the model. Replicas that end their updates at different steps, as under torch's
+    ``Join``, have different averages.
+
     Args:
         model: any module; it is not changed.
         decay: beta, 0 <= beta < 1, or None for equal parts. Until it makes a difference, equal parts are taken, so that
@@ -64,7 +67,8 @@ class AveragedWeights(Generic[N]):
         means = {}
         for name, value in _weights(self._model).items():
             wide = value.detach().to(torch.float32 if value.device.type == "mps" else torch.float64)
-            means[name] = torch.lerp(wide, self._means[name], beta) if name in self._means else wide.clone()
+            mean = self._means.get(name)
+            means[name] = wide.clone() if mean is None else torch.lerp(wide, mean.to(wide.device), beta)
         self._means, self.updates = means, self.updates + 1
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ from torch import Tensor
 from p4lab.p4.report import MergeReport
 
 ATTEMPTS = 3
-"""How often `Changes.commit` tries to finish what failed halfway."""
+"""How often `Changes.commit` tries to do a write that failed."""
 
 
 class Changes:
@@ -104,6 +104,10 @@ class Changes:
             self._targets[len(self._writes)] = target
         self._writes.append(function)
 
+    def scale(self, target: Tensor, factor: float | Tensor) -> None:
+        """Plan ``target <- factor target``, in place."""
+        self.write(target, partial(_inside(target).mul_, factor))
+
     def also(self, function: Callable[[], Any]) -> None:
         """Plan what may be done twice without harm, and is no write to a tensor that anybody else sees."""
         self._writes.append(function)
@@ -133,7 +137,7 @@ class Changes:
         """Write everything that was planned; what is raised meanwhile finds all of it done, or nothing.
 
         Raises:
-            whatever a write raises, after the others were done and it was tried again.
+            whatever a write raises, after it was tried again and all others were done.
         """
         if torch.is_grad_enabled():
             with torch.no_grad():
@@ -146,20 +150,21 @@ class Changes:
             self._finish(counts)
             raise
 
-    def _finish(self, counts: list[int], attempts: int = ATTEMPTS) -> None:
-        try:
-            targets = self._targets.values()
-            done = {id(t): t._version - count for t, count in zip(targets, counts, strict=True)}
-            for place, write in enumerate(self._writes):
-                target = self._targets.get(place)
-                if target is not None and done[id(target)] > 0:
-                    done[id(target)] -= 1
-                else:
+    def _finish(self, counts: list[int]) -> None:
+        """Do what is not done yet; what fails again and again is left out, and the rest is done without it."""
+        targets = self._targets.values()
+        done = {id(t): t._version - count for t, count in zip(targets, counts, strict=True)}
+        for place, write in enumerate(self._writes):
+            target = self._targets.get(place)
+            if target is not None and done[id(target)] > 0:
+                done[id(target)] -= 1
+                continue
+            for _ in range(ATTEMPTS):
+                try:
                     write()
-        except BaseException:
-            if attempts == 1:
-                raise
-            self._finish(counts, attempts - 1)
+                except BaseException:  # the first of them is on its way already
+                    continue
+                break
 
     def _choose(self, where: Tensor | None, target: Tensor, value: Tensor) -> None:
         self._new[id(target)] = value

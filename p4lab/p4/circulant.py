@@ -1,6 +1,5 @@
 """P4Circulant: linear layers that commute with cyclic shifts, inverted by the Fourier transform."""
 
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -175,8 +174,8 @@ class P4Circulant(P4Factored):
 
     def shrink(self, changes: Changes, factor: float | Tensor) -> None:
         """Plan ``W <- factor W``. Cost O(d)."""
-        for target in (self.frozen_kernel, self.u.detach()):
-            changes.write(target, partial(target.mul_, factor))
+        changes.scale(self.frozen_kernel, factor)
+        changes.scale(self.u, factor)
 
     @torch.no_grad()
     @full_precision

@@ -48,6 +48,24 @@ def full_precision(method: Callable[Concatenate[M, P], R]) -> Callable[Concatena
     return run
 
 
+def without_gradients(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a function as `torch.no_grad` does, with gradients on again afterwards whatever interrupts it, and when."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        enabled = torch.is_grad_enabled()
+        try:
+            try:
+                torch._C._set_grad_enabled(False)
+                return function(*args, **kwargs)
+            finally:
+                torch._C._set_grad_enabled(enabled)
+        finally:  # twice, for an interrupt may strike just before it is done
+            torch._C._set_grad_enabled(enabled)
+
+    return run
+
+
 class P4Module(nn.Module, ABC):
     """Base class of layers that train by property-preserving perturbation.
 
@@ -116,7 +134,7 @@ class P4Module(nn.Module, ABC):
             OptionError: this layer cannot be started anywhere (the default).
             ShapeError, SingularMatrixError, OptionError: the weights lack the property.
         """
-        raise OptionError(f"{type(self).__name__} has no start_at(weight): build the layer with init=weight")
+        raise OptionError(f"{type(self).__name__} has no method start_at(weight): build the layer with init=weight")
 
     def nearest(self, weight: Tensor) -> Tensor:
         """Return the weights with the property that are nearest to given ones, in float64 on the CPU.
@@ -132,11 +150,11 @@ class P4Module(nn.Module, ABC):
         """Plan ``W <- factor W`` after the merge, for a schedule with weight decay.
 
         Raises:
-            OptionError: the property fixes the size of the weights (the default).
+            OptionError: there is no such method (the default), or the property fixes the size of the weights.
         """
         raise OptionError(
-            f"the weights of {type(self).__name__} cannot decay, for its property fixes their size: leave weight_decay "
-            "out, or put the layers that can decay under a schedule of their own"
+            f"{type(self).__name__} has no method shrink(changes, factor), so that its weights cannot decay: write one "
+            "that plans the factor for the frozen tensors, or leave weight_decay out"
         )
 
     def penalty(self) -> Tensor:
@@ -149,6 +167,7 @@ class P4Module(nn.Module, ABC):
         """Return what `merge` would write, for whoever has more to write with it: see `propose`, which it calls."""
         return self.propose(total)
 
+    @without_gradients
     def merge(self) -> MergeReport:
         """Merge the perturbation into the frozen tensor, all or nothing, without a host synchronisation.
 

@@ -320,13 +320,12 @@ class P4Inv(P4Factored):
         factor = torch.as_tensor(factor, dtype=self.frozen_logabsdet.dtype, device=self.u.device)
         narrow = factor.to(self.u.dtype)
         # Where the merge is refused u^T v stays, and shrinks with A.
-        u = self.u.detach()
-        for target, scale in ((self.frozen_weight, narrow), (self.frozen_inverse, 1 / narrow), (u, narrow)):
-            changes.write(target, partial(target.mul_, scale))
+        for target, scale in ((self.frozen_weight, narrow), (self.frozen_inverse, 1 / narrow), (self.u, narrow)):
+            changes.scale(target, scale)
         grown = self.dim * narrow.to(factor.dtype).log()
         changes.write(self.frozen_logabsdet, partial(self.frozen_logabsdet.add_, grown))
         if self.q is not None:
-            changes.write(self.q, partial(self.q.div_, narrow))
+            changes.scale(self.q, 1 / narrow)
 
     @torch.no_grad()
     @full_precision

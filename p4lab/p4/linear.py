@@ -189,6 +189,8 @@ class P4Linear(P4Module):
         """
         if self._reset_kind != "gradient" or not self.training or not _recorded(y):
             return y
+        if torch._C._get_tracing_state() is not None:  # the tracer knows no such functions
+            return y
         if not torch.compiler.is_compiling():
             return cast(Tensor, Watch.apply(y, x.detach(), self, inverted))
         slots = cast(Slots, self._slots)
@@ -323,12 +325,26 @@ class P4Linear(P4Module):
         if limits is None or limits.dtype != figure.dtype or limits.device != figure.device:
             huge = torch.finfo(figure.dtype).max
             numbers = [huge, *(min(t, huge) for t in self.thresholds())]
-            limits = torch.zeros(len(self.checks), dtype=figure.dtype, device=figure.device)
-            limits.copy_(torch.tensor(numbers, dtype=figure.dtype, device="cpu"))
+            with torch.inference_mode(False):
+                limits = torch.zeros(len(self.checks), dtype=figure.dtype, device=figure.device)
+                limits.copy_(torch.tensor(numbers, dtype=figure.dtype, device="cpu"))
             self._limits = limits
         return limits
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        parameters = [(name, p, p.data) for name, p in self._parameters.items() if p is not None]
+        buffers, batch, slots = dict(self._buffers), self._batch, self._slots
+        try:
+            return self._applied(fn, recurse)
+        except BaseException:  # an interrupt amid the tensors would leave some of them cast and others not
+            for name, parameter, data in parameters:
+                parameter.data = data
+                self._parameters[name] = parameter
+            self._buffers.update(buffers)
+            self._batch, self._slots = batch, slots
+            raise
+
+    def _applied(self, fn: Callable[[Tensor], Tensor], recurse: bool) -> Self:
         before = self.u.dtype
         probe = fn(self.u.detach().new_empty(0))
         check_cast(type(self).__name__, probe.dtype)
@@ -349,8 +365,16 @@ class P4Linear(P4Module):
             self.recompute()  # what was known to the digits of the narrow dtype only
         return self
 
-    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
-        super()._load_from_state_dict(*arguments, **options)
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        wrong = []
+        for name, tensor in (*self._parameters.items(), *self._buffers.items()):
+            given = state.get(prefix + name)
+            if tensor is not None and torch.is_tensor(given) and given.shape != tensor.shape:
+                wrong.append(f"{prefix}{name} has shape {tuple(given.shape)}, expected {tuple(tensor.shape)}")
+        if wrong:  # all of a layer or nothing: its tensors belong together
+            rest[-1].append(f"size mismatch: {'; '.join(wrong)}. Nothing of this layer was loaded.")
+            return
+        super()._load_from_state_dict(state, prefix, *rest)
         self._fit_slots()  # assign=True may have changed device and dtype
 
     def get_extra_state(self) -> dict[str, Tensor]:
@@ -398,7 +422,22 @@ class P4Factored(P4Linear):
         return (1 / self._min_factor if self._min_factor > 0 else math.inf,)
 
 
-class VolumePreserving(P4Linear):
+class OfFixedSize(P4Linear):
+    """Base class of those linear layers whose property does not allow their weights to be scaled."""
+
+    def shrink(self, changes: Changes, factor: float | Tensor) -> None:
+        """Refuse: see `p4lab.p4.P4Module.shrink`.
+
+        Raises:
+            OptionError: always.
+        """
+        raise OptionError(
+            f"the weights of {type(self).__name__} cannot decay, for its property fixes their size: leave weight_decay "
+            "out, or put the layers that can decay under a schedule of their own"
+        )
+
+
+class VolumePreserving(OfFixedSize):
     """Base class of those square linear layers whose perturbations cannot change the determinant, 1 or -1.
 
     A subclass registers ``frozen_sign``, the sign of the start's determinant.

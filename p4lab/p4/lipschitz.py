@@ -18,14 +18,14 @@ from p4lab.linalg import (
 )
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import P4Module, full_precision
-from p4lab.p4.linear import P4Linear, Reset, add_low_rank
+from p4lab.p4.linear import OfFixedSize, Reset, add_low_rank
 from p4lab.p4.watch import Batch
 
 START = math.sqrt(0.5)
 """Singular values of a named start, as a fraction of the bound: halfway, by angle, between 0 and the bound."""
 
 
-class P4Lipschitz(P4Linear):
+class P4Lipschitz(OfFixedSize):
     r"""Linear layer with spectral norm of at most c, trained by rotations of a larger frame.
 
     .. math:: y = W x + b, \qquad W = R F J, \qquad R R^T = c^2 I, \quad F F^T = I, \quad J = [I, 0]^T

@@ -264,7 +264,7 @@ class P4PositiveDefinite(P4Factored):
         factor = torch.as_tensor(factor, dtype=self.frozen_logabsdet.dtype, device=self.u.device)
         narrow = factor.to(self.u.dtype)
         for target, scale in ((self.frozen_weight, narrow), (self.frozen_inverse, 1 / narrow)):
-            changes.write(target, partial(target.mul_, scale))
+            changes.scale(target, scale)
         grown = self.dim * narrow.to(factor.dtype).log()
         changes.write(self.frozen_logabsdet, partial(self.frozen_logabsdet.add_, grown))
 

@@ -64,8 +64,8 @@ class Refusals:
     def _last_on(self, device: torch.device, changes: Changes) -> Tensor:
         last = self._last
         if last is None or last.device != device:
-            start = 0 if last is None else last
-            last = torch.zeros((), dtype=torch.int64, device=device).add_(start)
+            with torch.inference_mode(False):  # it is written to outside of that mode, too
+                last = torch.zeros((), dtype=torch.int64, device=device).add_(0 if last is None else last)
             changes.assign(self, _last=last)
         return last
 

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from p4lab.distributed import JoinedSchedule, Replicas, refuse_shards
 from p4lab.errors import OptionError
 from p4lab.p4.changes import Changes
-from p4lab.p4.contract import P4Module, Total, alone, p4_modules
+from p4lab.p4.contract import P4Module, Total, alone, p4_modules, without_gradients
 from p4lab.p4.report import MergeReport
 
 MOMENTA = frozenset({"exp_avg", "momentum_buffer", "momentum", "grad_avg", "prev"})
@@ -155,7 +155,7 @@ class MergeSchedule(JoinedSchedule):
             self._handle.remove()
             self._handle = None
 
-    @torch.no_grad()
+    @without_gradients
     def merge(self) -> list[MergeReport]:
         """Try to merge every layer now; `step` counts anew from here. Cost per layer O(d^2 k), O(d^3) if it refines."""
         if self._refinement_due:
@@ -184,6 +184,7 @@ class MergeSchedule(JoinedSchedule):
             self.refine()
         return [changes.report for changes in plans]
 
+    @without_gradients
     def refine(self) -> list[Tensor]:
         """Correct the frozen tensors of every layer now and return what violation is left (kept in ``violations``)."""
         interval = self.refine_every * self.recompute_every
@@ -206,14 +207,33 @@ class MergeSchedule(JoinedSchedule):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Set the counters and intervals from `state_dict`; replicas take over the layers of the first one again."""
+        """Set the counters and intervals from `state_dict`; replicas take over the layers of the first one again.
+
+        Raises:
+            OptionError: it is no state of a schedule, or of one that decays the weights of other layers.
+        """
+        missing = {"every", "refine_every", "steps", "attempts", "steps_at_merge"} - state.keys()
+        factors = state.get("factors", [])
+        if missing or (factors and len(factors) != len(self._factors)):
+            raise OptionError(
+                f"this is no state of such a schedule: {', '.join(sorted(missing)) or 'nothing'} is missing, and "
+                f"{len(factors)} layers decay in it, {len(self._factors)} here; build the schedule as it was saved"
+            )
         self.every, self.refine_every = state["every"], state["refine_every"]
         self.steps, self.attempts, self._steps_at_merge = state["steps"], state["attempts"], state["steps_at_merge"]
         self.recompute_every = state.get("recompute_every", self.recompute_every)  # not in files of version 0.1
         self._refinement_due = state.get("refinement_due", False)
-        if self._factors and state.get("factors"):
-            self._factors = list(state["factors"])
+        if factors:
+            self._factors = list(factors)
         self._synchronize()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_handle": self._handle is not None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _handle=None)
+        if state["_handle"]:  # copies of an optimizer have none of its hooks
+            self.attach()
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -222,11 +242,11 @@ class MergeSchedule(JoinedSchedule):
 
     def _advance(self) -> list[MergeReport]:
         self.check_join()
-        due = self.due
-        if self._factors:
-            pairs = zip(self._factors, map(self._learning_rate, self.layers), strict=True)
-            self._factors = [factor * (1 - rate * self.weight_decay) for factor, rate in pairs]
-        self.steps += 1
+        due, factors = self.due, self._factors
+        if factors:
+            pairs = zip(factors, map(self._learning_rate, self.layers), strict=True)
+            factors = [factor * (1 - rate * self.weight_decay) for factor, rate in pairs]
+        self.__dict__.update(steps=self.steps + 1, _factors=factors)  # both or none
         return self.merge() if due else []
 
     def _synchronize(self) -> None:
@@ -247,7 +267,7 @@ class MergeSchedule(JoinedSchedule):
                 moves = any(parameter is p for p in perturbation)
                 for name, state in optimizer_state(optimizer, parameter):
                     if name in MOMENTA and moves:
-                        momentum = layer.carry_momentum(parameter, state, changes)
+                        momentum = layer.carry_momentum(parameter, state.to(parameter.dtype), changes).to(state.dtype)
                         if momentum is not state:
                             changes.absorb(state, momentum)
                     if name in MOMENTA or name in SCALES:

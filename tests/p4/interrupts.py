@@ -14,6 +14,7 @@ import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 
 import torch
 from p4.dense_twin import well_conditioned
-from p4.property_zoo import BOUND, CASES, ITEMS, Sets, width_in
+from p4.property_zoo import CASES, ITEMS, Sets, width_in
 from p4.rotations import KINDS, ORTHOGONAL, WITH_DIRECTIONS, orthogonal, unimodular
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -172,7 +173,9 @@ def struck_within(seconds: float, function: Callable[[], object]) -> Struck | No
             armed = False
             raise Struck
 
-    mode, previous, hook = torch.is_grad_enabled(), signal.signal(signal.SIGALRM, handler), sys.unraisablehook
+    mode, hook, start = torch.is_grad_enabled(), sys.unraisablehook, time.monotonic()
+    left, _ = signal.setitimer(signal.ITIMER_REAL, 0)  # pytest's own time limit
+    previous = signal.signal(signal.SIGALRM, handler)
     sys.unraisablehook = lambda u: None if isinstance(u.exc_value, Struck) else hook(u)
     try:
         armed = True
@@ -185,6 +188,7 @@ def struck_within(seconds: float, function: Callable[[], object]) -> Struck | No
         armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_REAL, max(1e-3, left - (time.monotonic() - start)) if left else 0)
         sys.unraisablehook = hook
         torch.set_grad_enabled(mode)
     return None
@@ -235,6 +239,8 @@ class Subject:
 def layers(dim: int, rank: int) -> tuple[Subject, ...]:
     """Every P4 layer, of about this width, with a frozen tensor of no special structure."""
 
+    cases = {case.name: case for case in CASES}
+
     def inv(rank: int, train_v: bool) -> Callable[..., Any]:
         return lambda **options: P4Inv(dim, rank=rank, init=well_conditioned(dim), train_v=train_v, **options)
 
@@ -244,20 +250,20 @@ def layers(dim: int, rank: int) -> tuple[Subject, ...]:
 
     def circulant(**options: Any) -> Any:
         options.pop("seed", None)  # it draws nothing
-        return CASES[3].make(dim, rank, **options)
+        return cases["circulant"].make(dim, rank, **options)
 
-    def case(index: int, width: int) -> Callable[..., Any]:
-        return lambda **options: CASES[index].make(width, rank, **options)
+    def case(name: str, width: int) -> Callable[..., Any]:
+        return lambda **options: cases[name].make(width, rank, **options)
 
     return (
         Subject("P4Inv-rank1", inv(1, False)),
         Subject(f"P4Inv-rank{rank}", inv(rank, False)),
         Subject("P4Inv-train_v", inv(rank, True)),
         *(Subject(kind.__name__, rotation(kind), kind in WITH_DIRECTIONS) for kind in KINDS),
-        Subject("P4PositiveDefinite", case(0, dim)),
-        Subject("P4Lipschitz", case(1, dim)),
+        Subject("P4PositiveDefinite", case("positive-definite", dim)),
+        Subject("P4Lipschitz", case("lipschitz", dim)),
         Subject("P4Circulant", circulant, resets=False),
-        Subject("P4Permutation", case(4, max(2, dim // 2))),
+        Subject("P4Permutation", case("permutation", max(2, dim // 2))),
     )
 
 
@@ -421,7 +427,7 @@ def _property(layer: nn.Module, weight: Tensor) -> dict[str, float]:
         smallest = float(torch.linalg.eigvalsh(weight)[0])
         return {"symmetric": float((weight - weight.T).abs().max()), "definite": 0.0 if smallest > 0 else math.inf}
     if isinstance(layer, P4Lipschitz):
-        return {"norm": max(0.0, float(torch.linalg.matrix_norm(weight, 2)) / BOUND - 1)}
+        return {"norm": max(0.0, float(torch.linalg.matrix_norm(weight, 2)) / layer.bound - 1)}
     if isinstance(layer, P4Circulant):
         return {"circulant": float((weight.roll((1, 1), (0, 1)) - weight).abs().max())}
     if isinstance(layer, Sets):

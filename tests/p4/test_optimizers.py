@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from p4.dense_twin import assert_bitwise, state_of
-from p4.interrupts import layers, units, width
+from p4.interrupts import interrupted_at, layers, units, width
 from torch import Tensor, nn
 
 from p4lab.errors import OptionError, SingularMatrixError, TrainingError
@@ -26,6 +26,7 @@ from p4lab.p4 import (
     P4SpecialLinear,
     p4_modules,
 )
+from p4lab.p4.examples import P4Triangular
 
 F64 = torch.float64
 
@@ -186,6 +187,57 @@ def test_decay_needs_a_learning_rate_and_leaves_something() -> None:
         MergeSchedule(layer, weight_decay=0.1)
     with pytest.raises(OptionError, match="expected less than 1"):
         MergeSchedule(layer, torch.optim.SGD(layer.parameters(), lr=2.0), weight_decay=0.5)
+
+
+def test_a_property_of_ones_own_says_what_it_lacks() -> None:
+    layer = P4Triangular(3)
+    with pytest.raises(OptionError, match=r"has no method shrink\(changes, factor\)"):
+        MergeSchedule(layer, torch.optim.SGD(layer.parameters(), lr=0.1), weight_decay=0.1)
+    with pytest.raises(OptionError, match=r"needs a property weight and a method start_at\(weight\)"):
+        AveragedWeights(layer)
+
+
+@pytest.mark.parametrize(
+    ("state", "lacks"),
+    [({"every": 1}, "refine_every, steps"), ("decaying", "2 layers decay in it, 0 here"), ({}, "attempts, every")],
+    ids=["part", "decay", "nothing"],
+)
+def test_a_schedule_refuses_a_state_that_is_not_its_own(state: dict[str, Any] | str, lacks: str) -> None:
+    merges = MergeSchedule(P4Inv(3))
+    before = merges.state_dict()
+    if isinstance(state, str):
+        two = nn.Sequential(P4Inv(3), P4Inv(3))
+        state = MergeSchedule(two, torch.optim.SGD(two.parameters(), lr=0.1), weight_decay=0.1).state_dict()
+    with pytest.raises(OptionError, match=lacks):
+        merges.load_state_dict(state)
+    assert merges.state_dict() == before
+
+
+def test_a_state_of_version_0_1_is_taken() -> None:
+    merges, layer = MergeSchedule(P4Inv(3, seed=0)), P4Inv(3, seed=1)
+    merges.load_state_dict({"every": 3, "refine_every": 4, "steps": 5, "attempts": 1, "steps_at_merge": 3})
+    assert (merges.every, merges.steps) == (3, 5)
+    state = layer.state_dict()
+    del state["_extra_state"]["refusals"]
+    P4Inv(3, seed=0).load_state_dict(state)
+
+
+def test_an_interrupted_merge_leaves_gradients_on() -> None:
+    """Even if what switches them off is stopped as it ends: the schedule switches them on itself."""
+    merges = MergeSchedule(P4Inv(3, seed=0))
+    enabled: list[bool] = []
+
+    def merge() -> None:
+        try:
+            merges.merge()
+        finally:
+            enabled.append(torch.is_grad_enabled())
+
+    number = 1
+    while interrupted_at(number, merge, files=lambda file: "torch" in file or "p4lab" in file):
+        number += 1
+    assert all(enabled)
+    assert number > 100
 
 
 def test_decay_is_resumed_between_merges() -> None:

@@ -38,6 +38,12 @@ class Loop:
             self.merge()
             self.durations.append(time.perf_counter() - start)
 
+    def train_until_due(self) -> None:
+        """Stop before a merge."""
+        while not self.run.merges.due:
+            self.train(1)
+        self.look()
+
     def look(self) -> None:
         """Note what the layer computes."""
         with torch.no_grad():
@@ -77,11 +83,10 @@ def test_interrupts_at_random(index: int, record_property: Callable[[str, object
         if struck == INTERRUPTS:
             break
         if attempt % 2:  # anywhere
-            found = struck_within(1e-6 + random.random() * 3 * cycle, lambda: loop.train(4 * CYCLE))
+            found = struck_within(1e-6 + random.random() * 2 * cycle, lambda: loop.train(4 * CYCLE))
         else:  # around a merge
-            loop.train(random.randrange(EVERY))
-            loop.look()
-            found = struck_within(1e-6 + random.random() * 2 * merging, loop.merge)
+            loop.train_until_due()
+            found = struck_within(1e-6 + random.random() * 1.2 * merging, loop.merge)
         if found is None:
             continue
         struck += 1
