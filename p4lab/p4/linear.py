@@ -3,7 +3,6 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
@@ -17,7 +16,7 @@ from p4lab.p4.changes import Changes
 from p4lab.p4.contract import P4Module, Total, alone, full_precision
 from p4lab.p4.refusals import Refusals
 from p4lab.p4.report import Check, MergeReport, MergeStatus
-from p4lab.p4.watch import Batch, CompiledWatch, Slots, Watch, check_order
+from p4lab.p4.watch import Batch, CompiledWatch, Slots, Watch, tie_to
 
 Reset = Literal["gaussian", "gradient"]
 RESETS = ("gaussian", "gradient")
@@ -201,7 +200,7 @@ class P4Linear(P4Module):
     def _ordered(self, y: Tensor) -> Tensor:
         """Return y, whose backward pass refuses to follow a merge."""
         if _recorded(y) and not torch.compiler.is_compiling():
-            y.register_hook(partial(check_order, self, self._redraws))
+            tie_to(y, self)
         return y
 
     # --- the P4 contract ---------------------------------------------------------------------------------------------
