@@ -119,12 +119,9 @@ def start_at(flow: MoleculeFlow, plain: MoleculeFlow) -> None:
 
 
 def _start_at(linear: P4Inv, weight: Tensor, bias: Tensor | None) -> None:
-    linear.frozen_weight.copy_(weight)
-    if bias is not None and linear.bias is not None and linear.frozen_bias is not None:
+    if bias is not None and linear.bias is not None:
         linear.bias.copy_(bias)
-        linear.frozen_bias.copy_(bias)
-    linear.recompute()
-    linear.reset()
+    linear.start_at(weight)
 
 
 @torch.no_grad()
