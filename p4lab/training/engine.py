@@ -104,7 +104,9 @@ class Engine:
         self.problem, self.model = problem, model
         self.layers = p4_modules(model)
         self.optimizer = optimizer or _optimizer(config, model)
-        self.schedule = schedule or (MergeSchedule(model, self.optimizer) if self.layers else None)
+        # What a lab shows of log|det| has been carried along by merges: no factorization comes to its aid.
+        own = MergeSchedule(model, self.optimizer, recompute_every=0) if self.layers and not schedule else None
+        self.schedule = schedule or own
         self.step, self.seconds = 0, 0.0
         self._after_step = getattr(problem, "after_step", None)
         self._everyone = tuple(range(len(self.layers)))

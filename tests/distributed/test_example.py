@@ -48,7 +48,7 @@ def test_it_trains_and_resumes_with_any_number_of_processes(tmp_path: Path, caps
     replicas.main(["--steps=50", f"--resume={file}"])
     third = capsys.readouterr().out
     assert losses(third)[150] < losses(first)[100] + 0.1
-    assert "1 replicas are equal after 150 steps" in third
+    assert "done by one process after 150 steps" in third
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
