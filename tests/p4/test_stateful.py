@@ -50,7 +50,7 @@ from p4lab.p4 import P4Inv, P4Lipschitz, P4PositiveDefinite, P4SpecialLinear, p4
 SIZES = ((3, 1), (4, 2), (6, 3), (5, 4))  # widths and ranks
 ZOOS = [layers(dim, rank) for dim, rank in SIZES]
 STEPS = 50
-OPERATIONS, FLOW_OPERATIONS = 10_000, 2_000
+OPERATIONS, FLOW_OPERATIONS = 10_000, 500
 LIMITS = {torch.float64: 1e-8, torch.float32: 2e-3}
 NARROW = 1e-4
 """Limit for what float32 once rounded, in a layer that is back in float64."""
