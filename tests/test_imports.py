@@ -26,6 +26,7 @@ ROOMS = [
     "molecules",
     "training",
     "plots",
+    "labs",
     "widgets",
     "bench",
     "experiments",

@@ -15,7 +15,6 @@ from p4lab.problems.energies import PLANE_ENERGIES, PlaneEnergy, plane_energy
 from p4lab.training.config import POSITIVE, SWITCH, Rule, RunConfig, one_of, whole
 from p4lab.training.engine import Engine
 from p4lab.training.measure import figures
-from p4lab.training.records import MEASURE_COLUMNS, Records, Table
 
 TEST = 4096
 """Points of the test set."""
@@ -229,11 +228,6 @@ def _test_set(energy: PlaneEnergy, seed: int) -> Tensor:
 
 class BoltzmannEngine(Engine):
     """An engine that also records ESS and KL(q || p); see `COLUMNS`."""
-
-    def _new_records(self) -> Records:
-        records = super()._new_records()
-        records.measures = Table({**MEASURE_COLUMNS, **dict.fromkeys(COLUMNS, "d")})
-        return records
 
     @torch.no_grad()
     def _measure(self) -> None:

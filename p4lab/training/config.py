@@ -4,16 +4,17 @@ import dataclasses
 import json
 import math
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 
 from p4lab.errors import ConfigError
 from p4lab.linalg.refine import ORDERS
-from p4lab.p4 import PRESETS, RECOMMENDED
+from p4lab.p4 import PRESETS, RECOMMENDED, Preset
 from p4lab.p4.linear import Reset
+from p4lab.training.measure import figures
 
 
 @dataclass(frozen=True)
@@ -37,32 +38,115 @@ def one_of(*choices: Any) -> Rule:
 
 SWITCH = Rule(bool, lambda _: True, "true or false")
 POSITIVE = Rule(float, lambda value: math.isfinite(value) and value > 0, "a number above 0")
+ControlKind = Literal["slider", "choice", "segments", "toggle", "number", "text"]
+Choices = Mapping[Any, str] | Iterable[Any]
+GIVEN = "p4lab"
+"""Under this key the metadata of a dataclass field hold what `setting` was given."""
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """Everything that determines a run; the same config gives the same numbers on the same machine.
-
-    A problem's config is a subclass with fields of its own, rules for them, and `parts`.
+class Setting:
+    """What there is to know about a setting, besides its name, type and default.
 
     Attributes:
-        seed: seed of data split, initial weights, batches and pictures.
-        dtype: "float32" or "float64".
-        device: a torch device.
-        threads: torch threads on the CPU, part of the config because they change rounding. For narrow layers one is
-            fastest, and leaves the other cores to the browser.
-        rank: rank-one terms per P4Inv layer.
-        reset: how P4Inv directions are redrawn after a merge, "gradient" or "gaussian".
-        train_v: whether the directions train (the paper) or stay fixed between merges.
-        optimizer: "adam" or "sgd".
-        learning_rate: step size of the optimizer.
-        batch_size: samples per step.
-        merge_every: optimizer steps between merge attempts.
-        refine_every: merge attempts between refinements of the inverses; 0 is never.
-        refine_order: order of a refinement: 2, 3 or 7.
-        penalty: whether the loss contains the penalty on vanishing and exploding determinants.
-        skip: whether merges that would make a matrix nearly singular are skipped.
-        measure_every: steps between measurements (test loss, determinant, residual, condition number, eigenvalues).
+        label: what people read beside the control ("": no lab offers it).
+        rule: what a value must be.
+        choices: the values that a control offers, ascending for a slider, with how they read ("": as they are); or a
+            function that returns them for a config.
+        kind: the control (None: a toggle for true or false, a slider for numbers that are live, else a choice).
+        own: whether the present value is always among the choices.
+        live: whether it can change while a run goes on.
+        unit: stands behind the value.
+        help: appears when the pointer rests on the control.
+        look: "wide" gives the control a line of its own, "play" lets a slider play.
+        brief: how a value reads in a table of runs (None: name and value).
+    """
+
+    label: str = ""
+    rule: Rule = SWITCH
+    choices: Choices | Callable[[Any], Choices] = ()
+    kind: ControlKind | None = None
+    own: bool = False
+    live: bool = False
+    unit: str = ""
+    help: str = ""
+    look: str = "plain"
+    brief: Callable[[Any], str] | None = None
+
+    def offered(self, config: Any, value: Any) -> dict[Any, str]:
+        """Return the choices for a config, the present value among them if that is promised, with how they read."""
+        choices = self.choices(config) if callable(self.choices) else self.choices
+        texts = dict(choices) if isinstance(choices, Mapping) else dict.fromkeys(choices, "")
+        if self.own and value not in texts:
+            texts = {choice: texts.get(choice, "") for choice in sorted({*texts, value})}
+        return {choice: text or _short(choice) for choice, text in texts.items()}
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def setting(default: Any, label: str | None = None, rule: Rule | None = None, **further: Any) -> Any:
+    """Return a field of a `Settings` dataclass: its default, and what else there is to know about it.
+
+    A field that a base class has, too, keeps everything that is not given here; so does one with a plain default.
+
+    Args:
+        default: the value where none is given.
+        label: see `Setting`, as all that follows.
+        rule: what a value must be (None: as in the base class; else one of the choices, or true or false).
+        further: other attributes of `Setting`.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Look(Settings):
+        ...     size: int = setting(2, "Size", choices=(1, 2, 3))
+        >>> Look.settings["size"].rule.text
+        'one of 1, 2, 3'
+    """
+    given = {"label": label, "rule": rule, **further}
+    return dataclasses.field(
+        default=default, metadata={GIVEN: {name: value for name, value in given.items() if value is not None}}
+    )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A frozen dataclass whose fields are declared by `setting`, and whose values are checked.
+
+    Raises:
+        ConfigError: a value has the wrong type or is out of range; the message names key, value and what was expected.
+    """
+
+    settings: ClassVar[dict[str, Setting]] = {}
+    """What there is to know about each field, by name."""
+
+    def __init_subclass__(cls) -> None:
+        cls.settings = dict(cls.settings)
+        for name, value in vars(cls).items():
+            if isinstance(value, dataclasses.Field) and GIVEN in value.metadata:
+                given = value.metadata[GIVEN]
+                if name not in cls.settings and "rule" not in given and "choices" in given:
+                    given = {"rule": one_of(*given["choices"]), **given}
+                cls.settings[name] = dataclasses.replace(cls.settings.get(name, Setting()), **given)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, rule = getattr(self, field.name), self.settings[field.name].rule
+            if rule.kind is float and type(value) is int:
+                value = float(value)
+                object.__setattr__(self, field.name, value)  # the way of a frozen dataclass to normalize a field
+            if (type(value) is not rule.kind and rule.kind is not object) or not rule.holds(value):
+                raise ConfigError(f"{field.name}={value!r}: expected {rule.text}")
+
+
+@dataclass(frozen=True)
+class RunConfig(Settings):
+    """Everything that determines a run; the same config gives the same numbers on the same machine.
+
+    A problem's config is a subclass with fields of its own and `parts`. Of the settings that all configs share,
+    ``threads`` is among them because it changes rounding: for narrow layers one thread is fastest, and leaves the other
+    cores to the browser. Settings that can change while a run goes on are named in ``live``.
 
     Raises:
         ConfigError: a value has the wrong type or is out of range; the message names key, value and what was expected.
@@ -74,48 +158,52 @@ class RunConfig:
     """
 
     problem: ClassVar[str] = ""
-    rules: ClassVar[dict[str, Rule]] = {}
-    live: ClassVar[tuple[str, ...]] = (
-        "learning_rate",
-        "merge_every",
-        "refine_every",
-        "refine_order",
-        "reset",
-        "penalty",
-        "skip",
-    )
+    live: ClassVar[tuple[str, ...]] = ()
     """What can change while a run goes on; everything else applies when a run is built."""
     _kinds: ClassVar[dict[str, type["RunConfig"]]] = {}
 
-    seed: int = 0
-    dtype: str = "float32"
-    device: str = "cpu"
-    threads: int = 1
-    rank: int = RECOMMENDED.rank
-    reset: Reset = RECOMMENDED.reset
-    train_v: bool = RECOMMENDED.train_v
-    optimizer: str = "adam"
-    learning_rate: float = 2e-3
-    batch_size: int = 128
-    merge_every: int = RECOMMENDED.every
-    refine_every: int = RECOMMENDED.refine_every
-    refine_order: int = 3
-    penalty: bool = False
-    skip: bool = True
-    measure_every: int = 25
+    seed: int = setting(0, "Seed", whole(0, 2**32 - 1), kind="number")
+    dtype: str = setting("float32", "Precision", choices=("float32", "float64"))
+    device: str = setting(
+        "cpu",
+        "Device",
+        Rule(str, lambda name: _is_device(name), "a torch device that this machine has, such as cpu or cuda"),
+        choices=lambda _: devices(),
+        own=True,
+    )
+    threads: int = setting(1, "", whole(1, 1024), help="torch threads on the CPU")
+    rank: int = setting(RECOMMENDED.rank, "Rank", whole(1, 64), own=True, help="Rank-one terms per layer")
+    reset: Reset = setting(
+        RECOMMENDED.reset, "Directions", choices={"gradient": "gradient", "gaussian": "Gaussian"}, live=True
+    )
+    train_v: bool = setting(
+        RECOMMENDED.train_v, "Train v, too", SWITCH, help="As in the paper; else v is fixed between merges"
+    )
+    optimizer: str = setting("adam", "Method", choices={"adam": "Adam", "sgd": "SGD"})
+    learning_rate: float = setting(2e-3, "Learning rate", POSITIVE, own=True, live=True, help="Step size")
+    batch_size: int = setting(128, "Batch", whole(1, 100_000), own=True)
+    merge_every: int = setting(RECOMMENDED.every, "Merge every", whole(1, 1_000_000), own=True, live=True, unit="steps")
+    refine_every: int = setting(
+        RECOMMENDED.refine_every, "Refine every", whole(0, 1_000_000), own=True, live=True, unit="merges"
+    )
+    refine_order: int = setting(
+        3, "Order of refinement", choices=ORDERS, kind="segments", live=True, help="R becomes R^p"
+    )
+    penalty: bool = setting(
+        False, "Penalty on det", SWITCH, live=True, help="Add a penalty on vanishing determinants to the loss"
+    )
+    skip: bool = setting(
+        True, "Skip bad merges", SWITCH, live=True, help="Refuse merges that would make a matrix nearly singular"
+    )
+    measure_every: int = setting(25, "", whole(1, 1_000_000), help="Steps between measurements of the model")
 
     def __init_subclass__(cls) -> None:
-        cls.rules = {**cls.__mro__[1].__dict__.get("rules", {}), **cls.__dict__.get("rules", {})}
+        super().__init_subclass__()
+        for name, rule in vars(cls).get("rules", {}).items():  # TRANSITION
+            cls.settings[name] = dataclasses.replace(cls.settings.get(name, Setting()), rule=rule)
+        if "live" not in vars(cls):
+            cls.live = tuple(name for name, setting in cls.settings.items() if setting.live)
         cls._kinds[cls.problem] = cls
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value, rule = getattr(self, field.name), self.rules[field.name]
-            if rule.kind is float and type(value) is int:
-                value = float(value)
-                object.__setattr__(self, field.name, value)  # the way of a frozen dataclass to normalize a field
-            if type(value) is not rule.kind or not rule.holds(value):
-                raise ConfigError(f"{field.name}={value!r}: expected {rule.text}")
 
     # --- what a problem's config supplies ----------------------------------------------------------------------------
 
@@ -124,12 +212,37 @@ class RunConfig:
         """Width d of the layers that presets are made for."""
         raise NotImplementedError
 
+    @property
+    def where(self) -> dict[str, Any]:
+        """Dtype and device, as torch's functions take them."""
+        return {"dtype": getattr(torch, self.dtype), "device": torch.device(self.device)}
+
+    @property
+    def preset(self) -> Preset:
+        """What the settings of perturbations and merges stand for."""
+        return dataclasses.replace(
+            RECOMMENDED, rank=self.rank, reset=self.reset, train_v=self.train_v, every=self.merge_every
+        )
+
+    @property
+    def step_size(self) -> float:
+        """The learning rate that is in force."""
+        return self.learning_rate
+
     def parts(self) -> tuple[Any, torch.nn.Module]:
         """Return the problem and the model of this config."""
         raise NotImplementedError
 
     def update(self, problem: Any) -> None:
         """Bring a problem up to date with those live settings that are its own."""
+
+    def measures(self, problem: Any, model: torch.nn.Module, watched: torch.Tensor | None) -> dict[str, Any]:
+        """Return what a measurement of a model finds, by name; numbers that not every run has get columns of their own.
+
+        "spectrum" may be the eigenvalues of some matrix, a numpy array of shape (d,).
+        """
+        test = problem.test_loss(model) if hasattr(problem, "test_loss") else math.nan
+        return {"test_loss": float(test), **figures(model, watched)}
 
     # --- values ------------------------------------------------------------------------------------------------------
 
@@ -192,9 +305,9 @@ class RunConfig:
         """
         values = dict(values)
         kind = cls._kind(values.pop("problem", cls.problem))
-        unknown = [key for key in values if key not in kind.rules]
+        unknown = [key for key in values if key not in kind.settings]
         if unknown:
-            name, expected = unknown[0], ", ".join(kind.rules)
+            name, expected = unknown[0], ", ".join(kind.settings)
             raise ConfigError(f"{name}={values[name]!r}: there is no such setting; expected one of {expected}")
         return kind(**values)
 
@@ -237,7 +350,7 @@ class RunConfig:
 
     @classmethod
     def _read(cls, name: str, text: str) -> Any:
-        rule = cls.rules.get(name)
+        rule = cls.settings[name].rule if name in cls.settings else None
         if rule is None or rule.kind is str:
             return text
         if rule.kind is bool:
@@ -268,21 +381,4 @@ def _is_device(name: str) -> bool:
     return True
 
 
-RunConfig.rules = {
-    "seed": whole(0, 2**32 - 1),
-    "dtype": one_of("float32", "float64"),
-    "device": Rule(str, _is_device, "a torch device that this machine has, such as cpu or cuda"),
-    "threads": whole(1, 1024),
-    "rank": whole(1, 64),
-    "reset": one_of("gaussian", "gradient"),
-    "train_v": SWITCH,
-    "optimizer": one_of("adam", "sgd"),
-    "learning_rate": POSITIVE,
-    "batch_size": whole(1, 100_000),
-    "merge_every": whole(1, 1_000_000),
-    "refine_every": whole(0, 1_000_000),
-    "refine_order": one_of(*ORDERS),
-    "penalty": SWITCH,
-    "skip": SWITCH,
-    "measure_every": whole(1, 1_000_000),
-}
+RunConfig.live = tuple(name for name, field in RunConfig.settings.items() if field.live)

@@ -2,20 +2,22 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.optim import SGD, Adam, Optimizer
 
 from p4lab.errors import ConfigError, TrainingError
 from p4lab.p4 import MergeReport, MergeSchedule, MergeStatus, P4Inv, P4Module, p4_modules, penalty
-from p4lab.p4.linear import MIN_FACTOR
+from p4lab.p4.linear import MIN_FACTOR, P4Linear
 from p4lab.training.config import RunConfig
-from p4lab.training.measure import eigenvalues, figures
+from p4lab.training.measure import eigenvalues
 from p4lab.training.records import Event, Kind, Moment, Records, Snapshot, copied
 
 if TYPE_CHECKING:
@@ -69,6 +71,10 @@ class Engine:
         model: what is trained (None: the config's).
         optimizer: what trains it (None: the config's).
         schedule: when P4 modules merge (None: the config's; a model without P4 modules has none).
+        rates: learning rates of the optimizer's groups for a config (None: ``config.step_size`` for all).
+        extras: further pictures of the engine, by name.
+        stateful: further parts of the run's state, by name: what has ``state_dict`` and ``load_state_dict``.
+        clock: what tells the time that steps take, in seconds (None: `Engine.clock`).
 
     Attributes:
         config: the settings in force; `set` replaces it.
@@ -97,8 +103,14 @@ class Engine:
         model: nn.Module | None = None,
         optimizer: Optimizer | None = None,
         schedule: MergeSchedule | None = None,
+        *,
+        rates: Callable[[Any], Sequence[float]] | None = None,
+        extras: Callable[["Engine"], dict[str, Any]] = lambda engine: {},
+        stateful: Mapping[str, Any] = MappingProxyType({}),
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        self.config = config
+        self.config, self._rates, self._extras, self._stateful = config, rates, extras, stateful
+        self.clock = clock or type(self).clock
         if problem is None or model is None:
             problem, model = config.parts()
         self.problem, self.model = problem, model
@@ -121,13 +133,10 @@ class Engine:
         watched = self._watched()
         self._watched_bytes = 0 if watched is None else watched.numel() * watched.element_size()
         self._small = 0 < self._watched_bytes <= SMALL_BYTES
-        self.records = self._new_records()
+        self.records = Records.watching(self._watched_bytes)
         self._apply(config)
         self._measure()
         self._follow(set(), True)
-
-    def _new_records(self) -> Records:
-        return Records.watching(self._watched_bytes)
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -140,7 +149,12 @@ class Engine:
         """
         with _threads(self.config.threads):
             for _ in range(n):
-                self._step()
+                try:
+                    self._step()
+                except (LinAlgError, np.linalg.LinAlgError) as error:
+                    raise TrainingError(
+                        f"step {self.step + 1}: {error}. The weights have no inverse or are not finite"
+                    ) from error
 
     @property
     def merge_due(self) -> bool:
@@ -214,8 +228,11 @@ class Engine:
 
     @torch.no_grad()
     def _measure(self) -> None:
-        test = self.problem.test_loss(self.model) if hasattr(self.problem, "test_loss") else math.nan
-        self.records.measures.append(step=self.step, test_loss=float(test), **figures(self.model, self._watched()))
+        values = self.config.measures(self.problem, self.model, self._watched())
+        spectrum = values.pop("spectrum", None)
+        self.records.measures.append(step=self.step, **values)
+        if spectrum is not None:
+            self.records.spectrum.add(self.step, spectrum)
 
     @torch.no_grad()
     def _follow(self, kinds: set[Kind], measured: bool) -> None:
@@ -263,13 +280,17 @@ class Engine:
 
     def _apply(self, config: RunConfig) -> None:
         config.update(self.problem)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate
+        groups = self.optimizer.param_groups
+        rates = self._rates(config) if self._rates else [config.step_size] * len(groups)
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
         if self.schedule:
             self.schedule.every, self.schedule.refine_every = config.merge_every, config.refine_every
+        for layer in self.layers:
+            if isinstance(layer, P4Linear) and (isinstance(layer, P4Inv) or "reset" in config.live):
+                layer.reset_kind = config.reset
         for layer, factor in self._factors.items():
-            layer.reset_kind, layer.refine_order = config.reset, config.refine_order
-            layer.min_factor = factor if config.skip else 0.0
+            layer.refine_order, layer.min_factor = config.refine_order, factor if config.skip else 0.0
 
     # --- looking, and coming back ------------------------------------------------------------------------------------
 
@@ -287,10 +308,8 @@ class Engine:
         )
 
     def _pictures(self) -> MappingProxyType[str, Any]:
-        if not hasattr(self.problem, "pictures"):
-            return MappingProxyType({})
-        pictures = self.problem.pictures(self.model, self._z)
-        return MappingProxyType({name: picture.numpy() for name, picture in pictures.items()})
+        pictures = self.problem.pictures(self.model, self._z) if hasattr(self.problem, "pictures") else {}
+        return MappingProxyType({name: picture.numpy() for name, picture in pictures.items()} | self._extras(self))
 
     @torch.no_grad()
     def moment(self) -> Moment:
@@ -308,6 +327,7 @@ class Engine:
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict() if self.schedule else {},
                 "batches": self._batches.get_state(),
+                **{name: part.state_dict() for name, part in self._stateful.items()},
             }
         )
 
@@ -329,10 +349,12 @@ class Engine:
             if self.schedule:
                 self.schedule.load_state_dict(state["schedule"])
             self._batches.set_state(state["batches"])
+            for name, part in self._stateful.items():
+                part.load_state_dict(state[name])
             step, seconds = int(state["step"]), float(state["seconds"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise ConfigError(f"state of a run: it does not fit this problem and model ({error})") from error
-        self.step, self.seconds, self.records = step, seconds, records or self._new_records()
+        self.step, self.seconds, self.records = step, seconds, records or Records.watching(self._watched_bytes)
         self._apply(config)
         self.config = config
         if records is None:

@@ -1,6 +1,7 @@
 """Several engines that train side by side, step by step."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -15,19 +16,24 @@ if TYPE_CHECKING:
 
 
 class Lanes:
-    """Engines that differ in a few settings and train in step; the interface is an engine's.
+    """Engines that differ in a few settings and train side by side; the interface is an engine's.
 
-    A lane whose loss is no longer finite stops and says why; the others go on.
+    They train in step. If the config has a ``turn`` (milliseconds) and a ``budget`` (seconds), each of them trains for
+    the same time instead: a step is a turn of every lane, a lane whose step takes longer than its turn waits until the
+    others have caught up, and the run is finished when each has used up its budget. A lane whose loss is not finite any
+    more stops and says why; the others go on.
 
     Args:
         config: the settings that they share.
         vary: name of the setting in which they differ.
-        over: its values, one for each lane; or, by the lane's name, all the settings that make it differ (``vary`` is
-            then only what they differ in, in a word). The first lane's records and pictures stand for the whole.
+        over: its values, one for each lane; or, by the lane's name, all the settings that make it differ, or its engine
+            (``vary`` is then only what they differ in, in a word). The first lane's records and pictures stand for the
+            whole.
 
     Attributes:
         engines: the lanes by value of the setting, or by name.
         failed: why lanes stopped, likewise.
+        step: number of steps, or turns, that each lane has had.
 
     Raises:
         ConfigError: a value is out of range.
@@ -40,20 +46,25 @@ class Lanes:
         [3, 3]
     """
 
-    _differ: frozenset[str] = frozenset()
-
-    def __init__(self, config: RunConfig, vary: str, over: Sequence[Any] | Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self, config: RunConfig, vary: str, over: Sequence[Any] | Mapping[str, Mapping[str, Any]] | Mapping[str, Engine]
+    ) -> None:
         self.config, self.vary, self.step = config, vary, 0
-        lanes = over if isinstance(over, Mapping) else {str(value): {vary: value} for value in over}
-        self._differ = frozenset(name for changes in lanes.values() for name in changes)
-        self.engines = {name: Engine(config.replace(**changes)) for name, changes in lanes.items()}
+        lanes: Mapping[str, Any] = over if isinstance(over, Mapping) else {str(value): {vary: value} for value in over}
+        self.engines = {
+            name: lane if isinstance(lane, Engine) else Engine(config.replace(**lane)) for name, lane in lanes.items()
+        }
         self.failed: dict[str, str] = {}
-        self._first = next(iter(self.engines.values()))
+
+    @property
+    def clock(self) -> float:
+        """Seconds that each lane may have trained by now; infinite if they train in step."""
+        return self.step * getattr(self.config, "turn", math.inf) / 1000 if self.step else 0.0
 
     @property
     def finished(self) -> bool:
-        """Whether the run has come to its end; never, for plain lanes."""
-        return False
+        """Whether the budget is used up; never, if there is none."""
+        return bool(self.clock >= getattr(self.config, "budget", math.inf)) and hasattr(self.config, "turn")
 
     @property
     def merge_due(self) -> bool:
@@ -63,24 +74,32 @@ class Lanes:
     @property
     def records(self) -> Records:
         """The first lane's records."""
-        return self._first.records
+        return next(iter(self.engines.values())).records
 
     def run(self, n: int = 1) -> None:
-        """Do ``n`` steps in every lane that can go on.
+        """Do ``n`` steps, or turns, in every lane that can go on.
 
         Raises:
             TrainingError: no lane can.
         """
         for _ in range(n):
+            self.step += 1
             for name in self._alive():
                 try:
-                    self.engines[name].run()
+                    self._go_on(self.engines[name])
                 except TrainingError as error:
                     self.failed[name] = str(error)
             if not self._alive():
+                self.step -= 1
                 failed, self.failed = self.failed, {}  # after a change of settings all of them may try again
-                raise TrainingError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
-            self.step += 1
+                raise TrainingError("; ".join(f"{name}: {failed[name]}" for name in self.engines))
+
+    def _go_on(self, engine: Engine) -> None:
+        if not hasattr(self.config, "turn"):
+            engine.run()
+            return
+        while engine.seconds < self.clock:
+            engine.run()
 
     def set(self, name: str, value: Any) -> None:
         """Change a live setting in every lane.
@@ -88,7 +107,9 @@ class Lanes:
         Raises:
             ConfigError: as `Engine.set`, or a setting in which the lanes differ.
         """
-        if name in self._differ:
+        if any(
+            getattr(engine.config, name, None) != getattr(self.config, name, None) for engine in self.engines.values()
+        ):
             raise ConfigError(f"{name}={value!r}: the lanes differ in this setting; choose the lanes at reset")
         for engine in self.engines.values():
             engine.set(name, value)
@@ -145,4 +166,7 @@ class Lanes:
         return pd.concat({name: engine.frame() for name, engine in self.engines.items()}, names=["lane"])
 
     def _alive(self) -> list[str]:
-        return [name for name in self.engines if name not in self.failed]
+        # Whoever comes first in a step may wait for the thread that draws: each lane in turn.
+        names = [name for name in self.engines if name not in self.failed]
+        turn = self.step % max(1, len(names))
+        return names[turn:] + names[:turn]

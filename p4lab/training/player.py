@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
@@ -126,6 +126,10 @@ class Player:
     def set(self, **changes: Any) -> None:
         """Change settings: at once where they are live, or while the run has not begun; else at the next reset."""
         self._commands.put(lambda: self._set(changes))
+
+    def change(self, changes: Callable[[RunConfig], Mapping[str, Any]]) -> None:
+        """Change settings, as `set`, to what follows from those that are planned."""
+        self._commands.put(lambda: self._set(dict(changes(self._planned))))
 
     def limit(self, steps_per_second: float | None) -> None:
         """Limit the speed (None: full speed)."""

@@ -161,23 +161,13 @@ class PropertyLanes(Lanes):
         ['P4Circulant', 'nn.Linear']
     """
 
-    _differ = frozenset(("way", "optimizer", "learning_rate"))
-
     def __init__(self, config: PropertyConfig, ways: Iterable[str] = WAYS) -> None:
         _warm_up(config.prop, config.dtype, config.device)
-        self.config, self.vary, self.step = config, "way", 0
-        self.engines = {
+        engines = {
             name: PropertyEngine(config.replace(way=name, **LANES[config.prop][name].settings(config.dim)))
             for name in ways
         }
-        self.failed: dict[str, str] = {}
-        self._first = next(iter(self.engines.values()))
-
-    def _alive(self) -> list[str]:
-        # Whoever comes first in a step may wait for the thread that draws: each lane in turn.
-        names = super()._alive()
-        turn = self.step % max(1, len(names))
-        return names[turn:] + names[:turn]
+        super().__init__(config, "way", engines)
 
 
 @lru_cache(maxsize=64)

@@ -138,14 +138,6 @@ class Lane(Engine):
         merges = schedule if isinstance(schedule, MergeSchedule) else None
         super().__init__(config, chosen, model, optimizer, merges)
 
-    def _step(self) -> None:
-        try:
-            super()._step()
-        except (LinAlgError, np.linalg.LinAlgError) as error:
-            raise TrainingError(
-                f"step {self.step + 1}: {error}. The weights have no inverse or are not finite"
-            ) from error
-
     def _move_base(self, *_: Any) -> None:
         assert self._rebase is not None
         try:
@@ -258,43 +250,8 @@ class Race(Lanes):
         ['p4inv', 'plain']
     """
 
-    engines: Mapping[str, Lane]  # type: ignore[assignment]
-
     def __init__(self, config: RaceConfig) -> None:
-        self.config, self.vary, self.step = config, "methods", 0
-        self.engines = {name: Lane(config, name) for name in config.names}
-        self.failed: dict[str, str] = {}
-        self._first = next(iter(self.engines.values()))
-
-    @property
-    def clock(self) -> float:
-        """Seconds that each lane may have trained by now."""
-        return self.step * self.config.turn / 1000  # type: ignore[attr-defined]
-
-    @property
-    def finished(self) -> bool:
-        """Whether the budget is used up."""
-        return self.clock >= self.config.budget  # type: ignore[attr-defined]
-
-    def run(self, n: int = 1) -> None:
-        """Give every lane that can go on ``n`` turns.
-
-        Raises:
-            TrainingError: no lane can.
-        """
-        for _ in range(n):
-            self.step += 1
-            for name in self._alive():
-                lane = self.engines[name]
-                try:
-                    while lane.seconds < self.clock:
-                        lane.run()
-                except TrainingError as error:
-                    self.failed[name] = str(error)
-            if not self._alive():
-                self.step -= 1
-                failed, self.failed = self.failed, {}
-                raise TrainingError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
+        super().__init__(config, "methods", {name: Lane(config, name) for name in config.names})
 
     def leaderboard(self) -> "pandas.DataFrame":
         """Return one row per lane, the best first; see `standings`."""

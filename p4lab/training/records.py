@@ -110,9 +110,11 @@ class Table:
         return len(self.columns["step"])
 
     def append(self, **values: float) -> None:
-        """Add one row; every column needs its value."""
+        """Add one row; the first one may bring columns with it, and what a row does not give is NaN."""
+        if not len(self):
+            self.columns |= {name: array("d") for name in values if name not in self.columns}
         for name, column in self.columns.items():
-            column.append(values[name])
+            column.append(values.get(name, math.nan))
 
     def curve(self, name: str, limit: int = MAX_POINTS) -> Curve:
         """Return ``(step, value)`` with at most ``limit`` points, the last row always among them.

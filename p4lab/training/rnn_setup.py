@@ -17,6 +17,7 @@ from p4lab.problems.recurrent import CELLS, STARTS, RecurrentNet, RecurrentRotat
 from p4lab.problems.sequences import LONGEST, TASKS, Adding, CopyMemory, Task
 from p4lab.training.config import POSITIVE, Rule, RunConfig, one_of, whole
 from p4lab.training.engine import Engine
+from p4lab.training.lanes import Lanes
 from p4lab.training.measure import eigenvalues
 from p4lab.training.race import Race
 
@@ -195,12 +196,11 @@ class RnnLane(Engine):
         spectra: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.clock = clock
         self.cell = CELLS[cell]
         self.choice = choice or known(config.task, cell)
         self._spectra = spectra and config.dim <= WIDEST
         task, net = config.parts_of(cell)
-        super().__init__(config, task, net, recurrent_optimizer(net, self.choice.rate, self.choice.factor))
+        super().__init__(config, task, net, recurrent_optimizer(net, self.choice.rate, self.choice.factor), clock=clock)
 
     def _apply(self, config: RunConfig) -> None:
         assert isinstance(config, RnnConfig)
@@ -243,8 +243,6 @@ class RnnRace(Race):
         ['p4orthogonal', 'plain', 'rival']
     """
 
-    engines: Mapping[str, RnnLane]  # type: ignore[assignment]
-
     def __init__(
         self,
         config: RnnConfig,
@@ -260,11 +258,9 @@ class RnnRace(Race):
             raise OptionError(f"cell {unknown[0]!r} is not known: choose one of {', '.join(CELLS)}")
         for cell in lanes.values():
             _warm_up(cell, config.dtype, config.device)
-        self.config, self.vary, self.step = config, "cell", 0
         rates = choices or {}
-        self.engines = {name: RnnLane(config, cell, rates.get(name), spectra, clock) for name, cell in lanes.items()}
-        self.failed: dict[str, str] = {}
-        self._first = next(iter(self.engines.values()))
+        engines = {name: RnnLane(config, cell, rates.get(name), spectra, clock) for name, cell in lanes.items()}
+        Lanes.__init__(self, config, "cell", engines)
 
 
 def cells_of(config: RnnConfig) -> dict[str, str]:

@@ -3,9 +3,10 @@
 from p4lab.widgets.alanine_lab import alanine_lab
 from p4lab.widgets.boltzmann_lab import boltzmann_lab
 from p4lab.widgets.break_lab import break_lab
+from p4lab.widgets.catalog import swaps_lab
 from p4lab.widgets.channel import BrowserError, Channel
 from p4lab.widgets.controls import ControlPanel, Group, Item
-from p4lab.widgets.dashboard import Dashboard, Picture, Style
+from p4lab.widgets.dashboard import Dashboard
 from p4lab.widgets.density_lab import density_lab
 from p4lab.widgets.digits_lab import digits_lab
 from p4lab.widgets.image_grid import ImageGrid, Panel
@@ -20,7 +21,6 @@ from p4lab.widgets.rnn_lab import rnn_lab
 from p4lab.widgets.sketch import Sketch
 from p4lab.widgets.space import Space
 from p4lab.widgets.start_lab import start_lab
-from p4lab.widgets.swaps_lab import swaps_lab
 from p4lab.widgets.temperature_lab import temperature_lab
 
 __all__ = [
@@ -33,11 +33,9 @@ __all__ = [
     "Item",
     "LivePlot",
     "Panel",
-    "Picture",
     "Plane",
     "Sketch",
     "Space",
-    "Style",
     "alanine_lab",
     "boltzmann_lab",
     "break_lab",

@@ -13,8 +13,8 @@ from p4lab.training.alanine_setup import STARTS, AlanineConfig, AlanineView, Vie
 from p4lab.widgets import settings_items as shared
 from p4lab.widgets.alanine_pictures import LOOK_EVERY, Energies, Molecule, Profile, Ramachandran, Watch
 from p4lab.widgets.controls import Group, Item
-from p4lab.widgets.dashboard import PICTURE_INTERVAL, Dashboard, Picture, Style
-from p4lab.widgets.panels import Readout, speed_text
+from p4lab.widgets.old_dashboard import PICTURE_INTERVAL, Dashboard, Picture, Style
+from p4lab.widgets.old_panels import Readout, speed_text
 
 TEXTS = {
     "realnvp": "RealNVP",

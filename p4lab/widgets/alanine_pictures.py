@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from p4lab.molecules import alanine
 from p4lab.molecules.dataset import BINS, reference
+from p4lab.plots.layers import Dots, Heatmap, Layer, Line, Path, Points
 from p4lab.training import Frame, State
 from p4lab.training.alanine_setup import AlanineConfig, AlanineView, View, prepared
 from p4lab.widgets.channel import FOLDER
-from p4lab.widgets.layers import Layer
-from p4lab.widgets.plane import Heatmap, Path, Plane, Points
-from p4lab.widgets.space import Dots, Line, Space
+from p4lab.widgets.plane import Plane
+from p4lab.widgets.space import Space
 
 LOOK_EVERY = 2.0
 """Seconds between two looks at a flow that trains."""

@@ -19,8 +19,8 @@ from p4lab.widgets.boltzmann_pictures import (
     number,
 )
 from p4lab.widgets.controls import ControlPanel, Group, Item
-from p4lab.widgets.dashboard import PANEL_INTERVAL, Dashboard, Picture, Style
-from p4lab.widgets.panels import Readout, speed_text
+from p4lab.widgets.old_dashboard import PANEL_INTERVAL, Dashboard, Picture, Style
+from p4lab.widgets.old_panels import Readout, speed_text
 
 FLOW_TEXTS = {
     "realnvp_p4inv": "RealNVP + P4Inv swaps",

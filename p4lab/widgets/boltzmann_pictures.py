@@ -20,14 +20,14 @@ from p4lab.boltzmann import (
     log_weights,
     weighted_histogram,
 )
+from p4lab.plots.layers import Heatmap, Layer, Path, Points
 from p4lab.problems.density2d import grid
 from p4lab.problems.energies import SIDE, PlaneEnergy
 from p4lab.training import Frame, Snapshot, State
 from p4lab.training.boltzmann_setup import BoltzmannConfig
 from p4lab.widgets.channel import FOLDER
 from p4lab.widgets.controls import ControlPanel, Group, Item
-from p4lab.widgets.layers import Layer
-from p4lab.widgets.plane import Heatmap, Path, Plane, Points
+from p4lab.widgets.plane import Plane
 
 COARSE, FINE = 72, 120
 """Cells along a side of a density, while training and at rest."""

@@ -16,8 +16,8 @@ from p4lab.training.stability import DAMAGE, LANES, WRECK, StabilityConfig, dama
 from p4lab.widgets import settings_items as shared
 from p4lab.widgets.break_pictures import EigenvaluePicture, SingularPicture
 from p4lab.widgets.controls import Group, Item
-from p4lab.widgets.dashboard import WAIT, Dashboard, Picture, Style
-from p4lab.widgets.panels import Readout, readout, speed_text, with_stopped
+from p4lab.widgets.old_dashboard import WAIT, Dashboard, Picture, Style
+from p4lab.widgets.old_panels import Readout, readout, speed_text, with_stopped
 
 LOSS = Loss("loss |W − T|² / d", log=True, bits=False, test=False)
 PUSHES = (-1.0, -0.3, -0.1, -1e-2, -1e-3, -1e-4, -1e-6, 0.0, 1e-6, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0)

@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p4lab.plots import RUN_COLORS
+from p4lab.plots.layers import Layer, Path, Points, Text
 from p4lab.training import Frame
 from p4lab.training.stability import LANES
 from p4lab.widgets.channel import FOLDER
-from p4lab.widgets.layers import Layer
-from p4lab.widgets.plane import Path, Plane, Points, Text
+from p4lab.widgets.plane import Plane
 from p4lab.widgets.spectrum import CIRCLE
 
 EXTENTS = (1.4, 2.5, 5.0)

@@ -27,6 +27,10 @@ Kind = Literal[
 ]
 
 
+STYLE = (FOLDER / "dashboard.css").read_text(encoding="utf-8")
+"""How all labs look."""
+
+
 @dataclass(frozen=True)
 class Item:
     """A control or a readout.
@@ -40,7 +44,9 @@ class Item:
         choices: values to choose from (slider: ascending; choice; segments); file endings (upload).
         texts: how they read (empty: as they are).
         live: whether it acts at once; if not, it is labelled so.
-        look: of a button: "plain", "primary" or "attention"; of a text: "copy" adds a button that copies it.
+        look: of a button: "plain", "primary" or "attention"; of a text: "copy" adds a button that copies it; of any
+            control in a column: "wide" gives it a line of its own.
+        color: of the line beside a readout.
     """
 
     kind: Kind
@@ -52,6 +58,7 @@ class Item:
     texts: tuple[str, ...] = ()
     live: bool = True
     look: str = "plain"
+    color: str = ""
 
     def __post_init__(self) -> None:
         if not self.texts:
@@ -80,7 +87,7 @@ class ControlPanel(Channel):
     """
 
     _esm = script("panel.js")
-    _css = (FOLDER / "dashboard.css").read_text(encoding="utf-8")
+    _css = STYLE
 
     def __init__(
         self,

@@ -1,39 +1,55 @@
 """The live lab: a player, a pump, and the widgets that show and control them."""
 
 import atexit
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import ipywidgets
 from IPython import get_ipython
 
-from p4lab.errors import ConfigError, OptionError
-from p4lab.p4 import PRESETS
-from p4lab.plots import RUN_COLORS, VIEWS, Figure, Loss, Shown, training_curves
-from p4lab.training import Frame, Player, Pump, RunConfig, Snapshot, State, describe, load_run, save_run
-from p4lab.training.runs import Factory
+from p4lab.errors import OptionError, P4Error
+from p4lab.labs.lab import (
+    CURVES,
+    PANEL,
+    Axes,
+    Bar,
+    Board,
+    Box,
+    Canvas,
+    Drawing,
+    Equations,
+    Grids,
+    Lab,
+    Picture,
+    Sight,
+)
+from p4lab.training import Frame, Player, Pump, RunConfig, State, describe, load_run, save_run
+from p4lab.training.config import Setting
 from p4lab.widgets import files
 from p4lab.widgets.channel import Channel
-from p4lab.widgets.controls import ControlPanel, Group
+from p4lab.widgets.controls import STYLE, ControlPanel, Group, Item, Kind
+from p4lab.widgets.formula import Formula
+from p4lab.widgets.image_grid import ImageGrid, Panel
 from p4lab.widgets.live_plot import LivePlot
-from p4lab.widgets.panels import Readout, header, hint, readouts, run_rows, runs_panel, time_bar, view_group
+from p4lab.widgets.panels import header, hint, run_rows, runs_panel, stopped_lanes, time_bar
+from p4lab.widgets.plane import Plane
+from p4lab.widgets.sketch import Sketch
+from p4lab.widgets.space import Space
 
 if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects
 
-PICTURE_INTERVAL = 0.11
-PANEL_INTERVAL = 0.33
-CURVE_INTERVAL = 1.0
 WAIT = 10.0
-BUTTONS = {"start", "step", "merge", "restart", "scrub", "now", "branch", "keep", "view", "runs", "config", "upload"}
+"""Seconds that the player may take to answer."""
+BUTTONS = {"start", "step", "merge", "restart", "scrub", "now", "branch", "keep", "runs", "config", "upload"}
 """What the lab's own controls are called; a setting of such a name would press them."""
 
 
-@dataclass
-class Picture:
+@dataclasses.dataclass
+class Screen:
     """A widget that shows frames, as the pump sees it.
 
     Attributes:
@@ -44,7 +60,7 @@ class Picture:
 
     widget: Channel
     draw: Callable[[Frame], None]
-    interval: float = PICTURE_INTERVAL
+    interval: float
 
     @property
     def ready(self) -> bool:
@@ -52,92 +68,72 @@ class Picture:
         return self.widget.ready
 
 
-@dataclass(frozen=True)
-class Style:
-    """How a lab's curves and numbers read.
-
-    Attributes:
-        loss: how losses read.
-        view: which diagnostics are shown first.
-        lanes: what lanes are called, by value of the setting in which they differ.
-        readouts: numbers in the header (None: step, speed, losses, merges).
-    """
-
-    loss: Loss = field(default_factory=Loss)
-    view: str = "inverse"
-    lanes: dict[str, str] = field(default_factory=dict)
-    readouts: Sequence[Readout] | None = None
-
-
 class Dashboard:
-    """Train live in a notebook: transport, readouts, time travel, settings, fast pictures, curves, and runs to compare.
+    """Show a `p4lab.labs.Lab`: transport, numbers, time travel, settings, pictures, curves, and runs to compare.
 
-    It joins things and computes nothing: the factory makes engines, each picture draws frames, `p4lab.plots` draws the
-    curves. Displaying the object shows the lab. A new lab of the same name closes the one before, threads and all.
+    It joins things and computes nothing: the lab says what trains, and how frames become drawings. Displaying the
+    object shows it. A new dashboard of the same name closes the one before, threads and all.
 
     Args:
-        config: settings of the first run.
-        factory: makes the engine (or lanes) of a config.
-        title: heading.
-        subtitle: one line on what one sees.
-        settings: groups of items named like the fields of the config; "preset" and "speed" are understood, too.
-        pictures: fast pictures.
-        style: how curves and numbers read.
+        lab: what to show.
+        config: settings of the first run (None: the lab's).
         name: what replaces what (None: the notebook cell that runs this, so that two cells give two labs).
+        changes: settings over those of ``config``, and of the lab's view.
 
     Attributes:
+        lab: what is shown.
         player: the player.
+        view: what is chosen to look at; `touch` changes it.
         root: the outermost ipywidget.
 
     Raises:
-        OptionError: a setting has the name of one of the lab's own controls (`BUTTONS`).
-        P4Error: whatever the factory raises on the first config.
+        ConfigError: unknown setting, or a value out of range.
+        OptionError: a setting has the name of one of the dashboard's own controls (`BUTTONS`).
+        P4Error: whatever the trainer raises on the first config.
     """
 
     # Shared state, so that re-running a cell can close what it started before.
     _open: ClassVar[dict[str, "Dashboard"]] = {}
 
-    def __init__(
-        self,
-        config: RunConfig,
-        factory: Factory,
-        title: str,
-        subtitle: str,
-        settings: Sequence[Group],
-        pictures: Sequence[Picture] = (),
-        style: Style | None = None,
-        name: str | None = None,
-    ) -> None:
+    def __init__(self, lab: Lab[Any, Any], config: RunConfig | None = None, name: str | None = None, **changes: Any):
+        looks = {key: changes.pop(key) for key in list(changes) if key in lab.view.settings}
+        config = (config or lab.config).replace(**changes)
         self._key = name or _cell_id()
         if self._key in self._open:
             self._open[self._key].close()
-        self._title, self._factory = title, factory
-        self._style = style or Style()
-        self._view = self._style.view
-        self._readouts = readouts(self._style.loss) if self._style.readouts is None else self._style.readouts
+        self.lab, self.view = lab, dataclasses.replace(lab.view, **looks)
         self._refused: Exception | None = None
-        self._names = {item.name for group in settings for item in group.items}
-        if taken := self._names & BUTTONS:
+        self._memory: dict[str, Any] = {}
+        bars = [picture.base.items for picture in lab.pictures if isinstance(picture.base, Bar)]
+        offered = [*lab.groups.values(), *bars]
+        if taken := BUTTONS & {control for names in offered for control in names}:
             raise OptionError(f"settings named {', '.join(sorted(taken))}: buttons have these names; choose others")
-        self.player = Player(factory, config)
-        self._head = ControlPanel(header(title, subtitle, self._readouts), self._touched, direction="row")
+        self.player = Player(lab.trainer, config)
+        self._head = ControlPanel(
+            header(lab.title, lab.subtitle, lab.numbers), self._touched, direction="row", _css=STYLE + lab.style
+        )
         self._time = ControlPanel(time_bar(), self._touched, direction="row")
-        self._side = ControlPanel([*settings, view_group(self._view)], self._touched)
+        self._side = ControlPanel(
+            [Group(label, self._items(names, config)) for label, names in lab.groups.items()], self._touched
+        )
         self._runs = ControlPanel(runs_panel(), self._touched, direction="row")
         self._plot = LivePlot()
-        # What moves fast goes first.
-        self._views = [
-            *pictures,
-            Picture(self._head, self._show_head, PANEL_INTERVAL),
-            Picture(self._time, self._show_time, PANEL_INTERVAL),
-            Picture(self._side, self._show_side, PANEL_INTERVAL),
-            Picture(self._runs, self._show_runs, CURVE_INTERVAL),
-            Picture(self._plot, lambda frame: self._plot.show(self._curves(frame)), CURVE_INTERVAL),
+        pictures = [self._screen(picture, config) for picture in lab.pictures]
+        # What moves fast goes first, and the slowest of a lab's pictures last, wherever they stand on the page.
+        self._screens = [
+            *sorted(pictures, key=lambda screen: screen.interval),
+            Screen(self._head, self._show_head, PANEL),
+            Screen(self._time, self._show_time, PANEL),
+            Screen(self._side, lambda frame: self._show_panel(self._side, lab.groups.values(), frame), PANEL),
+            Screen(self._runs, self._show_runs, CURVES),
+            Screen(self._plot, lambda frame: self._plot.show(lab.curves(self._sight(frame))), CURVES),
         ]
-        self.root = self._layout([picture.widget for picture in pictures])
-        self._pump = Pump(self.player, self._views)
-        for view in self._views:
-            view.widget.on_ready = self._pump.wake
+        self.root = self._layout([screen.widget for screen in pictures])
+        if self.view.speed is not None:
+            self.player.limit(self.view.speed)
+        self._pump = Pump(self.player, self._screens)
+        for screen in self._screens:
+            screen.widget.on_ready = self._pump.wake
         self._open[self._key] = self
         atexit.register(self.close)
 
@@ -155,31 +151,100 @@ class Dashboard:
         if not pictures:
             del areas["p4-pictures"]
         layout = ipywidgets.Box(list(areas.values())).add_class("p4-layout")
-        return ipywidgets.Box([layout]).add_class("p4-lab")
+        root = ipywidgets.Box([layout]).add_class("p4-lab").add_class(f"p4-{self.lab.name}")
+        return root.add_class(f"p4-{self.lab.layout}-pictures")
+
+    def _items(self, names: Iterable[str], config: RunConfig) -> list[Item]:
+        values = self.lab.values(config, self.view)
+        items = []
+        for name in names:
+            button, setting = self.lab.buttons.get(name), self.lab.setting(name)
+            if button is not None:
+                items.append(Item("button", name, button.label, help=button.help))
+            elif setting is not None:
+                items.append(item_of(name, setting, config, values[name]))
+        return items
+
+    def _screen(self, picture: Picture, config: RunConfig) -> Screen:
+        widget, show = self._widget(picture, config)
+        if picture.area:
+            widget.add_class(f"p4-{self.lab.name}-{picture.area}")
+
+        def draw(frame: Frame) -> None:
+            drawing = picture.draw(self._sight(frame))
+            if not isinstance(picture.base, Canvas | Bar):
+                widget.display(drawing is not None)
+            if drawing is not None:
+                show(drawing)
+
+        if isinstance(picture.base, Bar):
+            names = picture.base.items
+            return Screen(widget, lambda frame: self._show_panel(widget, [names], frame), PANEL)
+        return Screen(widget, draw, picture.every)
+
+    def _widget(self, picture: Picture, config: RunConfig) -> tuple[Any, Callable[[Any], None]]:
+        """Return the widget of a picture, and what puts a drawing on it."""
+        base = picture.base
+        if isinstance(base, Axes | Box):
+            kind: Any = Plane if isinstance(base, Axes) else Space
+            plot = kind(**dataclasses.asdict(base), on_moved=lambda name, point: self._moved(picture, name, point))
+            return plot, lambda drawing: plot.show(drawing.layers, drawing.bounds)
+        if isinstance(base, Grids):
+            panels = [Panel(grid.label, grid.note, grid.columns, color=grid.color) for grid in base.grids]
+            grids = ImageGrid(panels, base.top, base.colors, base.ends)
+            return grids, grids.show_all
+        if isinstance(base, Board):
+            table = Group("", (Item("table", "board", base.label),))
+            board = ControlPanel([table], self._touched, direction="row").add_class("p4-board")
+            return board, lambda rows: board.show({"board": _table(rows)})
+        if isinstance(base, Equations):
+            formula = Formula(base.decimals)
+            return formula, formula.show
+        if isinstance(base, Bar):
+            items = self._items(base.items, config)
+            return ControlPanel([Group("", items)], self._touched, direction="row").add_class("p4-bar"), lambda _: None
+        use, copy = base.use, base.copy
+        sketch = Sketch(
+            base.size,
+            base.levels,
+            base.area,
+            base.title,
+            base.note,
+            lambda ink: self._restart(use(ink)),
+            lambda: sketch.show(copy(self._sight(self.player.frame(WAIT)))),
+        )
+        return sketch, sketch.show
+
+    def _sight(self, frame: Frame) -> Sight[Any, Any]:
+        return Sight(frame, self.view, self._memory)
 
     @property
     def error(self) -> Exception | None:
         """What went wrong in training, drawing or the browser; None if all is well."""
-        drawn = (view.widget.error for view in self._views)
+        drawn = (screen.widget.error for screen in self._screens)
         return self.player.error or self._pump.error or next((error for error in drawn if error), None)
 
     def close(self) -> None:
-        """End the threads and remove the widgets."""
+        """End the threads, remove the widgets, and free what the pictures hold."""
         if self._open.get(self._key) is self:
             del self._open[self._key]
         atexit.unregister(self.close)
         self._pump.close()
         self.player.close()
-        for view in self._views:
-            view.widget.close()
+        for screen in self._screens:
+            screen.widget.close()
         for box in (*self.root.children[0].children, *self.root.children, self.root):
             box.close()
+        for _, held in self._memory.values():
+            if hasattr(held, "close"):
+                held.close()
+        self._memory.clear()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         bundle = self.root._repr_mimebundle_(**options) or {}
         data, *metadata = bundle if isinstance(bundle, tuple) else (bundle,)
         # The text is what a saved notebook keeps of the lab.
-        data = {**data, "text/plain": f"{self._title}: run this cell in JupyterLab to see it live."}
+        data = {**data, "text/plain": f"{self.lab.title}: run this cell in JupyterLab to see it live."}
         return (data, *metadata) if metadata else data
 
     # --- in Python ---------------------------------------------------------------------------------------------------
@@ -194,6 +259,24 @@ class Dashboard:
         """The model of the active run; touch it only while the lab is paused."""
         return self.player.engine.model
 
+    def touch(self, name: str, value: Any = None) -> None:
+        """Do what a person does with a control, by its name, and wait until it is done.
+
+        Raises:
+            P4Error: what the lab would show as its message.
+            TimeoutError: the player is closed.
+        """
+        before = self.player.error
+        self._touched(name, value)
+        self.player.frame(WAIT)
+        error = self._refused or self.player.error
+        if error is not None and error is not before:
+            raise error
+
+    def values(self) -> dict[str, Any]:
+        """Return the value of every setting and control as it stands now, by name."""
+        return self._values(self.player.frame(WAIT))
+
     def frame(self) -> "pandas.DataFrame":
         """Return the records of the active run, one row per step."""
         return self.player.ask(lambda runs: runs.active.engine.frame(), WAIT)
@@ -202,9 +285,27 @@ class Dashboard:
         """Return one row per run: steps, losses, merges, and the settings in which the runs differ."""
         return self.player.ask(lambda runs: runs.table(), WAIT)
 
+    def sight(self, frame: Frame | None = None) -> Sight[Any, Any]:
+        """Return what pictures, numbers and curves are made from (None: of this moment)."""
+        return Sight(frame or self.player.frame(WAIT), self.view)
+
+    def drawings(self, frame: Frame | None = None) -> dict[str, Drawing]:
+        """Return what the pictures show (None: of this moment), by area, as plain data."""
+        sight = self.sight(frame)
+        return {picture.area: picture.draw(sight) for picture in self.lab.pictures}
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the numbers of the header, by name."""
+        sight = self.sight()
+        return {number.name: number.read(sight) for number in self.lab.numbers}
+
+    def message(self) -> str:
+        """Return what the lab tells at this moment."""
+        return self._message(self.sight())["text"]
+
     def figure(self) -> "plotly.graph_objects.Figure":
         """Return the curves as a plotly figure; it knows ``write_html`` and (with kaleido) ``write_image``."""
-        return files.figure(self._curves(self.player.frame(WAIT)), self._title)
+        return files.figure(self.lab.curves(self.sight()), self.lab.title)
 
     def save(self, path: str | Path) -> None:
         """Write the active run to a file: settings, records, weights; `load` reads it."""
@@ -216,7 +317,7 @@ class Dashboard:
         Raises:
             RunFileError: not a saved run, damaged, or of another kind of lab.
         """
-        self.player.add(load_run(source, self._factory))
+        self.player.add(load_run(source, self.lab.trainer))
 
     def export(self, path: str | Path) -> None:
         """Write the records (.csv, .parquet) or the figure (.html) of the active run.
@@ -237,37 +338,44 @@ class Dashboard:
     # --- from the browser: only commands -----------------------------------------------------------------------------
 
     def _touched(self, name: str, value: Any) -> None:
-        player = self.player
-        commands: dict[str, Callable[[], None]] = {
+        self._refused = None
+        try:
+            self._command(name, value)
+        except Exception as error:  # shown to the user; a callback's exception would vanish
+            self._refused = error
+            self.player.poke()
+
+    def _command(self, name: str, value: Any) -> None:
+        player, lab = self.player, self.lab
+        commands: dict[str, Callable[[], object]] = {
             "start": lambda: player.pause() if player.state is State.RUNNING else player.start(),
             "step": player.step,
             "merge": player.step_to_merge,
             "restart": player.reset,
             "speed": lambda: player.limit(value),
-            "preset": lambda: player.set(**player.engine.config.preset_values(value)),
             "scrub": lambda: player.scrub(value),
             "now": lambda: player.scrub(None),
             "branch": player.branch,
             "keep": player.keep,
-            "view": lambda: self._choose_view(value),
             "runs": lambda: self._edit_runs(**value),
             "config": lambda: player.set(**type(player.engine.config).from_text(value).to_dict()),
             "upload": lambda: self.load(value),
         }
-        if name.startswith("download:"):
-            commands[name] = lambda: self._download(name.removeprefix("download:"))
-        self._refused = None
-        try:
-            commands.get(name, lambda: player.set(**{name: value}))()
-        except Exception as error:  # shown to the user; a callback's exception would vanish
-            self._refused = error
+        if name in commands:
+            commands[name]()
+        elif name.startswith("download:"):
+            self._download(name.removeprefix("download:"))
+        elif name in lab.buttons:
+            lab.buttons[name].act(player)
             player.poke()
-
-    def _choose_view(self, view: str) -> None:
-        if view not in VIEWS:
-            raise ConfigError(f"view={view!r}: expected one of {', '.join(VIEWS)}")
-        self._view = view
-        self.player.poke()
+        elif name in lab.controls:
+            write = lab.controls[name].write
+            player.change(lambda planned: write(planned, value))
+        elif name in lab.view.settings:
+            self.view = dataclasses.replace(self.view, **{name: value})
+            player.poke()
+        else:
+            player.set(**{name: value})
 
     def _edit_runs(self, action: str, number: int, name: str = "") -> None:
         {
@@ -277,23 +385,43 @@ class Dashboard:
         }[action]()
 
     def _download(self, kind: str) -> None:
-        name = files.safe_name(self._title)
+        name = files.safe_name(self.lab.title)
         if kind == "png":
             self._plot.save_picture(name)
         else:
             self._runs.download(f"{name}.{kind}", self._file(kind))
 
+    def _moved(self, picture: Picture, name: str, point: tuple[float, ...]) -> None:
+        if picture.moved is None:
+            return
+        try:
+            changes = picture.moved(self._sight(self.player.frame(WAIT)), name, point)
+        except (P4Error, TimeoutError) as error:
+            self._refused = error
+            self.player.poke()
+            return
+        self.player.set(**changes)
+
+    def _restart(self, changes: Mapping[str, Any]) -> None:
+        self._refused = None
+        self.player.set(**changes)
+        self.player.reset()
+        self.player.start()
+
     # --- to the browser: only by the pump ----------------------------------------------------------------------------
 
+    def _values(self, frame: Frame) -> dict[str, Any]:
+        return {**self.lab.values(frame.planned, self.view), "speed": frame.speed}
+
     def _show_head(self, frame: Frame) -> None:
-        running = frame.state is State.RUNNING
+        running, sight = frame.state is State.RUNNING, self._sight(frame)
         self._head.show(
             {
                 "state": str(frame.state),
                 "start": {"label": "❚❚ Pause" if running else "▶ Start", "look": "primary"},
                 "restart": {"look": "attention" if frame.pending and frame.shown is None else "plain"},
-                "message": self._message(frame),
-                **{readout.item.name: readout.value(frame) for readout in self._readouts},
+                "message": self._message(sight),
+                **{number.name: number.read(sight) for number in self.lab.numbers},
             },
             disabled=["step", "merge"] if running else ["restart"] if frame.state is State.IDLE else [],
         )
@@ -308,41 +436,59 @@ class Dashboard:
             ],
         )
 
-    def _show_side(self, frame: Frame) -> None:
-        planned = frame.planned
-        values = planned.to_dict()
-        preset = None
-        if "preset" in self._names:
-            preset = next((name for name in PRESETS if planned.preset_values(name).items() <= values.items()), None)
-        values |= {"preset": preset, "speed": frame.speed}
-        shown = {name: values[name] for name in values if name in self._names}
-        self._side.show({**shown, "view": self._view}, pending=frame.pending)
+    def _show_panel(self, panel: ControlPanel, groups: Iterable[Sequence[str]], frame: Frame) -> None:
+        values = self._values(frame)
+        shown = {name: values[name] for names in groups for name in names if name in values}
+        waiting = self.lab.waiting(frame.snapshot.config, frame.planned)
+        disabled = [name for name in self.lab.disabled(frame.planned) if name in shown]
+        panel.show(shown, disabled, [name for name in waiting if name in shown])
 
     def _show_runs(self, frame: Frame) -> None:
-        self._runs.show({"runs": run_rows(frame, self._style.loss), "config": frame.planned.to_text()})
+        self._runs.show({"runs": run_rows(frame, self.lab.loss), "config": frame.planned.to_text()})
 
-    def _curves(self, frame: Frame) -> Figure:
-        runs = sorted(frame.runs, key=lambda run: not run.active)
-        shown = [
-            Shown(run.name, _color(run.number), snapshot.curves, snapshot.events)
-            for run, snapshot in ((run, frame.snapshot if run.active else run.snapshot) for run in runs)
-        ]
-        if frame.snapshot.lanes:
-            lanes = frame.snapshot.lanes.items()
-            shown[:1] = [self._lane(name, number, lane) for number, (name, lane) in enumerate(lanes)]
-        return training_curves(shown, self._view, self._style.loss, frame.shown, frame.run)
-
-    def _lane(self, name: str, number: int, lane: Snapshot) -> Shown:
-        return Shown(self._style.lanes.get(name, name), RUN_COLORS[number], lane.curves, lane.events)
-
-    def _message(self, frame: Frame) -> dict[str, str]:
-        error = self._refused or self.error
-        text = frame.message or (describe(error) if error else "")
-        return {"level": "error", "text": text} if text else hint(frame)
+    def _message(self, sight: Sight[Any, Any]) -> dict[str, str]:
+        frame, error = sight.frame, self._refused or self.error
+        if text := frame.message or (describe(error) if error else ""):
+            return {"level": "error", "text": text}
+        message = hint(frame)
+        if message["level"] != "info" or frame.state is State.CLOSED:
+            return message
+        if text := stopped_lanes(frame, self.lab.lanes(frame.snapshot.config)):
+            return {"level": self.lab.alarm, "text": text}
+        return {**message, "text": self.lab.hint(sight) or message["text"]}
 
 
-def _color(number: int) -> str:
-    return RUN_COLORS[(number - 1) % len(RUN_COLORS)]
+def item_of(name: str, setting: Setting, config: RunConfig, value: Any) -> Item:
+    """Return the control of a setting, the present value among its choices where that is promised."""
+    texts = setting.offered(config, value)
+    numbers = bool(texts) and all(isinstance(choice, int | float) and choice is not True for choice in texts)
+    kind: Kind
+    if setting.kind is not None:
+        kind = setting.kind
+    elif texts:
+        kind = "slider" if setting.live and numbers else "choice"
+    else:
+        kind = {bool: "toggle", str: "text"}.get(setting.rule.kind, "number")  # type: ignore[assignment]
+    return Item(
+        kind,
+        name,
+        setting.label,
+        setting.unit,
+        setting.help,
+        tuple(texts),
+        tuple(texts.values()),
+        setting.live,
+        setting.look,
+    )
+
+
+def _table(rows: Any) -> dict[str, Any]:
+    return {
+        "columns": list(rows.columns),
+        "help": list(rows.columns.values()),
+        "rows": [{"color": row.color, "active": row.active, "cells": list(row.cells)} for row in rows.rows],
+        "label": rows.label,
+    }
 
 
 def _cell_id() -> str:

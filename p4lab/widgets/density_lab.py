@@ -19,12 +19,12 @@ from p4lab.training.density_setup import (
     sketched,
 )
 from p4lab.widgets.controls import Item
-from p4lab.widgets.dashboard import PANEL_INTERVAL, WAIT, Dashboard, Picture, Style
 from p4lab.widgets.density_board import BOARD_INTERVAL, Board
 from p4lab.widgets.density_pictures import Copies, FlowPicture, LaneDensity, Look, TruthPicture, config_of
 from p4lab.widgets.density_settings import settings
 from p4lab.widgets.depth_bar import DepthBar
-from p4lab.widgets.panels import Readout, run_rows, speed_text, with_stopped
+from p4lab.widgets.old_dashboard import PANEL_INTERVAL, WAIT, Dashboard, Picture, Style
+from p4lab.widgets.old_panels import Readout, run_rows, speed_text, with_stopped
 from p4lab.widgets.sketch import Ink, Sketch
 
 NAMES = {"p4inv_bent": "P4Inv + Bent", "realnvp": "RealNVP"}

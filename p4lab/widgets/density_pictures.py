@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from p4lab.plots.layers import Heatmap, Layer, Path, Points
 from p4lab.problems.density2d import Density2D, grid
 from p4lab.training import Frame, Snapshot, State
 from p4lab.training.density_setup import DensityConfig
 from p4lab.training.flow_copy import FlowCopy
 from p4lab.widgets.channel import FOLDER
-from p4lab.widgets.layers import Layer
-from p4lab.widgets.plane import Heatmap, Path, Plane, Points
+from p4lab.widgets.plane import Plane
 
 COARSE, FINE = 80, 144
 """Cells along a side of a density, while training and at rest."""

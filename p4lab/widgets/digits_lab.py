@@ -5,8 +5,8 @@ from typing import Any
 from p4lab.training import DigitsConfig, Engine
 from p4lab.widgets import settings_items as shared
 from p4lab.widgets.controls import Group, Item
-from p4lab.widgets.dashboard import Dashboard, Picture
 from p4lab.widgets.image_grid import ImageGrid, Panel
+from p4lab.widgets.old_dashboard import Dashboard, Picture
 from p4lab.widgets.spectrum import show_spectrum, spectrum_plane
 
 COLUMNS = 8

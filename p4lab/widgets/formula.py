@@ -1,50 +1,33 @@
 """Equations whose matrices are filled with the numbers of this moment."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from p4lab.errors import ShapeError
+from p4lab.plots.layers import Term
 from p4lab.widgets.channel import FOLDER, Channel, script
 
 
-@dataclass(frozen=True, eq=False)
-class Term:
-    """A symbol with its numbers.
+def described(term: Term, decimals: int) -> dict[str, Any]:
+    """Return a term as it travels: its numbers as text.
 
-    Attributes:
-        symbol: what it is called.
-        values: a matrix (r, c), or a number.
-        color: of its numbers: "blue", "orange", "purple", "grey", "ink", or CSS.
-        flash: whether it lights up when its numbers change.
+    Raises:
+        ShapeError: neither a matrix nor a number.
     """
-
-    symbol: str
-    values: ArrayLike
-    color: str = "ink"
-    flash: bool = False
-
-    def described(self, decimals: int) -> dict[str, Any]:
-        """Return what travels: the numbers as text.
-
-        Raises:
-            ShapeError: neither a matrix nor a number.
-        """
-        values = np.asarray(self.values, float)
-        if values.ndim not in (0, 2):
-            raise ShapeError(f"{self.symbol} has shape {values.shape}: expected a matrix (r, c) or a number")
-        rows = [[_text(value, decimals) for value in row] for row in np.atleast_2d(values)]
-        return {
-            "symbol": self.symbol,
-            "rows": rows,
-            "color": self.color,
-            "flash": self.flash,
-            "matrix": values.ndim == 2,
-        }
+    values = np.asarray(term.values, float)
+    if values.ndim not in (0, 2):
+        raise ShapeError(f"{term.symbol} has shape {values.shape}: expected a matrix (r, c) or a number")
+    rows = [[_text(value, decimals) for value in row] for row in np.atleast_2d(values)]
+    return {
+        "symbol": term.symbol,
+        "rows": rows,
+        "color": term.color,
+        "flash": term.flash,
+        "matrix": values.ndim == 2,
+    }
 
 
 def _text(value: float, decimals: int) -> str:
@@ -77,12 +60,10 @@ class Formula(Channel):
         Raises:
             ShapeError: a term that is neither a matrix nor a number.
         """
-        described = [
-            [part if isinstance(part, str) else part.described(self._decimals) for part in row] for row in rows
-        ]
+        message = [[part if isinstance(part, str) else described(part, self._decimals) for part in row] for row in rows]
         with self._lock:
-            if described != self._rows:
-                self._rows = described
+            if message != self._rows:
+                self._rows = message
                 self._post(*self._greeting())
 
     def _greeting(self) -> tuple[dict[str, Any], list[memoryview]]:

@@ -69,12 +69,18 @@ export default () => {
   }
 
   function build(el) {
-    const boxes = panels.map(({ label }) => {
+    const boxes = panels.map(({ label, color }) => {
       const box = document.createElement("figure");
       box.className = "p4-grid";
       const caption = document.createElement("figcaption"), canvas = document.createElement("canvas");
       const strong = document.createElement("b"), small = document.createElement("span");
       strong.textContent = label;
+      if (color) {
+        const chip = document.createElement("i");
+        chip.className = "p4-chip";
+        chip.style.background = color;
+        strong.prepend(chip);
+      }
       caption.append(strong, small);
       canvas.setAttribute("role", "img");
       box.append(caption, canvas);

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p4lab.errors import OptionError, ShapeError
+from p4lab.plots.layers import Images
 from p4lab.widgets.channel import Channel, as_bytes, script
 
 COLORS = ("ink", "diverging")
@@ -21,12 +22,14 @@ class Panel:
         note: a few words after it.
         columns: images per row.
         images: shape (n, h, w), uint8.
+        color: of a dot before the heading ("": none).
     """
 
     label: str
     note: str
     columns: int
     images: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 1, 1), np.uint8))
+    color: str = ""
 
 
 class ImageGrid(Channel):
@@ -90,13 +93,31 @@ class ImageGrid(Channel):
             panel.images, panel.note, panel.columns = images, note, columns
             self._post(*self._message([index]))
 
+    def show_all(self, drawing: Images) -> None:
+        """Show a drawing: the images of every grid, and what the colour bar says.
+
+        Raises:
+            ShapeError: as `show`.
+        """
+        if drawing.ends is not None:
+            self.scale(*drawing.ends)
+        for index, tile in enumerate(drawing.tiles):
+            self.show(index, tile.images, tile.note, tile.columns)
+
     def _greeting(self) -> tuple[dict[str, Any], list[memoryview]]:
         return self._message(range(len(self._panels)))
 
     def _message(self, indices: Any) -> tuple[dict[str, Any], list[memoryview]]:
         chosen = [(index, self._panels[index]) for index in indices]
         described = [
-            {"index": i, "label": p.label, "note": p.note, "columns": p.columns, "shape": p.images.shape}
+            {
+                "index": i,
+                "label": p.label,
+                "note": p.note,
+                "columns": p.columns,
+                "shape": p.images.shape,
+                "color": p.color,
+            }
             for i, p in chosen
         ]
         return {"top": self._top, "colors": self._colors, "ends": self._ends, "panels": described}, [

@@ -2,105 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
-
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from typing import Any
 
 from p4lab.errors import OptionError, ShapeError
+from p4lab.plots.layers import Layer
 from p4lab.widgets.channel import FOLDER, Channel, as_bytes, script
 
 Moved = Callable[[str, tuple[float, ...]], None]
 """Called with the name of a handle and the point that it was moved to."""
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """One thing in a picture: plain data, copied when made.
-
-    Subclasses say in ``_shapes`` what shapes their arrays have (equal letters stand for equal lengths), and in
-    ``_choices`` which values their options may take. An array that is None is left out.
-
-    Raises:
-        ShapeError: an array of another shape.
-        OptionError: an option has a value outside of its range.
-    """
-
-    _shapes: ClassVar[dict[str, tuple[str | int, ...]]] = {}
-    _choices: ClassVar[dict[str, tuple[str, ...]]] = {}
-
-    def __post_init__(self) -> None:
-        lengths: dict[str, int] = {}
-        for name, shape in self._shapes.items():
-            if getattr(self, name) is not None:
-                array = self._fitting(name, getattr(self, name), shape, lengths)
-                object.__setattr__(self, name, array)
-        for name, allowed in self._choices.items():
-            if getattr(self, name) not in allowed:
-                raise OptionError(f"{self._called(name)} is {getattr(self, name)!r}: expected one of {allowed}")
-
-    def _called(self, name: str) -> str:
-        return f"{type(self).__name__}.{name}"
-
-    def _fitting(
-        self, name: str, value: ArrayLike, shape: tuple[str | int, ...], lengths: dict[str, int]
-    ) -> NDArray[np.float32]:
-        array = np.array(value, np.float32)
-        fits = array.ndim == len(shape) and all(
-            lengths.setdefault(wanted, found) == found if isinstance(wanted, str) else wanted == found
-            for wanted, found in zip(shape, array.shape, strict=True)
-        )
-        if not fits:
-            expected = ", ".join(map(str, shape))
-            counted = f" with n = {lengths['n']}" if "n" in lengths else ""
-            raise ShapeError(f"{self._called(name)} has shape {array.shape}: expected ({expected}){counted}")
-        return array
-
-    def same(self, other: "Layer") -> bool:
-        """Return whether another layer would look the same; O(numbers)."""
-        return type(self) is type(other) and all(
-            _equal(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)
-        )
-
-    def described(self) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
-        """Return what travels as text, and what travels as binary buffers."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-        plain = {name: _plain(value) for name, value in values.items() if name not in arrays}
-        return {"kind": type(self).__name__, **plain}, arrays
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return np.array_equal(one, other, equal_nan=True)
-    return type(one) is type(other) and bool(one == other)
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def check_finite(layer: Layer, *names: str) -> None:
-    """Check that these numbers of a layer are None or finite.
-
-    Raises:
-        OptionError: one is not.
-    """
-    for name in names:
-        value = getattr(layer, name)
-        if value is not None and not math.isfinite(value):
-            raise OptionError(f"{type(layer).__name__}.{name} is {value}: expected a finite number, or None")
-
-
-def check_labels(labels: Sequence[str], points: ArrayLike, kind: str) -> None:
-    """Check that there is no label, or one per point.
-
-    Raises:
-        ShapeError: another number.
-    """
-    if len(labels) not in (0, len(np.asarray(points))):
-        raise ShapeError(f"{kind} has {len(labels)} labels for {len(np.asarray(points))} points: expected one each")
 
 
 class Layered(Channel):

@@ -12,9 +12,9 @@ from p4lab.training import Frame, Snapshot
 from p4lab.training.linear_setup import CASES, INTERVALS, LinearConfig, side_by_side, ways
 from p4lab.widgets import settings_items as shared
 from p4lab.widgets.controls import Group, Item
-from p4lab.widgets.dashboard import Dashboard, Picture, Style
 from p4lab.widgets.linear_pictures import EigenvaluePicture
-from p4lab.widgets.panels import Readout, readout, speed_text, with_stopped
+from p4lab.widgets.old_dashboard import Dashboard, Picture, Style
+from p4lab.widgets.old_panels import Readout, readout, speed_text, with_stopped
 
 WAYS = {
     "plain": "plain",

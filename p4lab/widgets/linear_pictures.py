@@ -4,9 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p4lab.plots.eigenvalues import Complex, eigenvalue_paths
+from p4lab.plots.layers import Layer, Path, Points, Text
 from p4lab.training import Frame, Snapshot, Trail
-from p4lab.widgets.layers import Layer
-from p4lab.widgets.plane import Path, Plane, Points, Text
+from p4lab.widgets.plane import Plane
 from p4lab.widgets.spectrum import CIRCLE
 
 TAIL = 40

@@ -14,7 +14,7 @@ from p4lab.plots import Loss
 from p4lab.training import CustomConfig, Engine, Problem, RunConfig
 from p4lab.widgets import settings_items as shared
 from p4lab.widgets.controls import Group
-from p4lab.widgets.dashboard import Dashboard, Picture, Style
+from p4lab.widgets.old_dashboard import Dashboard, Picture, Style
 from p4lab.widgets.spectrum import show_spectrum, spectrum_plane
 
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1, 2e-1, 5e-1, 1.0)

@@ -356,6 +356,8 @@ export default () => {
       for (const item of group.items) {
         const box = make("div", `p4-item p4-item-${item.kind}`);
         box.dataset.name = item.name;
+        box.dataset.look = item.look;
+        if (item.color) box.style.borderLeftColor = item.color;
         shows.set(item.name, { box, show: KINDS[item.kind](item, box, (value) => send(item.name, value), (file) => sendFile(item.name, file)) });
         section.append(box);
       }

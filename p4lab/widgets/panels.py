@@ -1,12 +1,12 @@
 """What stands in a dashboard's panels, as plain data."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from p4lab.plots import RUN_COLORS, Loss
-from p4lab.problems import bits
+from p4lab.labs.curves import run_color
+from p4lab.labs.lab import Number
+from p4lab.labs.numbers import REFUSED, loss_text, total
+from p4lab.plots import Loss
 from p4lab.training import Frame, State
 from p4lab.training.runs import RunView
 from p4lab.widgets.controls import Group, Item
@@ -20,69 +20,7 @@ HINTS = {
 }
 
 
-@dataclass(frozen=True)
-class Readout:
-    """A number in the header.
-
-    Attributes:
-        item: how it reads.
-        value: the text of a frame, or {"value": ..., "unit": ...}.
-    """
-
-    item: Item
-    value: Callable[[Frame], Any]
-
-
-def readout(name: str, label: str, help: str, value: Callable[[Frame], Any], unit: str = "") -> Readout:
-    """Return a number in the header."""
-    return Readout(Item("readout", name, label, help=help, unit=unit), value)
-
-
-def speed_text(frame: Frame) -> str:
-    """Return how the speed reads, in steps per second: a dash unless the run goes on."""
-    return f"{frame.steps_per_second:.0f}" if frame.state is State.RUNNING else "–"
-
-
-def readouts(loss: Loss) -> list[Readout]:
-    """Return the usual numbers: step, speed, losses, merges."""
-
-    def item(name: str, label: str, help: str = "", unit: str = "") -> Item:
-        return Item("readout", name, label, help=help, unit=unit)
-
-    usual = [
-        Readout(item("count", "step", "Optimizer steps"), lambda frame: f"{frame.snapshot.step:,}"),
-        Readout(item("rate", "steps/s"), speed_text),
-        Readout(
-            item("train", "train loss", f"{loss.label}, running mean"),
-            lambda frame: loss_text(frame.snapshot.last("smooth_loss"), loss),
-        ),
-        Readout(item("test", "test loss", loss.label), lambda frame: loss_text(frame.snapshot.last("test_loss"), loss)),
-        Readout(
-            item("merges", "merged layers", "Perturbations merged into their frozen matrices"),
-            lambda frame: f"{frame.snapshot.counts['merge']:,}",
-        ),
-        Readout(
-            item("skips", "skipped", "Merges refused, because a matrix would become nearly singular"),
-            lambda frame: f"{frame.snapshot.counts['skip'] + frame.snapshot.counts['discard']:,}",
-        ),
-        Readout(
-            item("refines", "refined", "Corrections of the frozen inverses"),
-            lambda frame: f"{frame.snapshot.counts['refine']:,}",
-        ),
-    ]
-    return [number for number in usual if loss.test or number.item.name != "test"]
-
-
-def loss_text(value: float, loss: Loss) -> dict[str, str]:
-    """Return how a loss reads in the header."""
-    if math.isnan(value):
-        return {"value": "–", "unit": ""}
-    if loss.bits:
-        return {"value": f"{value:.3f}", "unit": f"nats = {bits(value):.2f} bits"}
-    return {"value": f"{value:.2e}" if loss.log else f"{value:.4g}", "unit": ""}
-
-
-def header(title: str, subtitle: str, shown: Sequence[Readout]) -> list[Group]:
+def header(title: str, subtitle: str, numbers: Sequence[Number]) -> list[Group]:
     """Return title, transport, readouts and message."""
     transport = (
         Item("title", "title", title, help=subtitle),
@@ -94,26 +32,15 @@ def header(title: str, subtitle: str, shown: Sequence[Readout]) -> list[Group]:
     )
     return [
         Group("", transport),
-        Group("", [readout.item for readout in shown]),
+        Group(
+            "",
+            [
+                Item("readout", number.name, number.label, number.unit, number.help, color=number.color)
+                for number in numbers
+            ],
+        ),
         Group("", (Item("message", "message"),)),
     ]
-
-
-VIEW_TEXTS = {"inverse": "Inverse", "training": "Training", "accuracy": "Accuracy"}
-
-
-def view_group(view: str) -> Group:
-    """Return the choice of diagnostics; ``view`` is the one that is shown first."""
-    choices = ("inverse" if view == "training" else view, "training")
-    item = Item(
-        "segments",
-        "view",
-        "Curves on the right",
-        choices=choices,
-        texts=tuple(VIEW_TEXTS[name] for name in choices),
-        help="Determinant and inverse; or gradients, perturbations and step time",
-    )
-    return Group("Diagnostics", (item,))
 
 
 def time_bar() -> list[Group]:
@@ -163,20 +90,23 @@ def run_rows(frame: Frame, loss: Loss) -> dict[str, Any]:
 def _row(run: RunView, active: RunView, loss: Loss) -> dict[str, Any]:
     snapshot = run.snapshot
     differs = snapshot.config.differences(active.snapshot.config)
-    texts = [f"{name.replace('_', ' ')} {here}" for name, (here, _) in differs.items()]
-    counts = snapshot.counts
+    briefs = {name: snapshot.config.settings[name].brief for name in differs if name in snapshot.config.settings}
+    texts = [
+        brief(here) if (brief := briefs.get(name)) else f"{name.replace('_', ' ')} {here}"
+        for name, (here, _) in differs.items()
+    ]
     return {
         "number": run.number,
         "name": run.name,
         "origin": run.origin,
         "active": run.active,
-        "color": RUN_COLORS[(run.number - 1) % len(RUN_COLORS)],
+        "color": run_color(run.number),
         "cells": [
             f"{snapshot.step:,}",
             loss_text(snapshot.last("smooth_loss"), loss)["value"],
             loss_text(snapshot.last("test_loss"), loss)["value"],
-            f"{counts['merge']:,}",
-            f"{counts['skip'] + counts['discard']:,}",
+            f"{total(snapshot, 'merge'):,}",
+            f"{total(snapshot, *REFUSED):,}",
             ", ".join(texts) or "–",
         ],
     }
@@ -196,17 +126,7 @@ def hint(frame: Frame) -> dict[str, str]:
     return {"level": "info", "text": HINTS[frame.state]}
 
 
-def with_stopped(
-    message: dict[str, str], frame: Frame, lanes: Mapping[str, str], level: str = "notice"
-) -> dict[str, str]:
-    """Return a message that tells which lanes have stopped and why, unless it has something more pressing to tell.
-
-    Args:
-        message: what it says otherwise.
-        frame: with the lanes.
-        lanes: what they are called, if not by their names.
-        level: of the new message.
-    """
-    now = frame.snapshot.lanes.items()
-    stopped = [f"{lanes.get(name, name)} stopped: {lane.message}" for name, lane in now if lane.message]
-    return {"level": level, "text": "; ".join(stopped)} if stopped and message["level"] == "info" else message
+def stopped_lanes(frame: Frame, names: Mapping[str, str]) -> str:
+    """Return which lanes have stopped, and why; ``names`` says what they are called, if not by their names."""
+    lanes = frame.snapshot.lanes.items()
+    return "; ".join(f"{names.get(name, name)} stopped: {lane.message}" for name, lane in lanes if lane.message)

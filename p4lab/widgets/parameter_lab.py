@@ -11,8 +11,8 @@ from p4lab.plots.exact_loss import exact_loss
 from p4lab.training import Frame, Lanes, MatrixConfig, RunConfig, Snapshot
 from p4lab.widgets import settings_items as shared
 from p4lab.widgets.controls import Group, Item
-from p4lab.widgets.dashboard import WAIT, Dashboard, Picture, Style
-from p4lab.widgets.panels import Readout, readout, speed_text, with_stopped
+from p4lab.widgets.old_dashboard import WAIT, Dashboard, Picture, Style
+from p4lab.widgets.old_panels import Readout, readout, speed_text, with_stopped
 from p4lab.widgets.parameter_pictures import ROUTES, EigenPlane, LossPlane, MatrixSpace, PathPlane, width
 
 PAIRS = {

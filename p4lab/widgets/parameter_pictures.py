@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from p4lab.errors import OptionError
 from p4lab.plots import RUN_COLORS
 from p4lab.plots.eigenvalues import eigenvalue_paths
+from p4lab.plots.layers import Arrow, Dots, Grip, Heatmap, Layer, Line, Path, Points, Surface
 from p4lab.plots.parameter_space import Slice, principal_plane
 from p4lab.plots.rank_one import loss_map
 from p4lab.problems.matrix import as_text, matrix
 from p4lab.training import Frame, Snapshot
 from p4lab.widgets.channel import FOLDER
-from p4lab.widgets.layers import Layer
-from p4lab.widgets.plane import Arrow, Heatmap, Path, Plane, Points
-from p4lab.widgets.space import Dots, Grip, Line, Space, Surface
+from p4lab.widgets.plane import Plane
+from p4lab.widgets.space import Space
 
 Array = NDArray[np.float64]
 T = TypeVar("T", np.float64, np.complex128)

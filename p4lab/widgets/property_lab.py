@@ -11,8 +11,8 @@ from p4lab.training.property_setup import PropertyConfig, best_error, side_by_si
 from p4lab.training.property_ways import MAP_TEXTS
 from p4lab.widgets import settings_items as shared
 from p4lab.widgets.controls import Group, Item
-from p4lab.widgets.dashboard import Dashboard, Picture, Style
-from p4lab.widgets.panels import Readout, readout, speed_text, with_stopped
+from p4lab.widgets.old_dashboard import Dashboard, Picture, Style
+from p4lab.widgets.old_panels import Readout, readout, speed_text, with_stopped
 from p4lab.widgets.property_board import COLORS, Board, config_of, label, number, violation_text
 from p4lab.widgets.property_pictures import EigenvaluePicture, Look, MatrixPicture, SingularValuePicture, Spectra
 

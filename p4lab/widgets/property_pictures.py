@@ -7,16 +7,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from p4lab.plots.gallery import LEVELS, SPANS, levels
+from p4lab.plots.layers import Layer, Path, Points
 from p4lab.training import Frame
 from p4lab.training.measure import eigenvalues
 from p4lab.training.property_ways import WAYS
 from p4lab.widgets.channel import FOLDER
 from p4lab.widgets.image_grid import ImageGrid, Panel
-from p4lab.widgets.layers import Layer
-from p4lab.widgets.plane import Path, Plane, Points
+from p4lab.widgets.plane import Plane
 from p4lab.widgets.property_board import COLORS, config_of, label
 from p4lab.widgets.spectrum import CIRCLE
-from p4lab.widgets.swaps_pictures import LEVELS, SPANS, levels
 
 ROLES = {
     "p4": "P4",

@@ -10,6 +10,7 @@ import numpy as np
 
 from p4lab.baselines import METHODS, Method
 from p4lab.plots import Figure, Shown
+from p4lab.plots.layers import Layer, Path, Points
 from p4lab.plots.race import Axis, lane_style, race_curves
 from p4lab.problems.tasks import MAPS, TASKS
 from p4lab.training import Frame, Snapshot, State
@@ -17,11 +18,10 @@ from p4lab.training.race import SEPARATOR, Race, RaceConfig, standings, unfit
 from p4lab.widgets import settings_items as shared
 from p4lab.widgets.channel import FOLDER
 from p4lab.widgets.controls import ControlPanel, Group, Item
-from p4lab.widgets.dashboard import WAIT, Dashboard, Picture, Style
 from p4lab.widgets.image_grid import ImageGrid, Panel
-from p4lab.widgets.layers import Layer
-from p4lab.widgets.panels import Readout, with_stopped
-from p4lab.widgets.plane import Path, Plane, Points
+from p4lab.widgets.old_dashboard import WAIT, Dashboard, Picture, Style
+from p4lab.widgets.old_panels import Readout, with_stopped
+from p4lab.widgets.plane import Plane
 from p4lab.widgets.spectrum import CIRCLE
 
 METHOD = "method:"

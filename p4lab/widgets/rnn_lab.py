@@ -14,8 +14,8 @@ from p4lab.training.rnn_setup import RIVALS, TARGET, RnnConfig, RnnRace
 from p4lab.training.rnn_standings import baseline_of, config_of, labels_of, leader, standings
 from p4lab.widgets import settings_items as shared
 from p4lab.widgets.controls import Group, Item
-from p4lab.widgets.dashboard import Dashboard, Picture, Style
-from p4lab.widgets.panels import Readout, readout, with_stopped
+from p4lab.widgets.old_dashboard import Dashboard, Picture, Style
+from p4lab.widgets.old_panels import Readout, readout, with_stopped
 from p4lab.widgets.property_board import number, violation_text
 from p4lab.widgets.rnn_pictures import (
     COLORS,

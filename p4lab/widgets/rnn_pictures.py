@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from p4lab.plots.layers import Layer, Path, Points
 from p4lab.plots.race import lane_style
 from p4lab.problems.sequences import LENGTH
 from p4lab.training import Frame, Snapshot
@@ -15,8 +16,7 @@ from p4lab.training.rnn_standings import Standing, config_of, labels_of, leader,
 from p4lab.widgets.channel import FOLDER
 from p4lab.widgets.controls import ControlPanel, Group, Item
 from p4lab.widgets.image_grid import ImageGrid, Panel
-from p4lab.widgets.layers import Layer
-from p4lab.widgets.plane import Path, Plane, Points
+from p4lab.widgets.plane import Plane
 from p4lab.widgets.property_board import DASH, number, violation_text
 from p4lab.widgets.spectrum import CIRCLE
 

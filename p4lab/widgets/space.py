@@ -1,102 +1,10 @@
 """Pictures in space that change many times a second and can be turned."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-from numpy.typing import ArrayLike
-
-from p4lab.errors import OptionError
-from p4lab.widgets.layers import Layer, Layered, Moved, check_labels, picture_script
-
-
-@dataclass(frozen=True, eq=False)
-class Surface(Layer):
-    """A surface of shaded, translucent quads with faint mesh lines; NaN leaves a hole.
-
-    Attributes:
-        vertices: shape (rows, cols, 3).
-        color: of all of it.
-        opacity: 0 to 1.
-        label: in the legend.
-    """
-
-    vertices: ArrayLike
-    color: str = "blue"
-    opacity: float = 0.45
-    label: str = ""
-
-    _shapes: ClassVar = {"vertices": ("rows", "cols", 3)}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.opacity <= 1:
-            raise OptionError(f"Surface.opacity is {self.opacity}: expected 0 to 1")
-
-
-@dataclass(frozen=True, eq=False)
-class Line(Layer):
-    """A line; NaN breaks it, and so does the box that `Space.show` was given.
-
-    Attributes:
-        points: shape (n, 3).
-        color: of all of it.
-        width: in pixels.
-        dashed: whether it is dashed.
-        label: in the legend.
-    """
-
-    points: ArrayLike
-    color: str = "blue"
-    width: float = 2
-    dashed: bool = False
-    label: str = ""
-
-    _shapes: ClassVar = {"points": ("n", 3)}
-
-
-@dataclass(frozen=True, eq=False)
-class Dots(Layer):
-    """Marks; NaN leaves one out.
-
-    Attributes:
-        points: shape (n, 3).
-        color: of all.
-        size: width in pixels.
-        labels: one for each point, shown where the mouse rests, or none.
-        label: in the legend.
-    """
-
-    points: ArrayLike
-    color: str = "blue"
-    size: float = 8
-    labels: tuple[str, ...] = ()
-    label: str = ""
-
-    _shapes: ClassVar = {"points": ("n", 3)}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_labels(self.labels, self.points, "Dots")
-
-
-@dataclass(frozen=True, eq=False)
-class Grip(Layer):
-    """A point that can be moved, parallel to the screen, with the mouse and the arrow keys.
-
-    Attributes:
-        name: what the picture's ``on_moved`` is called with.
-        point: shape (3,): where it is when nobody holds it.
-        color: of the ring.
-        label: what it stands for, beside it and for screen readers.
-    """
-
-    name: str
-    point: ArrayLike
-    color: str = "orange"
-    label: str = ""
-
-    _shapes: ClassVar = {"point": (3,)}
+from p4lab.plots.layers import Dots, Grip, Layer, Line, Surface
+from p4lab.widgets.layers import Layered, Moved, picture_script
 
 
 class Space(Layered):

@@ -5,9 +5,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from p4lab.plots.layers import Layer, Path, Points
 from p4lab.training import Frame, Trail
-from p4lab.widgets.layers import Layer
-from p4lab.widgets.plane import Path, Plane, Points
+from p4lab.widgets.plane import Plane
 
 EARLIER = 24
 """How many earlier moments leave faint points."""

@@ -12,9 +12,9 @@ from p4lab.training import Engine, Frame, MatrixConfig, RunConfig, Snapshot, Sta
 from p4lab.widgets import settings_items as shared
 from p4lab.widgets.channel import FOLDER
 from p4lab.widgets.controls import Group, Item
-from p4lab.widgets.dashboard import Dashboard, Picture, Style
 from p4lab.widgets.formula import Formula
-from p4lab.widgets.panels import Readout, loss_text, speed_text
+from p4lab.widgets.old_dashboard import Dashboard, Picture, Style
+from p4lab.widgets.old_panels import Readout, loss_text, speed_text
 from p4lab.widgets.start_pictures import ImagePicture, SearchPicture, equations
 
 CONFIG = MatrixConfig(

@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from p4lab.plots.layers import Arrow, Handle, Heatmap, Layer, Path, Points, Term
 from p4lab.problems.matrix import as_text
 from p4lab.training import Frame, Snapshot
-from p4lab.widgets.formula import Term
-from p4lab.widgets.layers import Layer
-from p4lab.widgets.plane import Arrow, Handle, Heatmap, Path, Plane, Points
+from p4lab.widgets.plane import Plane
 
 Array = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from p4lab.widgets.boltzmann_lab import (
     truth,
 )
 from p4lab.widgets.controls import ControlPanel, Group, Item
-from p4lab.widgets.dashboard import PANEL_INTERVAL, Dashboard, Picture, Style
+from p4lab.widgets.old_dashboard import PANEL_INTERVAL, Dashboard, Picture, Style
 from p4lab.widgets.temperature_pictures import (
     TEMPERATURES,
     Board,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from p4lab.boltzmann import Estimate, SteerableFlow, log_weights
+from p4lab.plots.layers import Layer, Path, Points
 from p4lab.problems.density2d import grid
 from p4lab.problems.energies import PlaneEnergy
 from p4lab.training import Frame, Snapshot, State
@@ -32,8 +33,6 @@ from p4lab.widgets.boltzmann_pictures import (
     shares_of,
     show_estimates,
 )
-from p4lab.widgets.layers import Layer
-from p4lab.widgets.plane import Path, Points
 
 TEMPERATURES = tuple(2 ** (k / 12) for k in range(-20, 21))
 """What the dial offers: 0.31 to 3.2; 0.5, 1 and 2 among them."""

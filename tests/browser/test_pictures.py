@@ -12,8 +12,9 @@ from live_notebook import Notebook
 NAME = "pictures.ipynb"
 CODE = """
 import numpy as np
-from p4lab.widgets.plane import Arrow, Handle, Heatmap, Path, Plane, Points, Text
-from p4lab.widgets.space import Dots, Grip, Line, Space, Surface
+from p4lab.plots.layers import Arrow, Dots, Grip, Handle, Heatmap, Line, Path, Points, Surface, Text
+from p4lab.widgets.plane import Plane
+from p4lab.widgets.space import Space
 
 moved = []
 x = np.linspace(-2, 2, 81)

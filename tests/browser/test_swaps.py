@@ -55,7 +55,7 @@ def test_every_control_and_every_way_through_time(notebook: Notebook, tmp_path: 
         press(notebook, "curve", text)
         notebook.wait_for(STEPS_APART, apart)
     notebook.item("block").locator("select").select_option(index=6)
-    becomes(notebook, "lab._look.block", 6)
+    becomes(notebook, "lab.view.block", 7)
     assert notebook.state() == "running"
     notebook.screenshot("controls")
 

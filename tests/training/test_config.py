@@ -37,8 +37,8 @@ def test_a_text_is_short() -> None:
 
 @pytest.mark.parametrize("kind", [DigitsConfig, MatrixConfig, CustomConfig])
 def test_every_field_has_a_rule(kind: type[RunConfig]) -> None:
-    assert set(kind.rules) == {field.name for field in dataclasses.fields(kind)}
-    assert set(kind.live) < set(kind.rules)
+    assert set(kind.settings) == {field.name for field in dataclasses.fields(kind)}
+    assert set(kind.live) < set(kind.settings)
 
 
 def test_a_whole_number_is_a_learning_rate() -> None:

@@ -13,6 +13,7 @@ from attentive_page import drawn, items, layers
 
 from p4lab.boltzmann import steerable_flow
 from p4lab.errors import ConfigError
+from p4lab.plots.layers import Heatmap, Path, Points
 from p4lab.problems.energies import DoubleWell, plane_energy
 from p4lab.training import State
 from p4lab.training.boltzmann_setup import FLOWS, BoltzmannConfig
@@ -20,7 +21,6 @@ from p4lab.training.runs import Runs
 from p4lab.training.temperature_setup import TemperatureConfig
 from p4lab.widgets.boltzmann_lab import FLOW_TEXTS, BoltzmannLab, boltzmann_lab
 from p4lab.widgets.boltzmann_pictures import COARSE, FINE, bars, number
-from p4lab.widgets.plane import Heatmap, Path, Points
 from p4lab.widgets.temperature_lab import TemperatureLab, temperature_lab
 from p4lab.widgets.temperature_pictures import TEMPERATURES, MarginalTable, momenta_grid, side_of
 

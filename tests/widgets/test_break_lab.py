@@ -8,10 +8,10 @@ import pytest
 from attentive_page import drawn
 
 from p4lab.errors import ConfigError
+from p4lab.plots.layers import Points
 from p4lab.training import Frame
 from p4lab.training.stability import LANES, StabilityConfig
 from p4lab.widgets.break_lab import ATTACKS, BreakLab, break_lab, settings
-from p4lab.widgets.plane import Points
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 from attentive_page import drawn, items, layers
 
 from p4lab.errors import ConfigError
+from p4lab.plots.layers import Heatmap, Path, Points
 from p4lab.problems.densities import DENSITIES
 from p4lab.training import State
 from p4lab.training.density_setup import DRAWING, FLOWS, LEVELS, SIDE, DensityConfig, encode_drawing, entropy
@@ -16,7 +17,6 @@ from p4lab.widgets.density_board import COLUMNS
 from p4lab.widgets.density_lab import ENTROPY, NAMES, ORDER, DensityLab, density_lab
 from p4lab.widgets.density_pictures import COARSE, EXTENTS, FINE, SECTORS, extent_of, quadrants, visible
 from p4lab.widgets.depth_bar import DepthBar
-from p4lab.widgets.plane import Heatmap, Path, Points
 
 SMALL: dict[str, Any] = {"blocks": 2, "couplings": 2, "batch_size": 32, "measure_every": 5}
 

@@ -8,12 +8,11 @@ import pytest
 from attentive_page import drawn, items
 
 from p4lab.errors import ConfigError
+from p4lab.plots.layers import Layer, Path, Points
 from p4lab.training import Trail
 from p4lab.training.linear_setup import CASES, LinearConfig
-from p4lab.widgets.layers import Layer
 from p4lab.widgets.linear_lab import GRID, RATES, WAYS, LinearLab, linear_lab
 from p4lab.widgets.linear_pictures import EXTENTS, TAIL, Followed, extent_of, picture
-from p4lab.widgets.plane import Path, Points
 
 SMALL: dict[str, Any] = {"dim": 5, "learning_rate": 0.1}
 

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from attentive_page import drawn, layers
 
+from p4lab.plots.layers import Dots, Grip, Heatmap, Line, Path, Points, Surface
 from p4lab.problems.matrix import matrix
 from p4lab.training import Frame
 from p4lab.widgets.parameter_lab import PAIRS, ParameterLab, parameter_lab
-from p4lab.widgets.plane import Heatmap, Path, Points
-from p4lab.widgets.space import Dots, Grip, Line, Surface
 
 
 @pytest.fixture

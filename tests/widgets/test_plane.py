@@ -8,9 +8,8 @@ import pytest
 from attentive_page import Wire
 
 from p4lab.errors import OptionError, ShapeError
-from p4lab.widgets.layers import Layer
-from p4lab.widgets.plane import Arrow, Handle, Heatmap, Path, Plane, Points, Text
-from p4lab.widgets.space import Dots
+from p4lab.plots.layers import Arrow, Dots, Handle, Heatmap, Layer, Path, Points, Text
+from p4lab.widgets.plane import Plane
 
 SQUARE = (-1.0, 1.0, -1.0, 1.0)
 LINE = np.array([[0.0, 0.0], [1.0, 2.0], [np.nan, np.nan]])

@@ -9,10 +9,10 @@ import pytest
 from attentive_page import drawn, items, layers, train_watched
 
 from p4lab.errors import ConfigError
+from p4lab.plots.layers import Path, Points
 from p4lab.problems.property_targets import PROPERTIES
 from p4lab.training.property_setup import PropertyConfig
 from p4lab.training.property_ways import LANES, WAYS
-from p4lab.widgets.plane import Path, Points
 from p4lab.widgets.property_board import COLORS, COLUMNS, label, seconds_to
 from p4lab.widgets.property_lab import TEXTS, PropertyLab, property_lab
 from p4lab.widgets.property_pictures import BUSY, ROLES

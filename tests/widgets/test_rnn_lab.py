@@ -10,11 +10,11 @@ import torch
 from attentive_page import attend, drawn, items, layers
 
 from p4lab.errors import ConfigError
+from p4lab.plots.layers import Path, Points
 from p4lab.problems.sequences import TASKS
 from p4lab.training import State
 from p4lab.training.rnn_setup import LANES, WIDEST, RnnConfig
 from p4lab.training.rnn_standings import standings
-from p4lab.widgets.plane import Path, Points
 from p4lab.widgets.rnn_lab import LOSS_TEXTS, SMALL, START_TEXTS, TASK_TEXTS, RnnLab, rnn_lab
 from p4lab.widgets.rnn_pictures import COLORS, COLUMNS, STRIPS, decades
 

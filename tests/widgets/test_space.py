@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from p4lab.errors import OptionError, ShapeError
-from p4lab.widgets.plane import Points
-from p4lab.widgets.space import Dots, Grip, Line, Space, Surface
+from p4lab.plots.layers import Dots, Grip, Line, Points, Surface
+from p4lab.widgets.space import Space
 
 SHEET = np.zeros((4, 5, 3))
 ROUTE = np.arange(6.0).reshape(2, 3)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from p4lab.errors import ConfigError, ShapeError
+from p4lab.plots.layers import Term
 from p4lab.training import Snapshot
-from p4lab.widgets.dashboard import Dashboard
-from p4lab.widgets.formula import Formula, Term
+from p4lab.widgets.formula import Formula
+from p4lab.widgets.old_dashboard import Dashboard
 from p4lab.widgets.start_lab import CONFIG, phase, start_lab
 from p4lab.widgets.start_pictures import ImagePicture, SearchPicture, equations
 

@@ -1,0 +1,38 @@
+"""The labs of the notebooks, ready to be shown."""
+
+from typing import Any, Protocol
+
+from p4lab.labs.lab import Lab
+from p4lab.labs.swaps import SWAPS
+from p4lab.training import RunConfig
+from p4lab.widgets.dashboard import Dashboard
+
+
+class Opener(Protocol):
+    """Shows a lab: takes settings of the first run, a name, and changes, as `Dashboard` does."""
+
+    def __call__(self, config: Any = None, name: str | None = None, **changes: Any) -> Dashboard:
+        """Return the lab, which is shown when it is displayed."""
+
+
+def opener(lab: Lab[Any, Any]) -> Opener:
+    """Return a function that shows a lab."""
+
+    def show(config: RunConfig | None = None, name: str | None = None, **changes: Any) -> Dashboard:
+        return Dashboard(lab, config, name, **changes)
+
+    show.__name__ = show.__qualname__ = f"{lab.name}_lab"
+    show.__doc__ = f"""Return the lab "{lab.title}": {lab.subtitle[:1].lower()}{lab.subtitle[1:]}.
+
+    Args:
+        config: settings of the first run (None: the lab's own).
+        name: see `Dashboard`.
+        changes: settings over those of ``config``, by name: {", ".join(lab.config.settings)}.
+
+    Raises:
+        ConfigError: unknown setting, or a value out of range.
+    """
+    return show
+
+
+swaps_lab = opener(SWAPS)
