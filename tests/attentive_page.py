@@ -13,11 +13,9 @@ def attend(lab: Any) -> None:
     """Say hello to a lab's widgets, and acknowledge every frame at once."""
     for widget in (view.widget for view in lab._views):
         widget.send = lambda message, buffers=(), widget=widget: (
-            widget._receive(widget, {"acks": {widget.model_id: [message["frame"], 0]}}, [])
-            if "frame" in message
-            else None
+            widget.hear({"acks": {widget.model_id: [message["frame"], 0]}}, []) if "frame" in message else None
         )
-        widget._receive(widget, {"hello": 1}, [])
+        widget.hear({"hello": 1}, [])
 
 
 def train_watched(lab: Any, steps: int = 10) -> None:
@@ -42,7 +40,7 @@ class Wire:
         monkeypatch.setattr(widget, "send", lambda message, buffers=(): self.sent.append((message, list(buffers))))
 
     def says(self, **message: Any) -> None:
-        self.widget._receive(self.widget, message, [])
+        self.widget.hear(message)
 
     def acknowledge(self) -> None:
         self.says(acks={self.widget.model_id: [self.sent[-1][0]["frame"], 0]})

@@ -348,10 +348,11 @@ class Lab(Generic[C, V]):
         loss: how losses read.
         lanes: what the lanes are called, by name, for a config.
         controls, buttons: by name, what is neither a setting of the config nor of the view.
+        offers: what this lab says otherwise about a setting than its class does, by its name.
         disabled: names of what cannot be touched, for planned settings.
         hint: what to do next, if there is nothing more pressing to say (None: the usual).
         alarm: how loud it is said that a lane has stopped, "notice" or "error".
-        layout: "side" (pictures beside the curves) or "wide" (above them, over the full width).
+        layout: "side" (pictures beside the curves), "wide" (above them, over the full width) or "own" (``style`` says).
         style: CSS of what is this lab's alone.
     """
 
@@ -369,6 +370,7 @@ class Lab(Generic[C, V]):
     lanes: Callable[[Any], Mapping[str, str]] = lambda config: {}
     controls: Mapping[str, Control] = field(default_factory=dict)
     buttons: Mapping[str, Button] = field(default_factory=dict)
+    offers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     disabled: Callable[[Any], Collection[str]] = lambda planned: ()
     hint: Callable[[Sight[Any, Any]], str | None] = lambda sight: None
     alarm: str = "notice"
@@ -391,7 +393,8 @@ class Lab(Generic[C, V]):
     def setting(self, name: str) -> Setting | None:
         """Return how a control looks; None if there is none of that name."""
         control = self.controls.get(name)
-        return control.setting if control else self.view.settings.get(name) or self.config.settings.get(name)
+        setting = control.setting if control else self.view.settings.get(name) or self.config.settings.get(name)
+        return dataclasses.replace(setting, **self.offers.get(name, {})) if setting else None
 
     def values(self, config: RunConfig, view: View) -> dict[str, Any]:
         """Return the value of every setting and control, by name."""
@@ -401,5 +404,6 @@ class Lab(Generic[C, V]):
     def waiting(self, running: RunConfig, planned: RunConfig) -> list[str]:
         """Return the names of what is planned otherwise than it is."""
         names = [name for name in running.differences(planned) if name not in self.controls]
-        others = (name for name, control in self.controls.items() if control.read(running) != control.read(planned))
+        waiting = {name: control for name, control in self.controls.items() if not control.setting.live}
+        others = (name for name, control in waiting.items() if control.read(running) != control.read(planned))
         return [*names, *others]

@@ -8,24 +8,34 @@ import torch
 from p4lab.errors import OptionError
 from p4lab.flows import p4inv_bent
 from p4lab.p4 import RECOMMENDED
+from p4lab.p4.linear import Reset
 from p4lab.problems import Digits
 from p4lab.problems.matrix import MatrixProblem, matrix, matrix_model
-from p4lab.training.config import SWITCH, Rule, RunConfig, one_of, whole
+from p4lab.training.config import SWITCH, Rule, RunConfig, one_of, setting, whole
+
+RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 
 
 @dataclass(frozen=True)
 class DigitsConfig(RunConfig):
     """A flow of P4Inv layers and Bent identities on handwritten digits.
 
-    Attributes:
-        blocks: number of nonlinearities in the flow; it has one P4Inv layer more.
+    There is one P4Inv layer more than nonlinearities.
     """
 
     problem: ClassVar[str] = "digits"
-    rules: ClassVar[dict[str, Rule]] = {"blocks": whole(0, 100)}
 
-    rank: int = RECOMMENDED.rank_for(Digits.dim)
-    blocks: int = 12
+    rank: int = setting(RECOMMENDED.rank_for(Digits.dim), choices=(1, 2, 4, 8, 16))
+    reset: Reset = setting(RECOMMENDED.reset, help="How new directions are drawn after a merge")
+    learning_rate: float = setting(2e-3, choices=RATES)
+    merge_every: int = setting(RECOMMENDED.every, choices=(1, 2, 5, 10, 20, 50, 100, 200))
+    refine_every: int = setting(
+        RECOMMENDED.refine_every,
+        choices=(1, 2, 5, 10, 20, 50, 100),
+        help="Iterative refinement of the inverses after so many merges",
+    )
+    penalty: bool = setting(False, help="Add a penalty on vanishing and exploding determinants to the loss")
+    blocks: int = setting(12, "Blocks", whole(0, 100), choices=(4, 8, 12, 16, 24), own=True, help="Nonlinearities")
 
     @property
     def width(self) -> int:
@@ -34,19 +44,9 @@ class DigitsConfig(RunConfig):
 
     def parts(self) -> tuple[Digits, torch.nn.Module]:
         """Return the digits, and the flow with identity weights."""
-        dtype, device = getattr(torch, self.dtype), torch.device(self.device)
-        model = p4inv_bent(
-            Digits.dim,
-            self.blocks,
-            init="identity",
-            seed=self.seed,
-            rank=self.rank,
-            reset=self.reset,
-            train_v=self.train_v,
-            dtype=dtype,
-            device=device,
-        )
-        return Digits(self.seed, device, dtype), model
+        options: dict[str, Any] = {"rank": self.rank, "reset": self.reset, "train_v": self.train_v, "seed": self.seed}
+        model = p4inv_bent(Digits.dim, self.blocks, init="identity", **options, **self.where)
+        return Digits(self.seed, torch.device(self.device), getattr(torch, self.dtype)), model
 
 
 def _is_matrix(text: str) -> bool:
@@ -127,4 +127,9 @@ class CustomConfig(RunConfig):
     """Settings of a user's own problem, model, optimizer and merge schedule; those are given to the engine."""
 
     problem: ClassVar[str] = "custom"
-    rules: ClassVar[dict[str, Rule]] = {"optimizer": Rule(str, lambda _: True, "the name of an optimizer's class")}
+
+    optimizer: str = setting("adam", "", Rule(str, lambda _: True, "the name of an optimizer's class"))
+    learning_rate: float = setting(2e-3, choices=(*RATES, 2e-1, 5e-1, 1.0))
+    merge_every: int = setting(RECOMMENDED.every, choices=(1, 2, 5, 10, 20, 50, 100, 200))
+    refine_every: int = setting(RECOMMENDED.refine_every, choices=(1, 2, 5, 10, 20, 50, 100, 200))
+    penalty: bool = setting(False, help="Penalize vanishing and exploding determinants")

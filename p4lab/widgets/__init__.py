@@ -3,12 +3,11 @@
 from p4lab.widgets.alanine_lab import alanine_lab
 from p4lab.widgets.boltzmann_lab import boltzmann_lab
 from p4lab.widgets.break_lab import break_lab
-from p4lab.widgets.catalog import swaps_lab
+from p4lab.widgets.catalog import digits_lab, start_lab, swaps_lab
 from p4lab.widgets.channel import BrowserError, Channel
 from p4lab.widgets.controls import ControlPanel, Group, Item
 from p4lab.widgets.dashboard import Dashboard
 from p4lab.widgets.density_lab import density_lab
-from p4lab.widgets.digits_lab import digits_lab
 from p4lab.widgets.image_grid import ImageGrid, Panel
 from p4lab.widgets.linear_lab import linear_lab
 from p4lab.widgets.live import train_live
@@ -20,7 +19,6 @@ from p4lab.widgets.race_lab import race_lab
 from p4lab.widgets.rnn_lab import rnn_lab
 from p4lab.widgets.sketch import Sketch
 from p4lab.widgets.space import Space
-from p4lab.widgets.start_lab import start_lab
 from p4lab.widgets.temperature_lab import temperature_lab
 
 __all__ = [

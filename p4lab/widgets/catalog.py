@@ -2,7 +2,9 @@
 
 from typing import Any, Protocol
 
+from p4lab.labs.digits import DIGITS
 from p4lab.labs.lab import Lab
+from p4lab.labs.start import START
 from p4lab.labs.swaps import SWAPS
 from p4lab.training import RunConfig
 from p4lab.widgets.dashboard import Dashboard
@@ -35,4 +37,6 @@ def opener(lab: Lab[Any, Any]) -> Opener:
     return show
 
 
+digits_lab = opener(DIGITS)
+start_lab = opener(START)
 swaps_lab = opener(SWAPS)

@@ -68,7 +68,7 @@ class Channel(anywidget.AnyWidget):
         self._ahead = 1
         super().__init__(**options)
         self._channels[self.model_id] = self
-        self.on_msg(self._receive)
+        self.on_msg(lambda _, message, buffers: self.hear(message, buffers))
 
     @property
     def ready(self) -> bool:
@@ -114,7 +114,8 @@ class Channel(anywidget.AnyWidget):
                 self._acked = frame
         self.on_ready()
 
-    def _receive(self, _: Any, message: dict[str, Any], buffers: Any) -> None:
+    def hear(self, message: dict[str, Any], buffers: Sequence[Any] = ()) -> None:
+        """Take in what the browser says."""
         if "acks" in message:
             for name, (frame, held) in message["acks"].items():
                 if name in self._channels:

@@ -116,11 +116,12 @@ class ControlPanel(Channel):
     def _greeting(self) -> tuple[dict[str, Any], list[memoryview]]:
         return {"spec": self._spec, **self._state}, []
 
-    def _receive(self, widget: Any, message: dict[str, Any], buffers: Any) -> None:
+    def hear(self, message: dict[str, Any], buffers: Sequence[Any] = ()) -> None:
+        """Take in what the browser says."""
         if "upload" in message:
             self._touched(message["upload"], bytes(buffers[0]))
         else:
-            super()._receive(widget, message, buffers)
+            super().hear(message, buffers)
 
     def _heard(self, message: dict[str, Any]) -> None:
         if "set" in message:

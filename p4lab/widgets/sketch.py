@@ -1,6 +1,6 @@
 """A canvas on which a person paints with the mouse or the keyboard."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,9 +91,10 @@ class Sketch(Channel):
     def _greeting(self) -> tuple[dict[str, Any], list[memoryview]]:
         return {"view": self._view}, [as_bytes(self.ink)]
 
-    def _receive(self, widget: Any, message: dict[str, Any], buffers: Any) -> None:
+    def hear(self, message: dict[str, Any], buffers: Sequence[Any] = ()) -> None:
+        """Take in what the browser says."""
         if "drawn" not in message:
-            super()._receive(widget, message, buffers)
+            super().hear(message, buffers)
             return
         with self._lock:
             self.ink = self._checked(np.frombuffer(bytes(buffers[0]), np.uint8).reshape(self.ink.shape))

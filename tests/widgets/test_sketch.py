@@ -15,10 +15,10 @@ class Page:
     def __init__(self, sketch: Sketch) -> None:
         self.sketch, self.sent = sketch, list[tuple[dict[str, Any], list[bytes]]]()
         sketch.send = lambda message, buffers=(): self.sent.append((message, [bytes(b) for b in buffers]))
-        sketch._receive(sketch, {"hello": 1}, [])
+        sketch.hear({"hello": 1}, [])
 
     def draws(self, ink: Any, why: str = "stroke") -> None:
-        self.sketch._receive(self.sketch, {"drawn": why}, [memoryview(np.asarray(ink, np.uint8).tobytes())])
+        self.sketch.hear({"drawn": why}, [memoryview(np.asarray(ink, np.uint8).tobytes())])
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_the_button_hands_over_a_copy(sketch: Sketch, used: list[Any]) -> None:
 
 def test_copy_asks_the_kernel(sketch: Sketch, used: list[Any]) -> None:
     page = Page(sketch)
-    sketch._receive(sketch, {"copy": 1}, [])
+    sketch.hear({"copy": 1}, [])
     assert used == ["copy"]
     sketch.show(np.full((4, 4), 7))
     assert page.sent[-1][1] == [bytes([7] * 16)]

@@ -24,7 +24,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_a_surface_is_sent_once(sent: list[Any]) -> None:
     space = Space("title", labels=("p", "s", "q"), home=(10, 20))
     space.show([Surface(SHEET), Line(ROUTE)])
-    space._receive(space, {"hello": 1}, [])
+    space.hear({"hello": 1}, [])
     message, buffers = sent.pop()
     assert message["view"]["labels"] == ("p", "s", "q")
     assert message["view"]["home"] == (10, 20)
@@ -40,9 +40,9 @@ def test_a_surface_is_sent_once(sent: list[Any]) -> None:
 
 def test_a_second_page_gets_the_surface_again(sent: list[Any]) -> None:
     space = Space("title")
-    space._receive(space, {"hello": 1}, [])
+    space.hear({"hello": 1}, [])
     space.show([Surface(SHEET)], bounds=(-1, 1, -1, 1, -1, 1))
-    space._receive(space, {"hello": 1}, [])
+    space.hear({"hello": 1}, [])
     message, buffers = sent[-1]
     assert message["layers"][0]["kind"] == "Surface"
     assert message["bounds"] == (-1, 1, -1, 1, -1, 1)
@@ -52,7 +52,7 @@ def test_a_second_page_gets_the_surface_again(sent: list[Any]) -> None:
 def test_a_moved_grip_is_reported() -> None:
     moved: list[Any] = []
     space = Space("t", on_moved=lambda *what: moved.append(what))
-    space._receive(space, {"moved": "target", "point": [1, 2, 3]}, [])
+    space.hear({"moved": "target", "point": [1, 2, 3]}, [])
     assert moved == [("target", (1.0, 2.0, 3.0))]
 
 
