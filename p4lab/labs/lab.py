@@ -226,6 +226,7 @@ class Canvas:
         size, levels, area, title, note: as there.
         use: what a drawing changes of the config; the run starts over with it.
         copy: what stands on the square when a person asks for what is learnt.
+        stands_for: a control and a value of it that mean what is on the square.
     """
 
     size: int
@@ -235,6 +236,7 @@ class Canvas:
     note: str
     use: Callable[[NDArray[np.uint8]], Mapping[str, Any]]
     copy: Callable[["Sight[Any, Any]"], NDArray[Any]]
+    stands_for: tuple[str, Any] = ("", None)
 
 
 Base = Axes | Box | Grids | Board | Equations | Bar | Canvas

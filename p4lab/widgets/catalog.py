@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+from p4lab.labs.density import DENSITIES_2D
 from p4lab.labs.digits import DIGITS
 from p4lab.labs.lab import Lab
 from p4lab.labs.start import START
@@ -37,6 +38,7 @@ def opener(lab: Lab[Any, Any]) -> Opener:
     return show
 
 
+density_lab = opener(DENSITIES_2D)
 digits_lab = opener(DIGITS)
 start_lab = opener(START)
 swaps_lab = opener(SWAPS)

@@ -104,6 +104,7 @@ class Dashboard:
         self.lab, self.view = lab, dataclasses.replace(lab.view, **looks)
         self._refused: Exception | None = None
         self._memory: dict[str, Any] = {}
+        self._painted: dict[tuple[str, Any], Callable[[], Mapping[str, Any]]] = {}
         bars = [picture.base.items for picture in lab.pictures if isinstance(picture.base, Bar)]
         offered = [*lab.groups.values(), *bars]
         if taken := BUTTONS & {control for names in offered for control in names}:
@@ -213,6 +214,7 @@ class Dashboard:
             lambda ink: self._restart(use(ink)),
             lambda: sketch.show(copy(self._sight(self.player.frame(WAIT)))),
         )
+        self._painted[base.stands_for] = lambda: use(sketch.ink) if sketch.ink.any() else {}
         return sketch, sketch.show
 
     def _sight(self, frame: Frame) -> Sight[Any, Any]:
@@ -375,7 +377,8 @@ class Dashboard:
             self.view = dataclasses.replace(self.view, **{name: value})
             player.poke()
         else:
-            player.set(**{name: value})
+            painted = next((ink for meant, ink in self._painted.items() if meant == (name, value)), dict)
+            player.set(**{name: value, **painted()})
 
     def _edit_runs(self, action: str, number: int, name: str = "") -> None:
         {
