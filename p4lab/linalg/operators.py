@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def operator_sketch(operator: Callable[[Tensor], Tensor], omega: Tensor) -> Tensor:
@@ -38,4 +38,4 @@ def gradient_rows(x: Tensor, g: Tensor, rows: Tensor) -> Tensor:
     Returns:
         Shape (k, d_out). Cost O(batch d k).
     """
-    return (rows @ x.t()) @ g
+    return nn.functional.linear(rows, x) @ g

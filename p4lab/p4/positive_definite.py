@@ -205,21 +205,20 @@ class P4PositiveDefinite(P4Factored):
         # F is judged by its k x k capacitance matrix. Cost O(d^2 k), no d x d temporary.
         a, x, u, v = self.frozen_weight, self.frozen_inverse, self.u, self.v
         wide = self.frozen_logabsdet.dtype
-        c_inv, _, logabsdet = inverse_and_det(capacitance(v.to(wide), u.to(wide)))
-        p = -(c_inv.t() @ u.to(wide)).to(u.dtype)
+        wide_u = u.to(wide)
+        c_inv, _, logabsdet = inverse_and_det(capacitance(v.to(wide), wide_u))
+        p = (c_inv.t() @ wide_u).to(u.dtype)
         w, vx = congruence(a, u, v), v @ x
-        z = torch.addmm(vx, vx @ v.t(), p, alpha=0.5)  # congruence(x, v, p)
-        w_norm, z_norm, p_norm, v_norm, c_norm = map(torch.linalg.vector_norm, (w, z, p, v, c_inv))
-        rounding = torch.finfo(u.dtype).eps * (w_norm * v_norm) * (z_norm * p_norm)
+        z = torch.addmm(vx, vx @ v.t(), p, alpha=-0.5)  # congruence(x, v, -p)
+        w_norm, z_norm, p_norm, c_norm = map(torch.linalg.vector_norm, (w, z, p, c_inv))
+        rounding = w_norm * z_norm * p_norm * (torch.finfo(u.dtype).eps * self.rank**0.5)  # v has rows of length 1
         # Near to a singular matrix the rounding of A alone wears the inverse out: seen along one direction.
-        defect = torch.linalg.vector_norm(torch.addmv(v[0], a, vx[0], alpha=-1)) / torch.linalg.vector_norm(v[0])
-        report = self.judge((w, z), c_norm, rounding, defect)
+        defect = torch.linalg.vector_norm(torch.addmv(v[0], a, vx[0], alpha=-1))
+        report = self.judge((), c_norm, rounding, defect, size=w_norm + z_norm)
         changes = Changes(report)
-        zero = torch.zeros((), dtype=u.dtype, device=u.device)
-        w, p, z = (torch.where(report.accepted, t, zero) for t in (w, p, z))
-        changes.absorb_product(a, *symmetric_factors(v, w))
-        changes.absorb_product(x, *symmetric_factors(p, z))
-        changes.absorb(self.frozen_logabsdet, self.frozen_logabsdet + 2 * logabsdet)
+        changes.absorb_product(a, *symmetric_factors(v, w, report.accepted))
+        changes.absorb_product(x, *symmetric_factors(p, z, report.accepted), alpha=-1)
+        changes.absorb(self.frozen_logabsdet, torch.add(self.frozen_logabsdet, logabsdet, alpha=2))
         return changes
 
     def _absorb_anew(self) -> Changes:
@@ -345,7 +344,7 @@ class P4PositiveDefinite(P4Factored):
                 total = -changes.product(gradient_rows(x, g, rows), a_inv)
                 total = total - gradient_rows(g, x, changes.product(rows, a_inv))
             else:
-                total = gradient_rows(x, g, rows) + gradient_rows(g, x, rows)
+                total = torch.addmm(gradient_rows(x, g, rows), nn.functional.linear(rows, g), x)
             return total if volume is None else total + 2 * volume.to(rows.dtype) * changes.product(rows, a_inv)
 
         # By u the gradient is v (G + G^T) A: v has to span the range of (G + G^T) A.
