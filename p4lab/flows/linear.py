@@ -36,6 +36,12 @@ def is_linear(layer: Any) -> bool:
     return hasattr(type(layer), "logabsdet")  # of the class: a module looks for a missing attribute at length
 
 
+def through(layer: Linear, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+    """Return what a linear layer makes of x, or x of what it made, with log|det|, of shapes (..., d) and (...)."""
+    y, logabsdet = layer.inverse(x) if inverse else layer(x), layer.logabsdet().to(x.dtype).expand(x.shape[:-1])
+    return y, -logabsdet if inverse else logabsdet
+
+
 class Permutation(nn.Module):
     r"""Fixed permutation of the coordinates, a linear layer that moves memory only.
 

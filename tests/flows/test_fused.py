@@ -50,7 +50,7 @@ def test_values_gradients_and_kept_batches(layout: str, rank: int, input_gradien
     twin = copy.deepcopy(flow)
     x, y = (points().requires_grad_(input_gradient) for _ in range(2))
     assert fused.fusible(list(flow.layers), x)
-    together, apart = flow(x), twin._layered(y)
+    together, apart = flow(x), twin.layered(y)
     torch.testing.assert_close(together, apart, rtol=1e-12, atol=1e-12)
     loss(*together).backward()
     loss(*apart).backward()
