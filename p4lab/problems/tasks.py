@@ -119,14 +119,14 @@ class ICATask(Task):
     ) -> None:
         self.dim, self._shape = len(mixing), shape
         data = (sources @ mixing.t()).to(device, dtype)
-        self._test, self._train = data[: len(data) // 5], data[len(data) // 5 :]
+        self.test, self.train = data[: len(data) // 5], data[len(data) // 5 :]
         # A row of W M tells which combination of white components a unit looks for; the basis draws it.
         self._draw = (mixing @ basis).to(device, dtype)
 
     def batch(self, size: int, generator: torch.Generator) -> Tensor:
         """Draw mixtures with replacement, shape (size, d)."""
-        rows = torch.randint(len(self._train), (size,), generator=generator, device="cpu")
-        return self._train[rows.to(self._train.device)]
+        rows = torch.randint(len(self.train), (size,), generator=generator, device="cpu")
+        return self.train[rows.to(self.train.device)]
 
     def loss(self, model: Any, x: Tensor) -> Tensor:
         """Return the negative log-likelihood of a batch, nats per dimension, plus a penalized method's penalty."""
@@ -135,7 +135,7 @@ class ICATask(Task):
     @torch.no_grad()
     def test_loss(self, model: Any) -> Tensor:
         """Return the negative log-likelihood of the test patches."""
-        return self._nll(model, self._test)
+        return self._nll(model, self.test)
 
     def pictures(self, model: Any, z: Tensor) -> dict[str, Tensor]:
         """Return the first 64 filters as "images", shape (n, h, w), uint8; 128 is zero."""

@@ -212,7 +212,7 @@ def test_far_out_outputs_do_not_overflow() -> None:
 def test_test_data_are_not_trained_on() -> None:
     chosen = ica()
     rows = {tuple(row) for row in chosen.batch(5000, torch.Generator().manual_seed(0)).tolist()}
-    assert not rows & {tuple(row) for row in chosen._test.tolist()}
+    assert not rows & {tuple(row) for row in chosen.test.tolist()}
     assert len(rows) == 400
 
 
