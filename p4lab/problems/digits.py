@@ -60,9 +60,8 @@ class Digits:
         logits, _ = _logit(train + torch.rand(train.shape, generator=generator, dtype=torch.float64, device="cpu"))
         self.mean = logits.mean(0).to(device, dtype)
         self.std = logits.std(0).to(device, dtype)
-        self.dequantized = self.test + torch.rand(self.test.shape, generator=generator, dtype=torch.float64, device="cpu").to(
-            device, dtype
-        )
+        noise = torch.rand(self.test.shape, generator=generator, dtype=torch.float64, device="cpu")
+        self.dequantized = self.test + noise.to(device, dtype)
 
     def batch(self, size: int, generator: torch.Generator) -> Tensor:
         """Draw dequantized training digits x, shape (size, 64), with replacement.

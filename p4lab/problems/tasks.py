@@ -11,9 +11,9 @@ from p4lab.baselines import Method, penalty
 from p4lab.errors import OptionError
 from p4lab.flows import Flow, bent_stack
 from p4lab.problems.digits import Digits
+from p4lab.problems.linear import MAPS as MAPS
 from p4lab.problems.linear import linear_target
 
-CONDITION = 100.0
 TEST_SIZE = 2048
 FILTERS = 64
 PATCH = 8
@@ -201,39 +201,6 @@ def _eigenvalues(matrix: Tensor) -> Tensor:
 # --- by name ---------------------------------------------------------------------------------------------------------
 
 
-def ill_conditioned(dim: int, seed: int = 1) -> Tensor:
-    """Return a random matrix with det > 0 and singular values from 1/10 to 10, shape (d, d), float32."""
-    generator = torch.Generator().manual_seed(seed)
-    left, right = (
-        torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64, device="cpu")).Q
-        for _ in range(2)
-    )
-    values = torch.logspace(-1, 1, dim, base=math.sqrt(CONDITION), dtype=torch.float64, device="cpu")
-    matrix = (left * values) @ right
-    return _with_sign(matrix, 1.0).float()
-
-
-def negative(dim: int, seed: int = 1) -> Tensor:
-    """Return a random rotation times a mirror: det = -1, shape (d, d), float32."""
-    noise = torch.randn(dim, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu")
-    return _with_sign(torch.linalg.qr(noise).Q, -1.0).float()
-
-
-def _with_sign(matrix: Tensor, sign: float) -> Tensor:
-    if torch.linalg.slogdet(matrix)[0] * sign < 0:
-        matrix = torch.cat([-matrix[:1], matrix[1:]])
-    return matrix
-
-
-MAPS: dict[str, Callable[[int, int], Tensor]] = {
-    "spd": lambda dim, seed: linear_target("spd", dim, seed),
-    "so": lambda dim, seed: linear_target("so", dim, seed),
-    "minus_identity": lambda dim, _: linear_target("minus_identity", dim),
-    "ill_conditioned": ill_conditioned,
-    "negative": negative,
-}
-
-
 def photo_patches(dim: int, count: int = 20_000, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Return white patches (count, d) of scikit-learn's two photos, and the (d, 64) matrix that draws components.
 
@@ -304,7 +271,7 @@ def task(
         OptionError: unknown name, or a width that the data do not have.
     """
     if name in MAPS:
-        return MapTask(MAPS[name](dim, seed), dtype, device)
+        return MapTask(linear_target(name, dim, seed), dtype, device)
     if name in PATCHES:
         sources, basis = PATCHES[name](dim)
         mixing = linear_target("so", dim, seed).double()
