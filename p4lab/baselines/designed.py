@@ -173,7 +173,14 @@ def scale_and_shift(out: Tensor) -> tuple[Tensor, Tensor]:
     return 2 * torch.tanh(scale / 2), shift
 
 
-def coupling_network(read: int, hidden: int, write: int, generator: torch.Generator, depth: int = 1) -> nn.Sequential:
+def coupling_network(
+    read: int,
+    hidden: int,
+    write: int,
+    generator: torch.Generator,
+    depth: int = 1,
+    dtype: torch.dtype = torch.float64,
+) -> nn.Sequential:
     """Return the network of a coupling, whose last layer starts at 0 and all others as `nn.Linear` draws them.
 
     Args:
@@ -182,12 +189,13 @@ def coupling_network(read: int, hidden: int, write: int, generator: torch.Genera
         write: number of outputs.
         generator: source of randomness, on the CPU.
         depth: number of hidden layers.
+        dtype: in which the numbers are drawn.
 
     Returns:
-        The network, in float64 on the CPU.
+        The network, on the CPU.
     """
     # On the CPU, whatever torch's default device is.
-    kind: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+    kind: dict[str, Any] = {"dtype": dtype, "device": "cpu"}
     layers: list[nn.Module] = []
     for inputs in (read, *[hidden] * (depth - 1)):
         linear = nn.utils.skip_init(nn.Linear, inputs, hidden, **kind)

@@ -3,7 +3,6 @@
 from p4lab.boltzmann.losses import ReducedEnergy, by_energy, by_example, compress, mixed
 from p4lab.boltzmann.temperature import SteerableFlow, steerable_flow
 from p4lab.boltzmann.weights import (
-    Estimate,
     Histogram,
     clipped,
     clipped_ess,
@@ -11,7 +10,9 @@ from p4lab.boltzmann.weights import (
     free_energy_difference,
     log_weights,
     weighted_histogram,
+    weighted_share,
 )
+from p4lab.problems.metrics import Estimate
 
 __all__ = [
     "Estimate",
@@ -29,4 +30,5 @@ __all__ = [
     "mixed",
     "steerable_flow",
     "weighted_histogram",
+    "weighted_share",
 ]

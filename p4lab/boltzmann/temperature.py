@@ -4,16 +4,17 @@ import math
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from p4lab.boltzmann.losses import ReducedEnergy
 from p4lab.errors import OptionError, ShapeError
 from p4lab.flows import Flow, Standardize, coupling_flow
-from p4lab.flows.flow import Bijection
+from p4lab.flows.bijection import Bijection
+from p4lab.flows.coupling import VolumePreservingCoupling
+from p4lab.flows.latent import LatentDensity, positive
 from p4lab.flows.linear import is_linear
 from p4lab.flows.mixing import check_mixing_options
 from p4lab.flows.torus import BesideAngles, TorusCoupling
-from p4lab.flows.volume import VolumePreservingCoupling
 from p4lab.p4 import RECOMMENDED, Preset
 from p4lab.p4._validate import check_tensor
 
@@ -21,7 +22,7 @@ CONSTANT = (VolumePreservingCoupling, TorusCoupling, BesideAngles, Standardize)
 """Layers beside linear ones whose determinant is the same everywhere."""
 
 
-class SteerableFlow(nn.Module):
+class SteerableFlow(LatentDensity):
     r"""A flow with a constant determinant and the prior N(0, T I): its temperature is a dial.
 
     .. math:: \log p_T(y) = \log N(F(y); 0, T I) + \log|\det \partial F|, \qquad
@@ -76,21 +77,16 @@ class SteerableFlow(nn.Module):
         if not 0 <= angles <= flow.dim - momenta:
             raise OptionError(f"angles={angles} of {flow.dim - momenta} positions: expected 0 to as many")
         self.flow, self.momenta, self.angles = flow, momenta, angles
+        self.turns = angles
         self.dim, self.positions = flow.dim, flow.dim - momenta
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(z, log|det dz/dy|)`` of shapes (..., dim) and (...); the latter is the same for all y."""
         return self.flow(y)
 
-    def log_prob(self, y: Tensor, temperature: float = 1.0) -> Tensor:
-        """Return log p_T(y) in nats, shape (...) for y of shape (..., dim).
-
-        Raises:
-            OptionError: the temperature is not positive.
-        """
-        t = _positive(temperature)
-        z, logabsdet = self.flow(y)
-        return logabsdet + self._log_prior(z, t)
+    def inverse_with_logabsdet(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(y, log|det dy/dz|)`` of shapes (..., dim) and (...)."""
+        return self.flow.inverse_with_logabsdet(z)
 
     def rescaled(self, log_prob: Tensor, temperature: float, of: float = 1.0) -> Tensor:
         r"""Return log p_T'(y) from log p_T(y) without evaluating the flow: the law, with its constant.
@@ -106,37 +102,17 @@ class SteerableFlow(nn.Module):
         Raises:
             OptionError: a temperature is not positive.
         """
-        there, here = _positive(temperature), _positive(of)
-        like = self.flow._like()
+        there, here = positive(temperature), positive(of)
+        like = self.like()
         logabsdet = self.flow(torch.zeros(1, self.dim, dtype=like.dtype, device=like.device))[1]
-        return (here / there) * (log_prob - logabsdet + self._log_norm(here)) + logabsdet - self._log_norm(there)
+        return (here / there) * (log_prob - logabsdet + self.log_norm(here)) + logabsdet - self.log_norm(there)
 
-    def sample_with_log_prob(
-        self, n: int, generator: torch.Generator | None = None, temperature: float = 1.0
-    ) -> tuple[Tensor, Tensor]:
-        """Draw ``n`` samples with log p_T(y), of shapes (n, dim) and (n,), differentiable in the parameters.
-
-        Args:
-            n: number of samples.
-            generator: CPU generator (None: torch's default); the same latent variables at any temperature, scaled.
-            temperature: T.
-
-        Raises:
-            OptionError: the temperature is not positive.
-            ShapeError: n < 0.
-        """
-        t = _positive(temperature)
-        if n < 0:
-            raise ShapeError(f"n={n}: expected at least 0 samples")
-        like = self.flow._like()
-        kind: dict[str, Any] = {"generator": generator, "dtype": like.dtype, "device": "cpu"}
-        z = math.sqrt(t) * torch.randn(n, self.dim - self.angles, **kind)
-        if self.angles:
-            turns = torch.rand(n, self.angles, **kind) - 0.5
-            z = torch.cat([2 * math.pi * turns, z], -1)
-        z = z.to(like.device)
-        y, logabsdet = self.flow.inverse_with_logabsdet(z)
-        return y, self._log_prior(z, t) - logabsdet
+    def draw(self, n: int, **kind: Any) -> Tensor:
+        """Draw latent points at T = 1, shape (n, dim): numbers, then turns of the angles."""
+        numbers = torch.randn(n, self.dim - self.angles, **kind)
+        if not self.angles:
+            return numbers
+        return torch.cat([2 * math.pi * (torch.rand(n, self.angles, **kind) - 0.5), numbers], -1)
 
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
@@ -151,7 +127,7 @@ class SteerableFlow(nn.Module):
             ShapeError, DtypeError: x has another width, or is no tensor.
         """
         check_tensor("SteerableFlow.augment", x)
-        t = _positive(temperature)
+        t = positive(temperature)
         if x.dim() != 2 or x.shape[1] != self.positions:
             raise ShapeError(f"positions of shape {tuple(x.shape)}: expected (n, {self.positions})")
         if not self.momenta:
@@ -168,20 +144,9 @@ class SteerableFlow(nn.Module):
 
         return total
 
-    def penalty(self, **options: Any) -> Tensor:
-        """Return the penalty of its P4 layers (see `Flow.penalty`)."""
-        return self.flow.penalty(**options)
-
     def logabsdet(self) -> Tensor:
         """Return log|det| of the linear layers (nats), a differentiable scalar."""
         return self.flow.logabsdet()
-
-    def _log_prior(self, z: Tensor, temperature: float) -> Tensor:
-        return -0.5 * z[..., self.angles :].square().sum(-1) / temperature - self._log_norm(temperature)
-
-    def _log_norm(self, temperature: float) -> float:
-        circles = self.angles * math.log(2 * math.pi)
-        return circles + 0.5 * (self.dim - self.angles) * math.log(2 * math.pi * temperature)
 
     def extra_repr(self) -> str:
         """Return the widths."""
@@ -237,9 +202,3 @@ def steerable_flow(
         shift[:positions], scale[:positions] = mean.to(shift), std.to(scale)
         layers.insert(0, Standardize(shift, scale))
     return SteerableFlow(Flow(cast(Any, layers), dim), momenta)
-
-
-def _positive(temperature: float) -> float:
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise OptionError(f"temperature={temperature}: expected a number above 0")
-    return float(temperature)

@@ -12,25 +12,10 @@ from torch import Tensor
 
 from p4lab.errors import OptionError, ShapeError
 from p4lab.p4._validate import check_tensor
+from p4lab.problems.metrics import Estimate
 
 BLOCKS = 50
 """Blocks of samples that error bars are made of."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its error bar.
-
-    Attributes:
-        value: the estimate.
-        error: its standard error; inf if there is too little to tell.
-    """
-
-    value: float
-    error: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} ± {self.error:.3f}"
 
 
 @dataclass(frozen=True)
@@ -180,12 +165,30 @@ def free_energy_difference(log_w: Tensor, in_a: Tensor, in_b: Tensor, blocks: in
         raise ShapeError(
             f"log-weights {tuple(log_w.shape)}, in_a {tuple(in_a.shape)}, in_b {tuple(in_b.shape)}: expected equal ones"
         )
-    w = normalized(log_w)
-    a, b = (_block_sums(w * region, blocks) for region in (in_a, in_b))
-    if not float(a.sum()) or not float(b.sum()):
-        return Estimate(float(-b.sum().log() + a.sum().log()), torch.inf)
+    w, place = normalized(log_w), _block_of(len(log_w), blocks, log_w.device)
+    a, b = (_sums(w * region, place, blocks) for region in (in_a, in_b))
     left_out = -torch.log((b.sum() - b).clamp(min=0)) + torch.log((a.sum() - a).clamp(min=0))
-    return Estimate(float(-b.sum().log() + a.sum().log()), _jackknife(left_out))
+    certain = float(a.sum()) > 0 and float(b.sum()) > 0 and bool(torch.isfinite(left_out).all())
+    return Estimate(float(-b.sum().log() + a.sum().log()), float(jackknife(left_out)) if certain else torch.inf)
+
+
+def weighted_share(log_w: Tensor, inside: Tensor, blocks: int = BLOCKS) -> Estimate:
+    """Return the weighted share of samples that are inside, with a jackknife error over blocks.
+
+    Args:
+        log_w: logarithms of weights, shape (n,); what is not finite weighs nothing.
+        inside: bool, shape (n,).
+        blocks: number of blocks, at least two; no more than n count.
+
+    Raises:
+        ShapeError: not a vector, or fewer than two samples.
+        DtypeError: no tensor.
+    """
+    w, blocks = normalized(log_w), max(2, min(blocks, len(log_w)))
+    place = _block_of(len(w), blocks, w.device)
+    total, part = _sums(w, place, blocks), _sums(w * inside, place, blocks)
+    left_out = (part.sum() - part) / (total.sum() - total).clamp(min=1e-300)
+    return Estimate(float(part.sum() / total.sum().clamp(min=1e-300)), float(jackknife(left_out)))
 
 
 def weighted_histogram(x: Tensor, edges: Tensor, log_w: Tensor | None = None, blocks: int = BLOCKS) -> Histogram:
@@ -215,15 +218,12 @@ def weighted_histogram(x: Tensor, edges: Tensor, log_w: Tensor | None = None, bl
     bins = len(widths)
     place = torch.searchsorted(edges, x.detach().double().contiguous(), right=True) - 1
     inside = (place >= 0) & (place < bins) & torch.isfinite(x)
-    block = _block_of(len(x), blocks, x.device)
     # One more bin takes what lies outside: it counts in the total of its block.
-    flat = block * (bins + 1) + torch.where(inside, place, bins)
-    counts = torch.zeros(blocks * (bins + 1), dtype=w.dtype, device=w.device).index_add_(0, flat, w)
-    per_block = counts.view(blocks, bins + 1)
+    flat = _block_of(len(x), blocks, x.device) * (bins + 1) + torch.where(inside, place, bins)
+    per_block = _sums(w, flat, blocks * (bins + 1)).view(blocks, bins + 1)
     whole, total = per_block.sum(0)[:-1], per_block.sum()
     rest = (whole - per_block[:, :-1]) / (total - per_block.sum(1, keepdim=True)).clamp(min=1e-300)
-    spread = (rest - rest.mean(0)).square().sum(0) * ((blocks - 1) / blocks)
-    error = torch.where(total > 0, spread.sqrt() / widths, torch.inf)
+    error = torch.where(total > 0, jackknife(rest) / widths, torch.inf)
     return Histogram(edges, whole / total.clamp(min=1e-300) / widths, error)
 
 
@@ -243,13 +243,18 @@ def _block_of(n: int, blocks: int, device: torch.device) -> Tensor:
     return torch.arange(n, device=device) * blocks // n
 
 
-def _block_sums(values: Tensor, blocks: int) -> Tensor:
-    of = _block_of(len(values), blocks, values.device)
-    return torch.zeros(blocks, dtype=values.dtype, device=values.device).index_add_(0, of, values)
+def _sums(values: Tensor, place: Tensor, places: int) -> Tensor:
+    return torch.zeros(places, dtype=values.dtype, device=values.device).index_add_(0, place, values)
 
 
-def _jackknife(left_out: Tensor) -> float:
-    if not bool(torch.isfinite(left_out).all()):
-        return torch.inf
+def jackknife(left_out: Tensor) -> Tensor:
+    """Return the standard errors of estimates of which each was made with one of n blocks left out.
+
+    Args:
+        left_out: shape (n, ...).
+
+    Returns:
+        Shape (...).
+    """
     n = len(left_out)
-    return float((left_out - left_out.mean()).square().sum().mul((n - 1) / n).sqrt())
+    return ((left_out - left_out.mean(0)).square().sum(0) * ((n - 1) / n)).sqrt()

@@ -25,15 +25,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from p4lab.boltzmann import Estimate, SteerableFlow, by_example, clipped_ess, ess, log_weights
-from p4lab.boltzmann.weights import normalized
+from p4lab.boltzmann.weights import normalized, weighted_share
 from p4lab.experiments.table import markdown
 from p4lab.experiments.temperature import CLIP, chunks_of
 from p4lab.flows import Flow
 from p4lab.flows.torus import BesideAngles, TorusCoupling
 from p4lab.molecules import alanine
 from p4lab.molecules.coordinates import Coordinates
-from p4lab.molecules.dataset import Frames, dihedral, histogram, is_natural, load, phi_positive, reference, split
-from p4lab.molecules.evaluate import LARGEST_ENERGY, kl, weighted_share
+from p4lab.molecules.dataset import (
+    Frames,
+    dihedral,
+    histogram,
+    histogram_kl,
+    is_natural,
+    load,
+    phi_positive,
+    reference,
+    split,
+)
+from p4lab.molecules.evaluate import LARGEST_ENERGY
 from p4lab.molecules.flat import FlatCoordinates
 from p4lab.molecules.openmm_energy import OpenMMEnergy
 from p4lab.molecules.replica_exchange import Settings as Simulation
@@ -293,8 +303,8 @@ def evaluate(
         float((kilojoules < truth.highest).double().mean()),
         float(ess(log_w)),
         float(clipped_ess(log_w)),
-        kl(truth.torsions, coarse(histogram(phi, psi))),
-        kl(truth.torsions, coarse(histogram(phi, psi, w))) if bool(w.sum() > 0) else float("inf"),
+        histogram_kl(truth.torsions, coarse(histogram(phi, psi))),
+        histogram_kl(truth.torsions, coarse(histogram(phi, psi, w))) if bool(w.sum() > 0) else float("inf"),
         float(rare.double().mean()),
         weighted_share(log_w, rare),
     )

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 from p4lab.flows.architectures import bent_stack, coupling_flow, p4inv_bent, realnvp, spline_flow
 from p4lab.flows.bent import BentIdentity, bent, bent_inverse
+from p4lab.flows.bijection import Bijection
 from p4lab.flows.counting import effective_parameters, matched, trainable
-from p4lab.flows.coupling import AffineCoupling
+from p4lab.flows.coupling import AffineCoupling, VolumePreservingCoupling
 from p4lab.flows.data import ActNorm, Standardize, Whitening
-from p4lab.flows.flow import Bijection, Flow
+from p4lab.flows.flow import Flow
 from p4lab.flows.linear import FoldedLinear, Linear, Permutation
 from p4lab.flows.mixing import MIXINGS, Mixing
-from p4lab.flows.volume import VolumePreservingCoupling
 
 if TYPE_CHECKING:
     from p4lab.flows.zuko import BentTransform, BijectionTransform, FromZuko, as_lazy, as_transform, to_zuko

@@ -8,8 +8,9 @@ import torch
 
 from p4lab.errors import OptionError
 from p4lab.flows.bent import BentIdentity
+from p4lab.flows.bijection import Bijection
 from p4lab.flows.coupling import AffineCoupling
-from p4lab.flows.flow import Bijection, Flow, Layer
+from p4lab.flows.flow import Flow, Layer
 from p4lab.flows.linear import Linear
 from p4lab.flows.mixing import check_mixing_options, mixing_layer, p4inv
 from p4lab.options import takes_options_of

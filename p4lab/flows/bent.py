@@ -1,8 +1,9 @@
 """Bent identities: elementwise nonlinearities with a closed-form inverse and a bounded slope."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from p4lab.flows.bijection import Bijective
 from p4lab.p4._validate import check_tensor
 
 
@@ -59,7 +60,7 @@ def bent_inverse(y: Tensor) -> tuple[Tensor, Tensor]:
     return x, -torch.log1p(0.5 * (x / torch.sub(c, x, alpha=2)))
 
 
-class BentIdentity(nn.Module):
+class BentIdentity(Bijective):
     """Elementwise Bent identity, or its inverse, as a layer of a flow.
 
     Args:
@@ -75,15 +76,14 @@ class BentIdentity(nn.Module):
         super().__init__()
         self.inverted = inverted
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...)."""
-        y, log_slope = (bent_inverse if self.inverted else bent)(x)
-        return y, log_slope.sum(-1)
+    def check(self, x: Tensor) -> None:
+        """Raise the error of what is no tensor."""
+        check_tensor("bent_inverse" if self.inverted else "bent", x)
 
-    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(x, log|det dx/dy|)`` of shapes (..., d) and (...)."""
-        x, log_slope = (bent if self.inverted else bent_inverse)(y)
-        return x, log_slope.sum(-1)
+    def map(self, x: Tensor, inverse: bool = False, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...)."""
+        y, log_slope = (bent if inverse == self.inverted else bent_inverse)(x)
+        return y, log_slope.sum(-1)
 
     def extra_repr(self) -> str:
         """Return the direction."""

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from p4lab.baselines.layer import readable
 from p4lab.errors import OptionError, ShapeError, SingularMatrixError
+from p4lab.flows.bijection import Bijective
 from p4lab.flows.linear import FoldedLinear
-from p4lab.p4._validate import check_input, check_tensor
+from p4lab.p4._validate import check_tensor
 
 
-class Standardize(nn.Module):
+class Standardize(Bijective):
     r"""Fixed shift and scale of each coordinate.
 
     .. math:: y_i = (x_i - \mu_i) / \sigma_i
@@ -60,23 +61,12 @@ class Standardize(nn.Module):
         x = _table("Standardize.fit", x)
         return cls(x.mean(0), x.std(0, correction=0))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...).
-
-        Raises:
-            ShapeError, DtypeError, DeviceError: x does not fit.
-        """
-        check_input("Standardize", self.dim, self.mean, x)
-        return (x - self.mean) / self.std, -self.std.log().sum().expand(x.shape[:-1])
-
-    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(x, log|det dx/dy|)`` of shapes (..., d) and (...).
-
-        Raises:
-            ShapeError, DtypeError, DeviceError: y does not fit.
-        """
-        check_input("Standardize", self.dim, self.mean, y)
-        return torch.addcmul(self.mean, y, self.std), self.std.log().sum().expand(y.shape[:-1])
+    def map(self, x: Tensor, inverse: bool = False, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...), unchecked."""
+        logabsdet = self.std.log().sum().expand(x.shape[:-1])
+        if inverse:
+            return torch.addcmul(self.mean, x, self.std), logabsdet
+        return (x - self.mean) / self.std, -logabsdet
 
 
 class Whitening(FoldedLinear):
@@ -115,7 +105,7 @@ class Whitening(FoldedLinear):
         return cls(weight.to(x), -(weight @ mean).to(x))
 
 
-class ActNorm(nn.Module):
+class ActNorm(Bijective):
     r"""Trained shift and scale of each coordinate, initialized by data when `initialize` is called, and only then.
 
     .. math:: y = (x + b) \odot e^{s}
@@ -153,28 +143,17 @@ class ActNorm(nn.Module):
             ShapeError, DtypeError, DeviceError: x does not fit.
             SingularMatrixError: a column is constant or not finite; the layer is left as it was.
         """
-        check_input("ActNorm", self.dim, self.shift, x)
+        self.check(x)
         fitted = Standardize.fit(x.reshape(-1, self.dim))
         self.shift.copy_(-fitted.mean)
         self.log_scale.copy_(-fitted.std.log())
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...).
-
-        Raises:
-            ShapeError, DtypeError, DeviceError: x does not fit.
-        """
-        check_input("ActNorm", self.dim, self.shift, x)
-        return (x + self.shift) * self.log_scale.exp(), self.log_scale.sum().expand(x.shape[:-1])
-
-    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(x, log|det dx/dy|)`` of shapes (..., d) and (...).
-
-        Raises:
-            ShapeError, DtypeError, DeviceError: y does not fit.
-        """
-        check_input("ActNorm", self.dim, self.shift, y)
-        return y * (-self.log_scale).exp() - self.shift, -self.log_scale.sum().expand(y.shape[:-1])
+    def map(self, x: Tensor, inverse: bool = False, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...), unchecked."""
+        logabsdet = self.log_scale.sum().expand(x.shape[:-1])
+        if inverse:
+            return x * (-self.log_scale).exp() - self.shift, -logabsdet
+        return (x + self.shift) * self.log_scale.exp(), logabsdet
 
     def extra_repr(self) -> str:
         """Return the width."""

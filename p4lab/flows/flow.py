@@ -1,38 +1,23 @@
 """Normalizing flows of linear layers that know their inverse and determinant, and of any other bijections."""
 
 import copy
-import functools
-import itertools
-import math
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from p4lab.baselines import Penalized
-from p4lab.errors import OptionError, ShapeError
+from p4lab.errors import OptionError
 from p4lab.flows import fused
+from p4lab.flows.bijection import Bijection
+from p4lab.flows.latent import LatentDensity
 from p4lab.flows.linear import FoldedLinear, Linear, Permutation, is_linear, sum_of_logabsdets
-from p4lab.options import check_known, options_of
-from p4lab.p4 import P4Inv, P4Module
 from p4lab.p4._validate import no_tensor
-
-
-class Bijection(Protocol):
-    """What a flow asks of any other layer: each direction returns its own log|det|, of shape (...)."""
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(y, log|det dy/dx|)``."""
-
-    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(x, log|det dx/dy|)``."""
-
 
 Layer = Linear | Bijection
 
 
-class Flow(nn.Module):
+class Flow(LatentDensity):
     r"""A density given by an invertible map of the data onto a standard normal distribution.
 
     .. math:: \log p(x) = \log N(z; 0, I) + \log\left|\det \frac{\partial z}{\partial x}\right|, \qquad z = F(x)
@@ -59,8 +44,6 @@ class Flow(nn.Module):
         tensor([-1.8379])
     """
 
-    dim: int
-
     def __init__(self, layers: Iterable["Layer | Flow"], dim: int | None = None) -> None:
         super().__init__()
         self.layers = nn.ModuleList(_flat(layers))
@@ -78,7 +61,7 @@ class Flow(nn.Module):
     def logabsdet(self) -> Tensor:
         """Return the sum of log|det W| over the linear layers (nats), a differentiable scalar (float64 for P4Inv)."""
         total = sum_of_logabsdets(self.linear_layers())
-        return torch.zeros((), device=self._like().device) if total is None else total
+        return torch.zeros((), device=self.like().device) if total is None else total
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(z, log|det dz/dx|)`` of shapes (..., d) and (...).
@@ -88,17 +71,20 @@ class Flow(nn.Module):
         """
         self._check(x)
         layers = list(self.layers)
-        return fused.run(layers, x, self._layered) if fused.fusible(layers, x) else self._layered(x)
+        return fused.run(layers, x, self.layered) if fused.fusible(layers, x) else self.layered(x)
 
-    def _layered(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def layered(self, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+        """Return what `forward` or `inverse_with_logabsdet` does, layer by layer whatever the layers are."""
         total = sum_of_logabsdets(self.linear_layers())
         if total is not None:
-            total = total.to(x.dtype)
-        for layer in self.layers:
+            total = (-total if inverse else total).to(x.dtype)
+        layers: Iterable[Any] = reversed(self.layers) if inverse else self.layers
+        for layer in layers:
+            moved = layer.inverse(x) if inverse else layer(x)
             if is_linear(layer):
-                x = layer(x)
+                x = moved
             else:
-                x, logabsdet = layer(x)
+                x, logabsdet = moved
                 total = logabsdet if total is None else total + logabsdet
         total = x.new_zeros(()) if total is None else total
         return x, total.expand(x.shape[:-1])
@@ -111,11 +97,7 @@ class Flow(nn.Module):
         """
         self._check(z)
         layers = list(self.layers)
-        if fused.fusible(layers, z, gradients=False):
-            return fused.undo(layers, z)
-        for layer in reversed(self._sequence()):
-            z = undo(layer, z)
-        return z
+        return fused.undo(layers, z) if fused.fusible(layers, z, gradients=False) else self.stages(z)[-1]
 
     def inverse_with_logabsdet(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(x, log|det dx/dz|)`` of shapes (..., d) and (...): training by energy needs both.
@@ -124,14 +106,7 @@ class Flow(nn.Module):
             ShapeError, DtypeError, DeviceError: z does not fit.
         """
         self._check(z)
-        total = -self.logabsdet().to(z.dtype)
-        for layer in reversed(self._sequence()):
-            if is_linear(layer):
-                z = cast(Linear, layer).inverse(z)
-            else:
-                z, logabsdet = cast(Bijection, layer).inverse(z)
-                total = total + logabsdet
-        return z, total.expand(z.shape[:-1])
+        return self.layered(z, inverse=True)
 
     def stages(self, points: Tensor, to: Literal["data", "latent"] = "data") -> list[Tensor]:
         """Return what each layer makes of points, for a look into the depth of the flow.
@@ -150,19 +125,12 @@ class Flow(nn.Module):
         if to not in ("data", "latent"):
             raise OptionError(f"to={to!r}: expected 'data' or 'latent'")
         self._check(points)
-        path = [points]
-        for layer in self._sequence() if to == "latent" else reversed(self._sequence()):
-            path.append(do(layer, path[-1]) if to == "latent" else undo(layer, path[-1]))
+        path, back = [points], to == "data"
+        layers: Iterable[Any] = reversed(self.layers) if back else self.layers
+        for layer in layers:
+            moved = layer.inverse(path[-1]) if back else layer(path[-1])
+            path.append(moved if is_linear(layer) else moved[0])
         return path
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Return log p(x) in nats, shape (...) for x of shape (..., d).
-
-        Raises:
-            ShapeError, DtypeError, DeviceError: x does not fit.
-        """
-        z, logabsdet = self(x)
-        return logabsdet - 0.5 * z.square().sum(-1) - 0.5 * self.dim * math.log(2 * math.pi)
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -175,42 +143,12 @@ class Flow(nn.Module):
         Raises:
             ShapeError: n < 0.
         """
-        return self.inverse(self._latent(n, generator))
+        return self.inverse(self.latent(n, generator))
 
-    def sample_with_log_prob(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Draw ``n`` samples with log p(x) in nats, of shapes (n, d) and (n,), differentiable in the parameters.
-
-        Args:
-            n: number of samples.
-            generator: as for `sample`; the samples are the same.
-
-        Raises:
-            ShapeError: n < 0.
-        """
-        z = self._latent(n, generator)
-        x, logabsdet = self.inverse_with_logabsdet(z)
-        return x, -logabsdet - 0.5 * z.square().sum(-1) - 0.5 * self.dim * math.log(2 * math.pi)
-
-    def _latent(self, n: int, generator: torch.Generator | None) -> Tensor:
-        if n < 0:
-            raise ShapeError(f"n={n}: expected at least 0 samples")
-        like = self._like()
-        z = torch.randn(n, self.dim, generator=generator, dtype=like.dtype, device="cpu")
-        return z.to(like.device)
-
-    def penalty(self, **options: Any) -> Tensor:
-        """Return the sum of its layers' penalties, to be added to a loss; a differentiable scalar, 0 if none has one.
-
-        Args:
-            options: of the layers' ``penalty``, such as ``strength``; each layer gets those that it knows.
-
-        Raises:
-            OptionError: an option that no penalty knows.
-
-        Source: arXiv:2010.07033, section 2.3.
-        """
-        terms = penalties(self, options)
-        return torch.stack(terms).sum() if terms else torch.zeros((), device=self._like().device)
+    def joined(self, z: Tensor, logabsdet: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return log p(x) from the prior at z and log|det dz/dx|."""
+        square = 0.5 * z.square().sum(-1)
+        return logabsdet - (square if temperature == 1.0 else square / temperature) - self.log_norm(temperature)
 
     @torch.no_grad()
     def fold(self) -> "Flow":
@@ -231,53 +169,7 @@ class Flow(nn.Module):
 
     def _check(self, x: object) -> None:
         if not isinstance(x, Tensor):
-            raise no_tensor("Flow", x, self._like())
-
-    def _sequence(self) -> list[Layer]:
-        return cast(list[Layer], list(self.layers))
-
-    def _like(self) -> Tensor:
-        """Return a tensor with the flow's dtype and device."""
-        device = None
-        for tensor in itertools.chain(self.parameters(), self.buffers()):
-            if tensor.is_floating_point():
-                return tensor
-            device = tensor.device
-        return torch.zeros((), device=device)
-
-
-def do(layer: Layer, x: Tensor) -> Tensor:
-    """Return what a layer makes of x, without log|det|."""
-    return cast(Linear, layer)(x) if is_linear(layer) else cast(Bijection, layer)(x)[0]
-
-
-def undo(layer: Layer, y: Tensor) -> Tensor:
-    """Return what a layer makes y of, without log|det|."""
-    return cast(Linear, layer).inverse(y) if is_linear(layer) else cast(Bijection, layer).inverse(y)[0]
-
-
-def penalties(model: nn.Module, options: dict[str, Any]) -> list[Tensor]:
-    """Return the penalties of a model's layers, differentiable scalars; each layer gets those options that it knows.
-
-    Raises:
-        OptionError: an option that neither they nor `P4Inv.penalty` know.
-    """
-    layers: list[Any] = [module for module in model.modules() if isinstance(module, P4Module | Penalized)]
-    if not options:
-        return [layer.penalty() for layer in layers]
-    kinds: list[Any] = [type(layer) for layer in layers]
-    known = [_penalty_options(kind) for kind in kinds]
-    check_known("penalty", options, _penalty_options(P4Inv), *known)
-    return [
-        layer.penalty(**{name: value for name, value in options.items() if names is None or name in names})
-        for layer, names in zip(layers, known, strict=True)
-    ]
-
-
-@functools.cache
-def _penalty_options(kind: Any) -> frozenset[str] | None:
-    names = options_of(kind.penalty)
-    return None if names is None else names - {"self"}
+            raise no_tensor("Flow", x, self.like())
 
 
 def _flat(layers: Iterable[Layer | Flow]) -> Iterator[nn.Module]:

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from p4lab.flows.bent import BentIdentity
 from p4lab.p4 import P4Inv
-from p4lab.p4.watch import check_order, transformed
+from p4lab.p4.watch import check_order, redraws, remember, transformed
 
 WIDEST = 64
 """Wider layers run one by one, without the d x d weights of all of them at a time."""
@@ -120,7 +120,7 @@ class _Stack(torch.autograd.Function):
         frozen = torch.stack([layer._buffers["frozen_logabsdet"] for layer in linear])  # type: ignore[misc]
         logabsdet = (frozen.sum() + logabsdet.sum(dtype=frozen.dtype)).to(x.dtype)
         ctx.layers, ctx.linear, ctx.layered = layers, linear, layered
-        ctx.redraws = [layer._redraws for layer in linear]
+        ctx.redraws = list(map(redraws, linear))
         kept: list[Tensor] = []
         log_slopes, h, i = torch.zeros_like(x), x.detach(), 0
         for layer in layers:
@@ -142,8 +142,8 @@ class _Stack(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        for layer, redraws in zip(ctx.linear, ctx.redraws, strict=True):
-            check_order(layer, redraws)
+        for layer, count in zip(ctx.linear, ctx.redraws, strict=True):
+            check_order(layer, count)
         saved = ctx.saved_tensors  # torch raises here if an optimizer changed them since
         if torch.is_grad_enabled() or any(map(transformed, gradients)):
             return _again(ctx, *gradients)
@@ -156,8 +156,7 @@ class _Stack(torch.autograd.Function):
             if type(layer) is P4Inv:
                 i -= 1
                 h = kept.pop()
-                if layer.training and layer._reset_kind == "gradient":
-                    layer.__dict__["_batch"] = (h, g, False)
+                remember(layer, h, g)
                 g_weights.append(g.t() @ h)
                 g_biases.append(g.sum(0))
                 if left or ctx.needs_input_grad[3]:

@@ -36,6 +36,12 @@ def is_linear(layer: Any) -> bool:
     return hasattr(type(layer), "logabsdet")  # of the class: a module looks for a missing attribute at length
 
 
+def through(layer: Linear, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+    """Return what a linear layer makes of x, or x of what it made, with log|det|, of shapes (..., d) and (...)."""
+    y, logabsdet = layer.inverse(x) if inverse else layer(x), layer.logabsdet().to(x.dtype).expand(x.shape[:-1])
+    return y, -logabsdet if inverse else logabsdet
+
+
 class Permutation(nn.Module):
     r"""Fixed permutation of the coordinates, a linear layer that moves memory only.
 
@@ -243,6 +249,11 @@ def sum_of_logabsdets(layers: list[Any]) -> Tensor | None:
     return None if not terms else terms[0] if len(terms) == 1 else torch.stack([t.to(terms[-1]) for t in terms]).sum()
 
 
+def _directions(layer: P4Inv) -> Tensor:
+    """Return ``v A^-1``, which a layer whose v trains does not keep."""
+    return layer.v @ layer.frozen_inverse if layer.q is None else layer.q
+
+
 def _p4inv_logabsdet(layers: list[P4Inv]) -> Tensor:
     if len(layers) == 1:
         return layers[0].logabsdet()
@@ -250,7 +261,7 @@ def _p4inv_logabsdet(layers: list[P4Inv]) -> Tensor:
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):
             return _p4inv_logabsdet(layers)
-    u, q = torch.stack([layer.u for layer in layers]), torch.stack([layer._q() for layer in layers])
+    u, q = torch.stack([layer.u for layer in layers]), torch.stack([_directions(layer) for layer in layers])
     frozen = torch.stack([layer.frozen_logabsdet for layer in layers]).sum()
     rank = u.shape[1]
     if rank == 1:

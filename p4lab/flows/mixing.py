@@ -12,6 +12,7 @@ from p4lab.options import check_known, named_options, options_of, takes_options_
 from p4lab.p4 import ORTHOGONAL, RECOMMENDED, P4Inv, P4Orthogonal, Preset
 
 SWAP = "reverse"
+"""The initial matrix of layers that start as the swap: the coordinates in reversed order."""
 
 
 class Mixing(Protocol):
@@ -56,35 +57,38 @@ def permutation(
     return Permutation(torch.randperm(dim, generator=generator, device="cpu").tolist(), options.get("device"))
 
 
-@takes_options_of(P4Inv)
-def p4inv(dim: int, seed: int | torch.Generator | None = None, preset: Preset = RECOMMENDED, **options: Any) -> Linear:
-    """Return a P4Inv layer that starts as the swap: the P4Inv swap of arXiv:2010.07033, section 3.3."""
-    settings = {"rank": preset.rank_for(dim), "reset": preset.reset, "train_v": preset.train_v}
-    return P4Inv(dim, **{"init": SWAP, "seed": seed, **settings, **options})
+def from_swap(
+    name: str, kind: Callable[..., Any], settings: Callable[[int, Preset], dict[str, Any]] = lambda dim, preset: {}
+) -> Mixing:
+    """Return a mixing of trained layers that start as the swap.
+
+    Args:
+        name: what it is called.
+        kind: makes a layer; its options are the mixing's.
+        settings: what a layer takes from its width and the preset, where no option says otherwise.
+    """
+
+    def make(
+        dim: int, seed: int | torch.Generator | None = None, preset: Preset = RECOMMENDED, **options: Any
+    ) -> Linear:
+        return kind(dim, **{"init": SWAP, "seed": seed, **settings(dim, preset), **options})
+
+    make.__name__ = make.__qualname__ = name
+    return takes_options_of(kind)(make)
 
 
-@takes_options_of(PLU)
-def plu(dim: int, seed: int | torch.Generator | None = None, preset: Preset = RECOMMENDED, **options: Any) -> Linear:
-    """Return a PLU layer, as in Glow, that starts as the swap; its permutation stays."""
-    return PLU(dim, **{"init": SWAP, "seed": seed, **options})
-
-
-@takes_options_of(TorchTrivialized)
-def orthogonal(
-    dim: int, seed: int | torch.Generator | None = None, preset: Preset = RECOMMENDED, **options: Any
-) -> Linear:
-    """Return torch's orthogonal parametrization (matrix exponential) on top of the swap."""
-    return TorchTrivialized(dim, **{"init": SWAP, "seed": seed, **options})
-
-
-@takes_options_of(P4Orthogonal)
-def p4orthogonal(
-    dim: int, seed: int | torch.Generator | None = None, preset: Preset = RECOMMENDED, **options: Any
-) -> Linear:
-    """Return a P4 layer on the orthogonal group that starts as the swap; log|det| stays 0."""
-    rank = min(preset.rank_for(dim), ORTHOGONAL.rank_for(dim))
-    return P4Orthogonal(dim, **{"rank": rank, "reset": preset.reset, "init": SWAP, "seed": seed, **options})
-
+p4inv = from_swap("p4inv", P4Inv, lambda dim, p: {"rank": p.rank_for(dim), "reset": p.reset, "train_v": p.train_v})
+"""P4Inv layers: the P4Inv swaps of arXiv:2010.07033, section 3.3."""
+plu = from_swap("plu", PLU)
+"""PLU layers, as in Glow; their permutation stays."""
+orthogonal = from_swap("orthogonal", TorchTrivialized)
+"""torch's orthogonal parametrization (matrix exponential) on top of the swap."""
+p4orthogonal = from_swap(
+    "p4orthogonal",
+    P4Orthogonal,
+    lambda dim, p: {"rank": min(p.rank_for(dim), ORTHOGONAL.rank_for(dim)), "reset": p.reset},
+)
+"""P4 layers on the orthogonal group; log|det| stays 0."""
 
 MIXINGS: dict[str, Mixing] = {
     "swap": swap,

@@ -3,19 +3,23 @@
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from p4lab.baselines.designed import coupling_network, scale_and_shift
+from p4lab.baselines.designed import coupling_network
 from p4lab.baselines.layer import device_of
 from p4lab.errors import OptionError
-from p4lab.flows.linear import Linear
-from p4lab.p4._validate import check_input, check_options, check_tensor, seed_from
+from p4lab.flows.bijection import Bijective
+from p4lab.flows.coupling import Affine
+from p4lab.flows.linear import Linear, through
+from p4lab.p4._validate import check_options, check_tensor, seed_from
 
 HARMONICS = 3
 """Networks see an angle by sine and cosine of it, of its double and of its triple."""
+SHEAR = Affine(balanced=True)
+"""How numbers move: scales multiply to 1."""
 
 
-class TorusCoupling(nn.Module):
+class TorusCoupling(Bijective):
     r"""Shears of angles and numbers in turn: they turn and move each other, and no volume changes.
 
     .. math:: x_b' = x_b \odot e^{s(\varphi, x_a)} + t(\varphi, x_a), \qquad \varphi' = \varphi + g(x'), \qquad
@@ -72,48 +76,29 @@ class TorusCoupling(nn.Module):
         self.turn_first = coupling_network(seen * (angles - self.first), small, self.first, generator, depth)
         self.to(dtype=dtype, device=device_of(device))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(y, 0)`` of shapes (..., d) and (...).
-
-        Raises:
-            ShapeError, DtypeError, DeviceError: x does not fit.
-        """
-        turned, a, b = self._parts(x)
-        s, t = self._scale_and_shift(turned, a)
-        moved = torch.cat([a, torch.addcmul(t, b, s.exp())], -1)
-        p, q = (turned + self.turn(moved)).split((self.first, self.angles - self.first), -1)
+    def map(self, x: Tensor, inverse: bool = False, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return ``(y, 0)`` of shapes (..., d) and (...), unchecked."""
+        turned, a, b = x.split((self.angles, self.cut, self.numbers - self.cut), -1)
+        sizes = (self.first, self.angles - self.first)
+        if inverse:
+            p, q = turned.split(sizes, -1)
+            p = p - self.turn_first(harmonics(q))
+            q = q - self.turn_second(harmonics(p))
+            turned = torch.cat([p, q], -1) - self.turn(x[..., self.angles :])
+        b, _ = SHEAR(b, self.move(torch.cat([harmonics(turned), a], -1)), inverse, -1)
+        if inverse:
+            return torch.cat([turned, a, b], -1), x.new_zeros(x.shape[:-1])
+        moved = torch.cat([a, b], -1)
+        p, q = (turned + self.turn(moved)).split(sizes, -1)
         q = q + self.turn_second(harmonics(p))
         return torch.cat([p + self.turn_first(harmonics(q)), q, moved], -1), x.new_zeros(x.shape[:-1])
-
-    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(x, 0)`` of shapes (..., d) and (...).
-
-        Raises:
-            ShapeError, DtypeError, DeviceError: y does not fit.
-        """
-        turned, a, b = self._parts(y)
-        p, q = turned.split((self.first, self.angles - self.first), -1)
-        p = p - self.turn_first(harmonics(q))
-        q = q - self.turn_second(harmonics(p))
-        turned = torch.cat([p, q], -1) - self.turn(y[..., self.angles :])
-        s, t = self._scale_and_shift(turned, a)
-        return torch.cat([turned, a, (b - t) * (-s).exp()], -1), y.new_zeros(y.shape[:-1])
-
-    def _scale_and_shift(self, angles: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        s, t = scale_and_shift(self.move(torch.cat([harmonics(angles), a], -1)))
-        return s - s.mean(-1, keepdim=True), t
-
-    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        check_input("TorusCoupling", self.dim, next(self.parameters()), x)
-        angles, a, b = x.split((self.angles, self.cut, self.numbers - self.cut), -1)
-        return angles, a, b
 
     def extra_repr(self) -> str:
         """Return the widths."""
         return f"angles={self.angles}, numbers={self.numbers}"
 
 
-class BesideAngles(nn.Module):
+class BesideAngles(Bijective):
     r"""A linear layer of the numbers; angles stay.
 
     .. math:: (\varphi, x) \mapsto (\varphi, W x + b)
@@ -141,28 +126,14 @@ class BesideAngles(nn.Module):
         self.angles = angles
         self.dim = angles + int(cast(Any, linear).dim)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(y, log|det W|)`` of shapes (..., d) and (...).
-
-        Raises:
-            ShapeError, DtypeError, DeviceError: x does not fit.
-        """
+    def check(self, x: Tensor) -> None:
+        """Raise the error of what is no tensor; the layer refuses what does not fit."""
         check_tensor("BesideAngles", x)
-        return torch.cat([x[..., : self.angles], self.linear(x[..., self.angles :])], -1), self._logabsdet(x)
 
-    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(x, -log|det W|)`` of shapes (..., d) and (...).
-
-        Raises:
-            ShapeError, DtypeError, DeviceError: y does not fit.
-        """
-        check_tensor("BesideAngles", y)
-        numbers = self.linear.inverse(y[..., self.angles :])
-        return torch.cat([y[..., : self.angles], numbers], -1), -self._logabsdet(y)
-
-    def _logabsdet(self, x: Tensor) -> Tensor:
-        found: Tensor = self.linear.logabsdet()
-        return found.to(x.dtype).expand(x.shape[:-1])
+    def map(self, x: Tensor, inverse: bool = False, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return ``(y, log|det W|)`` of shapes (..., d) and (...)."""
+        numbers, logabsdet = through(self.linear, x[..., self.angles :], inverse)
+        return torch.cat([x[..., : self.angles], numbers], -1), logabsdet
 
 
 def harmonics(angles: Tensor) -> Tensor:

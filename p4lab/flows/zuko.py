@@ -17,12 +17,47 @@ from torch.distributions.utils import _sum_rightmost
 from p4lab.baselines.layer import device_of, readable
 from p4lab.errors import OptionError
 from p4lab.flows.bent import BentIdentity, bent, bent_inverse
+from p4lab.flows.bijection import Bijective
 from p4lab.flows.flow import Flow, Layer
-from p4lab.flows.linear import is_linear
+from p4lab.flows.linear import is_linear, through
 from p4lab.p4._validate import check_options, check_tensor, seed_from
 
 
-class BijectionTransform(Transform):
+class _Reversible(Transform):
+    """What both transforms share: the inverse is the same one with the other direction."""
+
+    bijective = True
+    parts: tuple[Any, ...] = ()
+    inverted: bool
+
+    @property
+    def inv(self) -> Self:
+        """The inverse transform, on the same layer if there is one."""
+        return cast(Any, type(self))(*self.parts, not self.inverted, self._cache_size)
+
+    def with_cache(self, cache_size: int = 1) -> Self:
+        """Return the transform with another cache size."""
+        return cast(Any, type(self))(*self.parts, self.inverted, cache_size)
+
+    def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the transformed x and the logarithm of what it does to volume."""
+        raise NotImplementedError
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the logarithm of what the transform does to volume at x."""
+        return self.call_and_ladj(x)[1]
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and (self.parts, self.inverted) == (other.parts, other.inverted)
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.call_and_ladj(x)[0]
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.inv.call_and_ladj(y)[0]
+
+
+class BijectionTransform(_Reversible):
     r"""A linear layer, a bijection or a whole flow as a ``torch.distributions`` transform of vectors.
 
     For a flow the direction is data to latent, as in zuko.
@@ -40,24 +75,19 @@ class BijectionTransform(Transform):
 
     domain = constraints.real_vector
     codomain = constraints.real_vector
-    bijective = True
 
     def __init__(self, layer: Layer | Flow, inverted: bool = False, cache_size: int = 0) -> None:
         super().__init__(cache_size)
-        self.layer, self.inverted = layer, inverted
-
-    @property
-    def inv(self) -> "BijectionTransform":
-        """The inverse transform, on the same layer."""
-        return BijectionTransform(self.layer, not self.inverted, self._cache_size)
-
-    def with_cache(self, cache_size: int = 1) -> Self:
-        """Return the transform with another cache size."""
-        return type(self)(self.layer, self.inverted, cache_size)
+        self.layer, self.parts, self.inverted = layer, (layer,), inverted
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the transformed x and log|det| of its Jacobian, of shapes (..., d) and (...)."""
-        return _backward(self.layer, x) if self.inverted else _forward(self.layer, x)
+        layer: Any = self.layer
+        if isinstance(layer, Flow):
+            return layer.inverse_with_logabsdet(x) if self.inverted else layer(x)
+        if is_linear(layer):
+            return through(layer, x, self.inverted)
+        return layer.inverse(x) if self.inverted else layer(x)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Return log|det dy/dx|, shape (...)."""
@@ -67,20 +97,11 @@ class BijectionTransform(Transform):
         logabsdet = cast(Any, self.layer).logabsdet().to(x.dtype).expand(x.shape[:-1])
         return -logabsdet if self.inverted else logabsdet
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BijectionTransform) and (self.layer, self.inverted) == (other.layer, other.inverted)
-
     def __repr__(self) -> str:
         return f"BijectionTransform({self.layer!r}, inverted={self.inverted})"
 
-    def _call(self, x: Tensor) -> Tensor:
-        return self.call_and_ladj(x)[0]
 
-    def _inverse(self, y: Tensor) -> Tensor:
-        return self.inv.call_and_ladj(y)[0]
-
-
-class BentTransform(Transform):
+class BentTransform(_Reversible):
     """The Bent identity, or its inverse, as an elementwise ``torch.distributions`` transform.
 
     Args:
@@ -89,38 +110,15 @@ class BentTransform(Transform):
 
     domain = constraints.real
     codomain = constraints.real
-    bijective = True
     sign = +1
 
     def __init__(self, inverted: bool = False, cache_size: int = 0) -> None:
         super().__init__(cache_size)
         self.inverted = inverted
 
-    @property
-    def inv(self) -> "BentTransform":
-        """The inverse transform."""
-        return BentTransform(not self.inverted, self._cache_size)
-
-    def with_cache(self, cache_size: int = 1) -> Self:
-        """Return the transform with another cache size."""
-        return type(self)(self.inverted, cache_size)
-
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the transformed x and the logarithm of the slope, both of the shape of x."""
         return bent_inverse(x) if self.inverted else bent(x)
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the logarithm of the slope, of the shape of x."""
-        return self.call_and_ladj(x)[1]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BentTransform) and self.inverted == other.inverted
-
-    def _call(self, x: Tensor) -> Tensor:
-        return self.call_and_ladj(x)[0]
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        return self.inv.call_and_ladj(y)[0]
 
 
 class LazyBijection(zuko.lazy.LazyTransform):
@@ -141,7 +139,7 @@ class LazyBijection(zuko.lazy.LazyTransform):
         return BentTransform(layer.inverted) if isinstance(layer, BentIdentity) else BijectionTransform(layer)
 
 
-class FromZuko(nn.Module):
+class FromZuko(Bijective):
     """A transformation of zuko, or of ``torch.distributions``, as a layer of a p4lab flow.
 
     Args:
@@ -179,21 +177,17 @@ class FromZuko(nn.Module):
             return self.transform
         return self.transform() if self.context is None else self.transform(self.context)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...).
+    def check(self, x: Tensor) -> None:
+        """Raise the error of what is no tensor."""
+        check_tensor("FromZuko", x)
 
-        Raises:
-            DtypeError: x is no tensor.
-        """
-        return _through(self.build(), x)
-
-    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(x, log|det dx/dy|)`` of shapes (..., d) and (...).
-
-        Raises:
-            DtypeError: y is no tensor.
-        """
-        return _through(self.build().inv, y)
+    def map(self, x: Tensor, inverse: bool = False, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...)."""
+        if not x.numel():  # zuko cannot reshape an empty batch
+            return x, x.new_zeros(x.shape[:-1])
+        transform: Any = self.build()
+        y, ladj = (transform.inv if inverse else transform).call_and_ladj(x)
+        return y, _sum_rightmost(ladj, 1 - transform.domain.event_dim)
 
 
 def as_transform(layer: Layer | Flow) -> Transform:
@@ -226,10 +220,10 @@ def to_zuko(flow: Flow) -> zuko.flows.Flow:
         >>> to_zuko(p4inv_bent(2, blocks=2))().sample((5,)).shape
         torch.Size([5, 2])
     """
-    like = flow._like()
+    like = flow.like()
     loc, scale = (fill(flow.dim, dtype=like.dtype, device=like.device) for fill in (torch.zeros, torch.ones))
     base = zuko.lazy.UnconditionalDistribution(zuko.distributions.DiagNormal, loc, scale, buffer=True)
-    return zuko.flows.Flow([as_lazy(layer) for layer in flow._sequence()], base)
+    return zuko.flows.Flow([as_lazy(cast(Layer, layer)) for layer in flow.layers], base)
 
 
 def spline_coupling(
@@ -275,25 +269,3 @@ def spline_coupling(
     for parameter in lazy.hyper[-1].parameters():
         nn.init.zeros_(parameter)
     return FromZuko(lazy.to(dtype=dtype), dim=dim).to(device=device_of(device))
-
-
-def _forward(layer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    if isinstance(layer, Flow) or not is_linear(layer):
-        return layer(x)
-    return layer(x), layer.logabsdet().to(x.dtype).expand(x.shape[:-1])
-
-
-def _backward(layer: Any, y: Tensor) -> tuple[Tensor, Tensor]:
-    if isinstance(layer, Flow):
-        return layer.inverse_with_logabsdet(y)
-    if not is_linear(layer):
-        return layer.inverse(y)
-    return layer.inverse(y), -layer.logabsdet().to(y.dtype).expand(y.shape[:-1])
-
-
-def _through(transform: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
-    check_tensor("FromZuko", x)
-    if not x.numel():  # zuko cannot reshape an empty batch
-        return x, x.new_zeros(x.shape[:-1])
-    y, ladj = cast(Any, transform).call_and_ladj(x)
-    return y, _sum_rightmost(ladj, 1 - transform.domain.event_dim)

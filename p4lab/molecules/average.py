@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from p4lab.flows.linear import FoldedLinear
-from p4lab.molecules.couplings import Mixed
 from p4lab.molecules.density import MoleculeFlow
-from p4lab.p4 import P4Module, p4_modules
+from p4lab.p4 import p4_modules
 
 
 class Average:
@@ -25,7 +24,7 @@ class Average:
         inside = {id(parameter) for module in self._p4 for parameter in module.parameters()}
         self._plain = [parameter for parameter in flow.parameters() if id(parameter) not in inside]
         self._steps = 0
-        self._kept = [tensor.clone() for tensor in self._now()]
+        self._average = [tensor.clone() for tensor in self._now()]
 
     def _now(self) -> list[Tensor]:
         linear: list[Tensor | None] = [t for m in cast(list[Any], self._p4) for t in (m.weight, m.bias)]
@@ -35,15 +34,15 @@ class Average:
     def update(self, past: float) -> None:
         """Take in the present parameters; ``past`` is the weight of the average so far, less in the first steps."""
         self._steps += 1
-        torch._foreach_lerp_(self._kept, self._now(), 1 - min(past, self._steps / (self._steps + 9)))
+        torch._foreach_lerp_(self._average, self._now(), 1 - min(past, self._steps / (self._steps + 9)))
 
     def kept(self) -> list[Tensor]:
         """Return a copy of the average."""
-        return [tensor.clone() for tensor in self._kept]
+        return [tensor.clone() for tensor in self._average]
 
     def set(self, kept: list[Tensor]) -> None:
         """Set the average to a copy from `kept`."""
-        torch._foreach_copy_(self._kept, kept)
+        torch._foreach_copy_(self._average, kept)
 
     @torch.no_grad()
     def flow(self) -> MoleculeFlow:
@@ -52,15 +51,11 @@ class Average:
         Raises:
             SingularMatrixError: averaged weights without an inverse.
         """
-        twin = copy.deepcopy(self.trained)
-        values = list(self._kept)
-        linear = values[len(self._plain) :]
-        for layer in twin.numbers:
-            if isinstance(layer, Mixed) and isinstance(layer.linear, P4Module):
-                weight = linear.pop(0)
-                layer.linear = FoldedLinear(
-                    weight, linear.pop(0) if getattr(layer.linear, "bias", None) is not None else None
-                )
+        values = list(self._average)
+        linear = iter(values[len(self._plain) :])
+        twin = copy.deepcopy(self.trained).with_linear(
+            lambda layer: FoldedLinear(next(linear), None if layer.bias is None else next(linear))
+        )
         for parameter, value in zip(twin.parameters(), values[: len(self._plain)], strict=True):
             parameter.copy_(value)
         return twin

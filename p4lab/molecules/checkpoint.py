@@ -13,7 +13,7 @@ from p4lab.molecules.coordinates import Coordinates
 from p4lab.molecules.couplings import Mixed
 from p4lab.molecules.density import MoleculeFlow
 from p4lab.molecules.flow import ARCHITECTURES, molecule_flow
-from p4lab.p4 import P4Inv, P4Module
+from p4lab.p4 import P4Inv
 
 FORMAT = "p4lab molecule flow 1"
 SHIPPED = Path(__file__).parent / "data" / "alanine_flow.pt"
@@ -83,10 +83,9 @@ def load_flow(path: Path) -> tuple[MoleculeFlow, Coordinates, dict[str, Any]]:
         some = torch.randn(
             4 * Coordinates.dim, Coordinates.dim, generator=torch.Generator().manual_seed(0), device="cpu"
         )
-        flow = molecule_flow(saved["method"], some)
-        for layer in flow.numbers:
-            if isinstance(layer, Mixed) and isinstance(layer.linear, P4Module):
-                layer.linear = FoldedLinear(torch.eye(layer.dim, device="cpu"), torch.zeros(layer.dim, device="cpu"))
+        flow = molecule_flow(saved["method"], some).with_linear(
+            lambda layer: FoldedLinear(torch.eye(layer.dim, device="cpu"), torch.zeros(layer.dim, device="cpu"))
+        )
         flow.load_state_dict(saved["flow"])
     except (KeyError, RuntimeError) as error:
         raise DataFileError(f"{path} does not fit this version of p4lab ({error}): make it anew") from error

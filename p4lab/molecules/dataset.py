@@ -241,6 +241,18 @@ def histogram(phi: Tensor, psi: Tensor, weights: Tensor | None = None) -> NDArra
     return shares
 
 
+def histogram_kl(p: NDArray[np.float64], q: NDArray[np.float64], floor: float = 1e-6) -> float:
+    """Return the divergence of one histogram from another, both of one shape (nats).
+
+    Args:
+        p: shares.
+        q: shares; ``floor`` is added to each, so that empty bins count as that.
+        floor: above 0.
+    """
+    seen = p > 0
+    return float((p[seen] * np.log(p[seen] / (q[seen] + floor))).sum())
+
+
 def _described(folder: Path, frames: int, what: str) -> str:
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     nanoseconds = frames * settings["step"] * settings["sweep"] / 1000

@@ -8,18 +8,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from p4lab.boltzmann.weights import Estimate, clipped_ess, ess, log_weights, normalized
+from p4lab.boltzmann.weights import clipped_ess, ess, log_weights, normalized, weighted_share
 from p4lab.errors import OptionError
 from p4lab.molecules.coordinates import Coordinates
-from p4lab.molecules.dataset import BINS, Frames, Reference, histogram, phi_positive
+from p4lab.molecules.dataset import Frames, Reference, histogram, histogram_kl, phi_positive
 from p4lab.molecules.density import MoleculeFlow
 from p4lab.molecules.target import ReducedEnergy
 from p4lab.molecules.units import BOLTZMANN
 
 LARGEST_ENERGY = 1e4
 """Energies (kJ/mol) above this count as this in means: one clash of two atoms can have 10^20."""
-BLOCKS = 50
-CLIPPED = 0.001
 
 
 @dataclass(frozen=True)
@@ -177,11 +175,11 @@ def judge(
         energy_shift_error=float(energies.std() / math.sqrt(n)),
         below_maximum=float((samples.energy < data.energy.max()).double().mean()),
         ess=float(ess(w)),
-        ess_clipped=float(clipped_ess(w, CLIPPED)),
+        ess_clipped=float(clipped_ess(w)),
         test_nll=float(-of_test.mean()),
         test_kl=float((-u_test - of_test).mean()) - log_z,
-        torsion_kl=kl(wanted, histogram(samples.phi, samples.psi)),
-        torsion_kl_weighted=kl(wanted, histogram(samples.phi, samples.psi, weights)),
+        torsion_kl=histogram_kl(wanted, histogram(samples.phi, samples.psi)),
+        torsion_kl_weighted=histogram_kl(wanted, histogram(samples.phi, samples.psi, weights)),
         phi_positive=raw,
         phi_positive_error=math.sqrt(raw * (1 - raw) / n),
         phi_positive_weighted=weighted.value,
@@ -198,39 +196,6 @@ def frame_log_probs(flow: MoleculeFlow, coordinates: Coordinates, frames: Frames
     return torch.cat([flow.log_prob(part).double() for part in y.to(like.dtype).split(2048)]) + logabsdet
 
 
-def weighted_share(log_w: Tensor, inside: Tensor, blocks: int = BLOCKS) -> Estimate:
-    """Return the weighted share of samples that are inside, with a jackknife error over blocks.
-
-    Args:
-        log_w: logarithms of weights, shape (n,).
-        inside: bool, shape (n,).
-        blocks: number of blocks; no more than n.
-    """
-    weights = normalized(log_w)
-    blocks = max(2, min(blocks, len(weights)))
-    of = torch.arange(len(weights), device=weights.device) * blocks // len(weights)
-    sums = torch.zeros(2, blocks, dtype=weights.dtype, device=weights.device)
-    sums.index_add_(1, of, torch.stack([weights, weights * inside]).cpu())
-    total = sums.sum(1, keepdim=True)
-    left_out = (total - sums)[1] / (total - sums)[0].clamp(min=1e-300)
-    error = float((left_out - left_out.mean()).square().sum().mul((blocks - 1) / blocks).sqrt())
-    return Estimate(float(total[1] / total[0].clamp(min=1e-300)), error)
-
-
-def kl(p: NDArray[np.float64], q: NDArray[np.float64], floor: float = 1e-6) -> float:
-    """Return the divergence of one histogram from another (nats); empty bins of q count as ``floor``.
-
-    Args:
-        p: shares, shape (bins, bins).
-        q: likewise.
-        floor: added to q.
-    """
-    seen = p > 0
-    return float((p[seen] * np.log(p[seen] / (q[seen] + floor))).sum())
-
-
 def _torsions(coordinates: Coordinates, data: Frames) -> NDArray[np.float64]:
     y = coordinates.encode(data.x.double())[0]
-    found = histogram(y[:, 0], y[:, 1])
-    assert found.shape == (BINS, BINS)
-    return found
+    return histogram(y[:, 0], y[:, 1])

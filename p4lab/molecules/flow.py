@@ -3,18 +3,18 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from p4lab.errors import OptionError, ShapeError
+from p4lab.flows.bijection import Carrying
 from p4lab.flows.counting import matched
 from p4lab.flows.linear import Permutation
 from p4lab.flows.mixing import mixing_layer
-from p4lab.molecules.couplings import CircularCoupling, ConditionalAffine, Coupling, Mixed, Unrolled
+from p4lab.molecules.couplings import CircularCoupling, ConditionalAffine, ConditionalCoupling, Mixed, Unrolled
 from p4lab.molecules.density import HARMONICS, MoleculeFlow
-from p4lab.molecules.layers import Layer
 from p4lab.options import check_known, options_of, takes_options_of
 from p4lab.p4 import RECOMMENDED, P4Inv
 
@@ -58,21 +58,20 @@ def realnvp_flow(y: Tensor, circular: int, mixing: str, seed: int, hidden: int =
 
     def build(width: int) -> MoleculeFlow:
         networks, directions = (torch.Generator().manual_seed(2 * seed + i) for i in (0, 1))
-        layers: list[Layer] = [Unrolled(dim, cuts)]
+        layers: list[Carrying] = [Unrolled(dim, cuts)]
         for i in range(REALNVP_BLOCKS):
             if i and mixing == "p4inv":
                 swap = P4Inv(dim, rank=SWAP_RANK, reset="gradient", init="reverse", seed=directions, device="cpu")
                 layers.append(Mixed(swap))
             elif i:
                 layers.append(Mixed(mix(dim, directions, device="cpu")))
-            layers.append(Coupling(dim, 0, width, 2, 0, networks))
+            layers.append(ConditionalCoupling(dim, 0, width, 2, 0, networks))
         return MoleculeFlow(dim, circular, [], layers)
 
     if hidden:
         return build(hidden)
     plain = matched(lambda width: realnvp_flow(y[:2], circular, "swap", seed, width), REALNVP_PARAMETERS)
-    couplings = next(layer for layer in plain.numbers if isinstance(layer, Coupling))
-    return build(cast(nn.Linear, couplings.network.layers[0]).out_features)
+    return build(next(layer.hidden for layer in plain.numbers if isinstance(layer, ConditionalCoupling)))
 
 
 def spline_flow(
@@ -111,10 +110,10 @@ def spline_flow(
     n = y.shape[-1] - circular
     context = 2 * HARMONICS * circular
     stays = [tuple(range(0, circular, 2)), tuple(range(1, circular, 2))]
-    angles: list[Layer] = [
+    angles: list[Carrying] = [
         CircularCoupling(circular, stays[i % 2], 64, angle_bins, 2, networks) for i in range(angle_blocks)
     ]
-    layers: list[Layer] = [ConditionalAffine(torch.cov(y[:, circular:].double().t()), context, 128, networks)]
+    layers: list[Carrying] = [ConditionalAffine(torch.cov(y[:, circular:].double().t()), context, 128, networks)]
     for i in range(blocks):
         order = (
             torch.randperm(n, generator=directions, device="cpu")
@@ -128,7 +127,9 @@ def spline_flow(
             start = torch.eye(n, device="cpu")[order]
             layers.append(Mixed(mixing_layer(mixing)(n, directions, preset, init=start, device="cpu")))
         layers.append(
-            Coupling(n, context, hidden, depth, bins[i % len(bins)], networks, affine or not bins[i % len(bins)])
+            ConditionalCoupling(
+                n, context, hidden, depth, bins[i % len(bins)], networks, affine or not bins[i % len(bins)]
+            )
         )
     return MoleculeFlow(y.shape[-1], circular, angles, layers)
 

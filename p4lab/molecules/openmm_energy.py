@@ -31,6 +31,7 @@ class OpenMMEnergy:
 
     Attributes:
         n_atoms: number of atoms.
+        context: what OpenMM computes with; None before the first call, and when closed.
         not_finite: frames so far that were not finite.
 
     Raises:
@@ -50,7 +51,7 @@ class OpenMMEnergy:
             raise OptionError(f"platform={platform!r}: OpenMM has {', '.join(names)} here")
         self._system = alanine.system() if system is None else system
         self._platform = platform
-        self._context: Any = None
+        self.context: Any = None
         self._lock = threading.Lock()  # a context must not be used by two threads at once
         self.temperature = temperature
         self.n_atoms = int(self._system.getNumParticles())
@@ -96,7 +97,7 @@ class OpenMMEnergy:
                     if np.isfinite(value) and np.isfinite(pull).all():
                         energy[i], force[i] = value, pull
             except Exception as error:  # openmm raises its own class for everything
-                self._context = None
+                self.context = None
                 raise TrainingError(
                     f"OpenMM failed on a batch of {len(frames)} frames: {error}. Model and records are as before"
                 ) from error
@@ -104,17 +105,17 @@ class OpenMMEnergy:
         return energy, force
 
     def _opened(self) -> Any:
-        if self._context is None:
+        if self.context is None:
             openmm = package("openmm")
             integrator = openmm.VerletIntegrator(0.001)  # a context needs one; it takes no step
             platform = openmm.Platform.getPlatformByName(self._platform)
-            self._context = openmm.Context(self._system, integrator, platform)
-        return self._context
+            self.context = openmm.Context(self._system, integrator, platform)
+        return self.context
 
     def close(self) -> None:
         """Free what OpenMM holds."""
         with self._lock:
-            self._context = None
+            self.context = None
 
     def __enter__(self) -> Self:
         return self

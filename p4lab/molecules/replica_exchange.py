@@ -74,6 +74,10 @@ class ReplicaExchange:
     Args:
         settings: of the run.
 
+    Attributes:
+        contexts, integrators: OpenMM's, one for each replica.
+        slot: which replica is at each temperature.
+
     Raises:
         OptionError: fewer than two replicas, or no time steps between exchanges.
         MissingPackageError: openmm is not installed.
@@ -88,12 +92,12 @@ class ReplicaExchange:
             )
         self.settings, self.temperatures = settings, settings.temperatures()
         self._random = np.random.default_rng(settings.seed)
-        self._slot = np.arange(settings.replicas)  # which context is at temperature k
+        self.slot = np.arange(settings.replicas)
         self.sweeps = 0
         self.moves = 0
         openmm = package("openmm")
         platform = openmm.Platform.getPlatformByName("Reference")  # the fastest for so few atoms, and repeatable
-        self._contexts, self._integrators = [], []
+        self.contexts, self.integrators = [], []
         system = alanine.system()
         for k, temperature in enumerate(self.temperatures):
             integrator = openmm.LangevinMiddleIntegrator(temperature, settings.friction, settings.step)
@@ -101,12 +105,12 @@ class ReplicaExchange:
             context = openmm.Context(system, integrator, platform)
             context.setPositions(alanine.start().numpy())
             context.setVelocitiesToTemperature(temperature, 1 + settings.seed * settings.replicas + k)
-            self._contexts.append(context)
-            self._integrators.append(integrator)
+            self.contexts.append(context)
+            self.integrators.append(integrator)
 
     def equilibrate(self) -> None:
         """Run every replica for a while."""
-        for integrator in self._integrators:
+        for integrator in self.integrators:
             integrator.step(self.settings.equilibration)
 
     def sweep(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -116,49 +120,52 @@ class ReplicaExchange:
             Positions of the coldest replica, shape (22, 3), nm, and the energies of all, shape (replicas,), kJ/mol.
         """
         energies = np.empty(self.settings.replicas)
-        for k, i in enumerate(self._slot.tolist()):
-            self._integrators[i].step(self.settings.sweep)
-            state = self._contexts[i].getState(energy=True, positions=k == 0)
+        for k, i in enumerate(self.slot.tolist()):
+            self.integrators[i].step(self.settings.sweep)
+            state = self.contexts[i].getState(energy=True, positions=k == 0)
             energies[k] = state.getPotentialEnergy()._value
             if k == 0:
                 frame = np.asarray(state.getPositions(asNumpy=True)._value, np.float32)
-        before = self._slot
-        self._slot = deal(before, energies, 1 / (BOLTZMANN * self.temperatures), self._random)
-        self._exchange(before)
+        self.exchange(deal(self.slot, energies, 1 / (BOLTZMANN * self.temperatures), self._random))
         self.sweeps += 1
         return frame, energies
 
-    def _exchange(self, before: NDArray[np.int_]) -> None:
-        """Give replicas the velocities and thermostats of the temperatures that they have come to."""
-        for k in np.flatnonzero(before != self._slot).tolist():
-            i = int(self._slot[k])
+    def exchange(self, slot: NDArray[np.int_]) -> None:
+        """Put replicas at temperatures anew, and give them velocities and thermostats of these.
+
+        Args:
+            slot: the replica at each temperature.
+        """
+        before, self.slot = self.slot, slot
+        for k in np.flatnonzero(before != self.slot).tolist():
+            i = int(self.slot[k])
             old = self.temperatures[np.flatnonzero(before == i)[0]]
-            velocities = self._contexts[i].getState(velocities=True).getVelocities(asNumpy=True)._value
-            self._contexts[i].setVelocities(np.sqrt(self.temperatures[k] / old) * velocities)
-            self._integrators[i].setTemperature(self.temperatures[k])
+            velocities = self.contexts[i].getState(velocities=True).getVelocities(asNumpy=True)._value
+            self.contexts[i].setVelocities(np.sqrt(self.temperatures[k] / old) * velocities)
+            self.integrators[i].setTemperature(self.temperatures[k])
             self.moves += 1
 
     def state(self) -> dict[str, Any]:
         """Return everything that the next frame depends on, as arrays."""
         return {
             "random": np.array(json.dumps(self._random.bit_generator.state)),
-            "slot": self._slot,
+            "slot": self.slot,
             "sweeps": np.array(self.sweeps),
             "moves": np.array(self.moves),
             **{
                 f"context_{i}": np.frombuffer(context.createCheckpoint(), np.uint8)
-                for i, context in enumerate(self._contexts)
+                for i, context in enumerate(self.contexts)
             },
         }
 
     def load_state(self, state: Any) -> None:
         """Go to a state of `state`, of a run with the same settings on the same kind of machine."""
         self._random.bit_generator.state = json.loads(str(state["random"]))
-        self._slot, self.sweeps, self.moves = state["slot"].copy(), int(state["sweeps"]), int(state["moves"])
-        for i, context in enumerate(self._contexts):
+        self.slot, self.sweeps, self.moves = state["slot"].copy(), int(state["sweeps"]), int(state["moves"])
+        for i, context in enumerate(self.contexts):
             context.loadCheckpoint(state[f"context_{i}"].tobytes())
-        for k, i in enumerate(self._slot.tolist()):
-            self._integrators[i].setTemperature(self.temperatures[k])
+        for k, i in enumerate(self.slot.tolist()):
+            self.integrators[i].setTemperature(self.temperatures[k])
 
     @property
     def mobility(self) -> float:

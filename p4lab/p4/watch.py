@@ -34,6 +34,17 @@ def check_order(layer: Any, redraws: int, gradient: Tensor | None = None) -> Non
         )
 
 
+def redraws(layer: Any) -> int:
+    """Return how often a layer was merged or reset, for `check_order`."""
+    return layer._redraws
+
+
+def remember(layer: Any, x: Tensor, g: Tensor, inverted: bool = False) -> None:
+    """Hand a batch (see `Batch`) to a layer for its next directions, if it draws them by the gradient."""
+    if layer.training and layer._reset_kind == "gradient":
+        layer.__dict__["_batch"] = (x, g, inverted)
+
+
 def tie_to(y: Tensor, layer: Any) -> None:
     """Let the backward pass of a layer's new output begin with `check_order`.
 

@@ -37,18 +37,6 @@ def _two_moons() -> Density2D:
     return Curves("two_moons", "Two moons", [upper, lambda s: -upper(s)], 0.12)
 
 
-def _rings() -> Density2D:
-    return Rings("rings", "Rings", (1.0, 2.0, 3.0), 0.12)
-
-
-def _checkerboard() -> Density2D:
-    return Board("checkerboard", "Checkerboard", 4, 3.2)
-
-
-def _pinwheel() -> Density2D:
-    return Pinwheel("pinwheel", "Pinwheel")
-
-
 def _arm(start: float, end: float, radius: float, turn: float = 0.0) -> Curve:
     """Return a spiral of Archimedes from angle ``start`` to ``end``, where it has this radius."""
 
@@ -59,23 +47,16 @@ def _arm(start: float, end: float, radius: float, turn: float = 0.0) -> Curve:
     return curve
 
 
-def _swiss_roll() -> Density2D:
-    return Curves("swiss_roll", "Swiss roll", [_arm(1.5 * math.pi, 4.5 * math.pi, 3.2)], 0.13)
-
-
-def _spirals() -> Density2D:
-    arms = [_arm(0.0, 3 * math.pi, 3.2, turn) for turn in (0.0, math.pi)]
-    return Curves("spirals", "Two spirals", arms, 0.12, power=2)
-
-
 DENSITIES: dict[str, Callable[[], Density2D]] = {
     "eight_gaussians": _eight_gaussians,
     "two_moons": _two_moons,
-    "rings": _rings,
-    "checkerboard": _checkerboard,
-    "pinwheel": _pinwheel,
-    "swiss_roll": _swiss_roll,
-    "spirals": _spirals,
+    "rings": lambda: Rings("rings", "Rings", (1.0, 2.0, 3.0), 0.12),
+    "checkerboard": lambda: Board("checkerboard", "Checkerboard", 4, 3.2),
+    "pinwheel": lambda: Pinwheel("pinwheel", "Pinwheel"),
+    "swiss_roll": lambda: Curves("swiss_roll", "Swiss roll", [_arm(1.5 * math.pi, 4.5 * math.pi, 3.2)], 0.13),
+    "spirals": lambda: Curves(
+        "spirals", "Two spirals", [_arm(0.0, 3 * math.pi, 3.2, turn) for turn in (0.0, math.pi)], 0.12, power=2
+    ),
     "picture": picture,
 }
 """Name to maker; `density` calls it."""

@@ -12,8 +12,11 @@ from p4lab.errors import OptionError, ShapeError
 Bounds = tuple[float, float, float, float]
 """x0, x1, y0, y1."""
 BOUNDS: Bounds = (-4.0, 4.0, -4.0, 4.0)
+"""Where pictures of a density end if it does not say otherwise."""
 REFERENCE = 50_000
+"""Number of samples that levels and shares of pieces are taken from."""
 SHARE = 0.999
+"""The mass that counts as not negligible."""
 CHUNK = 2_000_000
 """Largest number of float64 entries in a temporary tensor."""
 
@@ -149,11 +152,16 @@ class Density2D(ABC):
 
     def cell_area(self, side: int = 96) -> float:
         """Return the area of a cell of `grid`."""
-        x0, x1, y0, y1 = self.bounds
-        return (x1 - x0) * (y1 - y0) / side**2
+        return cell_area(self.bounds, side)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+
+def cell_area(bounds: Bounds, side: int) -> float:
+    """Return the area of a cell of `grid`."""
+    x0, x1, y0, y1 = bounds
+    return (x1 - x0) * (y1 - y0) / side**2
 
 
 def grid(bounds: Bounds, side: int) -> Tensor:

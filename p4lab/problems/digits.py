@@ -40,6 +40,7 @@ class Digits:
     Attributes:
         train: training integers as floats, shape (1438, 64).
         test: test integers, shape (359, 64).
+        dequantized: the same under one fixed dequantization: the test loss then moves with the model only.
         dim: 64.
     """
 
@@ -59,10 +60,8 @@ class Digits:
         logits, _ = _logit(train + torch.rand(train.shape, generator=generator, dtype=torch.float64, device="cpu"))
         self.mean = logits.mean(0).to(device, dtype)
         self.std = logits.std(0).to(device, dtype)
-        # One fixed dequantization: the test loss then moves with the model only.
-        self._test = self.test + torch.rand(self.test.shape, generator=generator, dtype=torch.float64, device="cpu").to(
-            device, dtype
-        )
+        noise = torch.rand(self.test.shape, generator=generator, dtype=torch.float64, device="cpu")
+        self.dequantized = self.test + noise.to(device, dtype)
 
     def batch(self, size: int, generator: torch.Generator) -> Tensor:
         """Draw dequantized training digits x, shape (size, 64), with replacement.
@@ -100,7 +99,7 @@ class Digits:
     @torch.no_grad()
     def test_loss(self, model: Flow) -> Tensor:
         """Return the loss on the test set under one fixed dequantization."""
-        return self.loss(model, self._test)
+        return self.loss(model, self.dequantized)
 
     @torch.no_grad()
     def pictures(self, model: Flow, z: Tensor) -> dict[str, Tensor]:

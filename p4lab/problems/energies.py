@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from p4lab.errors import OptionError, ShapeError
-from p4lab.problems.density2d import Bounds, grid
+from p4lab.flows.latent import positive
+from p4lab.problems.density2d import Bounds, cell_area, grid
 
 SIDE = 1000
 """Cells along a side of the quadrature."""
@@ -77,7 +78,7 @@ class PlaneEnergy(ABC):
         Raises:
             OptionError: the temperature is not positive.
         """
-        return _summary(self, _positive(temperature))[0]
+        return _summary(self, positive(temperature))[0]
 
     def log_prob(self, x: Tensor, temperature: float = 1.0) -> Tensor:
         """Return log p_T(x) in nats, shape (...) for x of shape (..., 2).
@@ -86,15 +87,15 @@ class PlaneEnergy(ABC):
             ShapeError: x has another last dimension.
             OptionError: the temperature is not positive.
         """
-        return -self(x) / _positive(temperature) - self.log_z(temperature)
+        return -self(x) / positive(temperature) - self.log_z(temperature)
 
     def entropy(self, temperature: float = 1.0) -> float:
         """Return the entropy of p_T (nats), by quadrature."""
-        return _summary(self, _positive(temperature))[1]
+        return _summary(self, positive(temperature))[1]
 
     def share_of_b(self, temperature: float = 1.0) -> float:
         """Return the probability of basin b."""
-        return _summary(self, _positive(temperature))[2]
+        return _summary(self, positive(temperature))[2]
 
     def free_energy_difference(self, temperature: float = 1.0) -> float:
         r"""Return the free energy of basin b minus that of basin a in kT of this temperature: -log(p_b / p_a).
@@ -118,7 +119,7 @@ class PlaneEnergy(ABC):
             Shape (bins,), float64; inf where there is nothing.
         """
         edges = edges.detach().to("cpu", torch.float64)
-        _, _, y0, y1 = self.box(_positive(temperature))
+        _, _, y0, y1 = self.box(positive(temperature))
         fine = 12
         share = (torch.arange(fine, dtype=torch.float64, device="cpu") + 0.5) / fine
         x = edges[:-1, None] + edges.diff()[:, None] * share
@@ -146,7 +147,7 @@ class PlaneEnergy(ABC):
         """
         if n < 0:
             raise OptionError(f"n={n}: expected at least 0 samples")
-        cumulative = _cumulative(self, _positive(temperature))
+        cumulative = _cumulative(self, positive(temperature))
         place = torch.rand(n, generator=generator, dtype=torch.float64, device="cpu") * cumulative[-1]
         cell = torch.searchsorted(cumulative, place, right=True).clamp(max=SIDE * SIDE - 1)
         x0, x1, y0, y1 = self.box(temperature)
@@ -159,10 +160,6 @@ class PlaneEnergy(ABC):
     def grid(self, side: int = 96) -> Tensor:
         """Return the centres of ``side`` x ``side`` cells over the bounds, first row at the top."""
         return grid(self.bounds, side)
-
-    def _cell(self, temperature: float) -> float:
-        x0, x1, y0, y1 = self.box(temperature)
-        return (x1 - x0) * (y1 - y0) / SIDE**2
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and vars(self) == vars(other)
@@ -272,16 +269,10 @@ def _plane(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., 0], x[..., 1]
 
 
-def _positive(temperature: float) -> float:
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise OptionError(f"temperature={temperature}: expected a number above 0")
-    return float(temperature)
-
-
 def _quadrature(energy: PlaneEnergy, temperature: float) -> tuple[Tensor, float]:
     """Return log p_T on the quadrature's grid, shape (SIDE, SIDE), and log Z_T."""
     minus = -energy(grid(energy.box(temperature), SIDE)) / temperature
-    log_z = float(minus.logsumexp((0, 1))) + math.log(energy._cell(temperature))
+    log_z = float(minus.logsumexp((0, 1))) + math.log(cell_area(energy.box(temperature), SIDE))
     return minus - log_z, log_z
 
 
@@ -289,7 +280,7 @@ def _quadrature(energy: PlaneEnergy, temperature: float) -> tuple[Tensor, float]
 def _summary(energy: PlaneEnergy, temperature: float) -> tuple[float, float, float]:
     """Return log Z_T, the entropy, and the probability of basin b."""
     log_p, log_z = _quadrature(energy, temperature)
-    mass = log_p.exp() * energy._cell(temperature)
+    mass = log_p.exp() * cell_area(energy.box(temperature), SIDE)
     entropy = -float((mass * log_p.clamp(min=-1e3)).sum())
     return log_z, entropy, float(mass[energy.in_b(grid(energy.box(temperature), SIDE))].sum())
 

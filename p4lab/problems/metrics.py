@@ -18,15 +18,18 @@ SAMPLES = 10_000
 
 
 class Estimate(NamedTuple):
-    """A number from a finite sample.
+    """A number with its error bar.
 
     Attributes:
         value: the estimate.
-        error: its standard error.
+        error: its standard error; inf if there is too little to tell.
     """
 
     value: float
     error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ± {self.error:.3f}"
 
 
 def estimate(values: Tensor) -> Estimate:
@@ -177,8 +180,8 @@ def bridge_mass(samples: Tensor, density: Density2D, share: float = SHARE) -> Es
     """
     level = density.level(share)
     outside = ~(density.log_prob(samples.detach().double()) >= level.log_density)
-    found = estimate(outside.double())
-    return Estimate(found.value - level.outside, found.error)
+    mean, error = estimate(outside.double())
+    return Estimate(mean - level.outside, error)
 
 
 def mode_coverage(samples: Tensor, density: Density2D, least: float = 0.5) -> float:

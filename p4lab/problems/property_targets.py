@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,17 +11,6 @@ from torch import Tensor
 from p4lab.errors import OptionError
 from p4lab.p4.circulant import circulant
 from p4lab.problems.matrix import haar_rotation, spread_spd
-
-PROPERTIES = (
-    "orthogonal",
-    "volume",
-    "positive_definite",
-    "lipschitz",
-    "circulant",
-    "permutation",
-    "invertible",
-)
-"""The properties by name."""
 
 
 def channels_of(dim: int) -> int:
@@ -32,34 +21,6 @@ def channels_of(dim: int) -> int:
         (8, 4, 1)
     """
     return next(c for c in (8, 4, 2, 1) if dim % c == 0 and dim // c >= min(4, dim))
-
-
-# --- targets ----------------------------------------------------------------------------------------------------------
-
-
-def property_target(name: str, dim: int, seed: int = 0) -> Tensor:
-    """Return a random matrix that has a property.
-
-    Args:
-        name: one of `PROPERTIES`; the spectral norm for "lipschitz" is 1.
-        dim: width d.
-        seed: of the matrix.
-
-    Returns:
-        Shape (d, d), float64.
-
-    Raises:
-        OptionError: unknown name.
-
-    Example:
-        >>> target = property_target("volume", 4)
-        >>> round(float(torch.linalg.det(target)), 6)
-        1.0
-    """
-    if name not in _TARGETS:
-        raise OptionError(f"property {name!r} is not known: choose one of {PROPERTIES}")
-    generator = torch.Generator().manual_seed(seed)
-    return _TARGETS[name](torch.randn(3, dim, dim, generator=generator, dtype=torch.float64, device="cpu"))
 
 
 def _stretched(noise: Tensor, values: Tensor) -> Tensor:
@@ -98,63 +59,6 @@ def _invertible(noise: Tensor) -> Tensor:
     return torch.eye(noise.shape[-1], dtype=noise.dtype, device="cpu") + 0.7 * noise[0] / math.sqrt(noise.shape[-1])
 
 
-_TARGETS: dict[str, Callable[[Tensor], Tensor]] = {
-    "orthogonal": lambda noise: haar_rotation(noise[0]),
-    "volume": _volume,
-    "positive_definite": lambda noise: spread_spd(noise[0]),
-    "lipschitz": _lipschitz,
-    "circulant": _circulant,
-    "permutation": _permutation,
-    "invertible": _invertible,
-}
-
-
-# --- violations -------------------------------------------------------------------------------------------------------
-
-VIOLATIONS = {
-    "orthogonal": "|WᵀW − I|",
-    "volume": "|det W − 1|",
-    "positive_definite": "|W − Wᵀ|, −λ min",
-    "lipschitz": "|W|₂ / c − 1",
-    "circulant": "|P⁻¹WP − W|",
-    "permutation": "|P⁻¹WP − W|",
-    "invertible": "|W⁻¹W − I|",
-}
-"""What `violation` measures, in symbols."""
-
-
-def violation(name: str, weight: Tensor, bound: float = 1.0, inverse: Tensor | None = None) -> float:
-    r"""Return how far a matrix is from a property: 0 is exact, and the largest entry counts.
-
-    ``|W^T W - I|``; ``|det W - 1|``; the larger of ``|W - W^T|`` and minus the least eigenvalue of the symmetric part;
-    how far the spectral norm is above c, per c; ``|P^-1 W P - W|`` for the cyclic shift P; the same for permutations of
-    the items that generate all others; ``|W^-1 W - I|`` for the inverse that came with the matrix, NaN without one.
-
-    Args:
-        name: one of `PROPERTIES`.
-        weight: W, shape (d, d), any dtype; figures are computed in float64.
-        bound: c.
-        inverse: the inverse that a method knows, shape (d, d).
-
-    Raises:
-        OptionError: unknown name.
-
-    Cost O(d^3), except for the two equivariances, O(d^2).
-
-    Example:
-        >>> violation("circulant", property_target("circulant", 8))
-        0.0
-    """
-    if name not in _VIOLATIONS:
-        raise OptionError(f"property {name!r} is not known: choose one of {PROPERTIES}")
-    w = weight.detach().to("cpu", torch.float64)
-    if not bool(w.isfinite().all()):
-        return math.inf
-    if name == "invertible":
-        return math.nan if inverse is None else _largest(inverse.detach().to(w) @ w - _eye(w))
-    return _VIOLATIONS[name](w / bound if name == "lipschitz" else w)
-
-
 def _not_definite(w: Tensor) -> float:
     least = float(torch.linalg.eigvalsh((w + w.t()) / 2)[0])
     return max(_largest(w - w.t()), -least)
@@ -184,15 +88,93 @@ def _eye(w: Tensor) -> Tensor:
     return torch.eye(len(w), dtype=w.dtype, device="cpu")
 
 
-_VIOLATIONS: dict[str, Callable[[Tensor], float]] = {
-    "orthogonal": lambda w: _largest(w.t() @ w - _eye(w)),
-    "volume": _volume_error,
-    "positive_definite": _not_definite,
-    "lipschitz": lambda w: max(0.0, float(torch.linalg.matrix_norm(w, 2)) - 1),
-    "circulant": lambda w: _largest(w.roll((1, 1), (0, 1)) - w),
-    "permutation": _not_equivariant,
-    "invertible": lambda w: math.nan,
+class Property(NamedTuple):
+    """What a matrix may have.
+
+    Attributes:
+        target: from normal noise, shape (3, d, d), to a random matrix that has it.
+        violation: how far a matrix is from it; NaN where that takes more than the matrix.
+        symbols: what is measured, in symbols.
+    """
+
+    target: Callable[[Tensor], Tensor]
+    violation: Callable[[Tensor], float]
+    symbols: str
+
+
+_TABLE = {
+    "orthogonal": Property(lambda noise: haar_rotation(noise[0]), lambda w: _largest(w.t() @ w - _eye(w)), "|WᵀW − I|"),
+    "volume": Property(_volume, _volume_error, "|det W − 1|"),
+    "positive_definite": Property(lambda noise: spread_spd(noise[0]), _not_definite, "|W − Wᵀ|, −λ min"),
+    "lipschitz": Property(_lipschitz, lambda w: max(0.0, float(torch.linalg.matrix_norm(w, 2)) - 1), "|W|₂ / c − 1"),
+    "circulant": Property(_circulant, lambda w: _largest(w.roll((1, 1), (0, 1)) - w), "|P⁻¹WP − W|"),
+    "permutation": Property(_permutation, _not_equivariant, "|P⁻¹WP − W|"),
+    "invertible": Property(_invertible, lambda w: math.nan, "|W⁻¹W − I|"),
 }
+PROPERTIES = tuple(_TABLE)
+"""The properties by name."""
+VIOLATIONS = {name: entry.symbols for name, entry in _TABLE.items()}
+"""What `violation` measures, in symbols."""
+
+
+def _property(name: str) -> Property:
+    if name not in _TABLE:
+        raise OptionError(f"property {name!r} is not known: choose one of {PROPERTIES}")
+    return _TABLE[name]
+
+
+def property_target(name: str, dim: int, seed: int = 0) -> Tensor:
+    """Return a random matrix that has a property.
+
+    Args:
+        name: one of `PROPERTIES`; the spectral norm for "lipschitz" is 1.
+        dim: width d.
+        seed: of the matrix.
+
+    Returns:
+        Shape (d, d), float64.
+
+    Raises:
+        OptionError: unknown name.
+
+    Example:
+        >>> target = property_target("volume", 4)
+        >>> round(float(torch.linalg.det(target)), 6)
+        1.0
+    """
+    generator, make = torch.Generator().manual_seed(seed), _property(name).target
+    return make(torch.randn(3, dim, dim, generator=generator, dtype=torch.float64, device="cpu"))
+
+
+def violation(name: str, weight: Tensor, bound: float = 1.0, inverse: Tensor | None = None) -> float:
+    r"""Return how far a matrix is from a property: 0 is exact, and the largest entry counts.
+
+    ``|W^T W - I|``; ``|det W - 1|``; the larger of ``|W - W^T|`` and minus the least eigenvalue of the symmetric part;
+    how far the spectral norm is above c, per c; ``|P^-1 W P - W|`` for the cyclic shift P; the same for permutations of
+    the items that generate all others; ``|W^-1 W - I|`` for the inverse that came with the matrix, NaN without one.
+
+    Args:
+        name: one of `PROPERTIES`.
+        weight: W, shape (d, d), any dtype; figures are computed in float64.
+        bound: c.
+        inverse: the inverse that a method knows, shape (d, d).
+
+    Raises:
+        OptionError: unknown name.
+
+    Cost O(d^3), except for the two equivariances, O(d^2).
+
+    Example:
+        >>> violation("circulant", property_target("circulant", 8))
+        0.0
+    """
+    measure = _property(name).violation
+    w = weight.detach().to("cpu", torch.float64)
+    if not bool(w.isfinite().all()):
+        return math.inf
+    if name == "invertible":
+        return math.nan if inverse is None else _largest(inverse.detach().to(w) @ w - _eye(w))
+    return measure(w / bound if name == "lipschitz" else w)
 
 
 # --- the problem ------------------------------------------------------------------------------------------------------

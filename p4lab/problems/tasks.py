@@ -11,9 +11,9 @@ from p4lab.baselines import Method, penalty
 from p4lab.errors import OptionError
 from p4lab.flows import Flow, bent_stack
 from p4lab.problems.digits import Digits
+from p4lab.problems.linear import MAPS as MAPS
 from p4lab.problems.linear import linear_target
 
-CONDITION = 100.0
 TEST_SIZE = 2048
 FILTERS = 64
 PATCH = 8
@@ -119,14 +119,14 @@ class ICATask(Task):
     ) -> None:
         self.dim, self._shape = len(mixing), shape
         data = (sources @ mixing.t()).to(device, dtype)
-        self._test, self._train = data[: len(data) // 5], data[len(data) // 5 :]
+        self.test, self.train = data[: len(data) // 5], data[len(data) // 5 :]
         # A row of W M tells which combination of white components a unit looks for; the basis draws it.
         self._draw = (mixing @ basis).to(device, dtype)
 
     def batch(self, size: int, generator: torch.Generator) -> Tensor:
         """Draw mixtures with replacement, shape (size, d)."""
-        rows = torch.randint(len(self._train), (size,), generator=generator, device="cpu")
-        return self._train[rows.to(self._train.device)]
+        rows = torch.randint(len(self.train), (size,), generator=generator, device="cpu")
+        return self.train[rows.to(self.train.device)]
 
     def loss(self, model: Any, x: Tensor) -> Tensor:
         """Return the negative log-likelihood of a batch, nats per dimension, plus a penalized method's penalty."""
@@ -135,7 +135,7 @@ class ICATask(Task):
     @torch.no_grad()
     def test_loss(self, model: Any) -> Tensor:
         """Return the negative log-likelihood of the test patches."""
-        return self._nll(model, self._test)
+        return self._nll(model, self.test)
 
     def pictures(self, model: Any, z: Tensor) -> dict[str, Tensor]:
         """Return the first 64 filters as "images", shape (n, h, w), uint8; 128 is zero."""
@@ -199,39 +199,6 @@ def _eigenvalues(matrix: Tensor) -> Tensor:
 
 
 # --- by name ---------------------------------------------------------------------------------------------------------
-
-
-def ill_conditioned(dim: int, seed: int = 1) -> Tensor:
-    """Return a random matrix with det > 0 and singular values from 1/10 to 10, shape (d, d), float32."""
-    generator = torch.Generator().manual_seed(seed)
-    left, right = (
-        torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64, device="cpu")).Q
-        for _ in range(2)
-    )
-    values = torch.logspace(-1, 1, dim, base=math.sqrt(CONDITION), dtype=torch.float64, device="cpu")
-    matrix = (left * values) @ right
-    return _with_sign(matrix, 1.0).float()
-
-
-def negative(dim: int, seed: int = 1) -> Tensor:
-    """Return a random rotation times a mirror: det = -1, shape (d, d), float32."""
-    noise = torch.randn(dim, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu")
-    return _with_sign(torch.linalg.qr(noise).Q, -1.0).float()
-
-
-def _with_sign(matrix: Tensor, sign: float) -> Tensor:
-    if torch.linalg.slogdet(matrix)[0] * sign < 0:
-        matrix = torch.cat([-matrix[:1], matrix[1:]])
-    return matrix
-
-
-MAPS: dict[str, Callable[[int, int], Tensor]] = {
-    "spd": lambda dim, seed: linear_target("spd", dim, seed),
-    "so": lambda dim, seed: linear_target("so", dim, seed),
-    "minus_identity": lambda dim, _: linear_target("minus_identity", dim),
-    "ill_conditioned": ill_conditioned,
-    "negative": negative,
-}
 
 
 def photo_patches(dim: int, count: int = 20_000, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -304,7 +271,7 @@ def task(
         OptionError: unknown name, or a width that the data do not have.
     """
     if name in MAPS:
-        return MapTask(MAPS[name](dim, seed), dtype, device)
+        return MapTask(linear_target(name, dim, seed), dtype, device)
     if name in PATCHES:
         sources, basis = PATCHES[name](dim)
         mixing = linear_target("so", dim, seed).double()

@@ -23,8 +23,8 @@ from p4lab.flows import (
     p4inv_bent,
     spline_flow,
 )
+from p4lab.flows.coupling import VolumePreservingCoupling
 from p4lab.flows.torus import BesideAngles, TorusCoupling
-from p4lab.flows.volume import VolumePreservingCoupling
 from p4lab.p4 import RECOMMENDED, P4Inv
 
 DOUBLE = torch.float64

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from p4lab.boltzmann import weights
+from p4lab.boltzmann import Estimate, weights
 from p4lab.errors import DtypeError, OptionError, ShapeError
 
 DOUBLE = torch.float64
@@ -83,7 +83,7 @@ def test_a_weight_that_is_not_finite_counts_as_none(of, bad: float) -> None:
     torch.testing.assert_close(log_w, before, rtol=0, atol=0, equal_nan=True)
 
 
-def _pair(estimate: weights.Estimate) -> torch.Tensor:
+def _pair(estimate: Estimate) -> torch.Tensor:
     return torch.tensor([estimate.value, estimate.error])
 
 
@@ -194,7 +194,7 @@ def test_a_column_of_a_table_can_be_counted() -> None:
 
 
 def test_an_estimate_reads_with_its_error() -> None:
-    assert str(weights.Estimate(1.23456, 0.01)) == "1.235 ± 0.010"
+    assert str(Estimate(1.23456, 0.01)) == "1.235 ± 0.010"
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,8 @@ from drawing import default_device, devices
 
 from p4lab.boltzmann import by_energy, by_example, steerable_flow
 from p4lab.flows import MIXINGS, Permutation, p4inv_bent, realnvp, spline_flow
-from p4lab.flows.coupling import AffineCoupling
+from p4lab.flows.coupling import AffineCoupling, VolumePreservingCoupling
 from p4lab.flows.torus import TorusCoupling
-from p4lab.flows.volume import VolumePreservingCoupling
 
 FLOWS: dict[str, Callable[..., Any]] = {
     "p4inv_bent": lambda **options: p4inv_bent(4, 3, **options),

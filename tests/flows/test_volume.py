@@ -9,7 +9,7 @@ from torch import Tensor
 
 from p4lab.errors import DtypeError, OptionError, ShapeError
 from p4lab.flows import AffineCoupling
-from p4lab.flows.volume import VolumePreservingCoupling
+from p4lab.flows.coupling import VolumePreservingCoupling
 
 DIMS = pytest.mark.parametrize("dim", [2, 3, 5, 8])
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from p4lab.boltzmann.weights import weighted_share
 from p4lab.errors import DataFileError, OptionError, ShapeError
 from p4lab.molecules import alanine
 from p4lab.molecules.checkpoint import load_flow, save, start_at
 from p4lab.molecules.coordinates import Coordinates
-from p4lab.molecules.dataset import Frames, dihedral, load, phi_positive
-from p4lab.molecules.evaluate import LARGEST_ENERGY, Samples, draw, evaluate, judge, kl, weighted_share
+from p4lab.molecules.dataset import Frames, dihedral, histogram_kl, load, phi_positive
+from p4lab.molecules.evaluate import LARGEST_ENERGY, Samples, draw, evaluate, judge
 from p4lab.molecules.flow import molecule_flow
 from p4lab.molecules.openmm_energy import OpenMMEnergy
 from p4lab.molecules.target import Examples, InternalEnergy
@@ -143,9 +144,9 @@ def test_a_weighted_share_and_its_error() -> None:
 
 def test_kl_of_histograms() -> None:
     p, q = np.array([[0.5, 0.5], [0.0, 0.0]]), np.array([[0.25, 0.5], [0.25, 0.0]])
-    assert kl(p, p) == pytest.approx(0, abs=1e-5)
-    assert kl(p, q) == pytest.approx(0.5 * math.log(2), abs=1e-5)
-    assert kl(q, p) > 2
+    assert histogram_kl(p, p) == pytest.approx(0, abs=1e-5)
+    assert histogram_kl(p, q) == pytest.approx(0.5 * math.log(2), abs=1e-5)
+    assert histogram_kl(q, p) > 2
 
 
 def test_no_samples_are_refused(frames: Frames, coordinates: Coordinates, energy: OpenMMEnergy) -> None:

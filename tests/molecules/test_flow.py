@@ -11,7 +11,7 @@ from torch import Tensor
 
 from p4lab.errors import DtypeError, OptionError, ShapeError
 from p4lab.flows import trainable
-from p4lab.molecules.couplings import CircularCoupling, Coupling
+from p4lab.molecules.couplings import CircularCoupling, ConditionalCoupling
 from p4lab.molecules.flow import ARCHITECTURES, MoleculeFlow, emptiest, molecule_flow
 from p4lab.molecules.splines import wrap
 from p4lab.p4 import MergeSchedule, p4_modules
@@ -99,7 +99,7 @@ def test_data_carry_their_score(name: str) -> None:
     (of_determinant,) = torch.autograd.grad(logabsdet.sum(), at)
     latent = latent.detach().requires_grad_()
     (wanted,) = torch.autograd.grad(flow.inverse(latent)[0], latent, given - of_determinant)
-    torch.testing.assert_close(score, wanted - flow._base_score(latent.detach()), rtol=1e-8, atol=1e-7)
+    torch.testing.assert_close(score, wanted - flow.prior_score(latent.detach()), rtol=1e-8, atol=1e-7)
     torch.testing.assert_close(z, latent.detach(), rtol=0, atol=1e-9)
     torch.testing.assert_close(log_q, flow.log_prob(y), rtol=0, atol=1e-9)
 
@@ -206,7 +206,7 @@ def test_a_penalty_takes_known_options_and_refuses_others(name: str) -> None:
         pytest.param(lambda: flow_of("spline").log_prob(np.zeros((3, DIM))), DtypeError, id="array"),
         pytest.param(lambda: flow_of("spline").sample(-1), ShapeError, id="samples"),
         pytest.param(lambda: MoleculeFlow(5, 5, [], []), OptionError, id="no-numbers"),
-        pytest.param(lambda: Coupling(4, 0, 8, 1, 1, torch.Generator()), OptionError, id="one-bin"),
+        pytest.param(lambda: ConditionalCoupling(4, 0, 8, 1, 1, torch.Generator()), OptionError, id="one-bin"),
         pytest.param(lambda: CircularCoupling(2, (0, 1), 8, 4, 1, torch.Generator()), OptionError, id="none-moves"),
     ],
 )

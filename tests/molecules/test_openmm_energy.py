@@ -84,8 +84,8 @@ def test_a_frame_that_is_not_finite_is_inf_without_gradient_and_the_others_are_a
 def test_closing_frees_the_context_and_the_next_call_makes_another() -> None:
     with OpenMMEnergy() as energy:
         first = energy(frames(2))
-        assert energy._context is not None
-    assert energy._context is None
+        assert energy.context is not None
+    assert energy.context is None
     assert torch.equal(energy(frames(2)), first)
 
 
@@ -96,7 +96,7 @@ def test_a_failure_of_openmm_is_named_and_the_energy_can_be_used_again(monkeypat
         def setPositions(self, x: Any) -> None:
             raise RuntimeError("the context is gone")
 
-    monkeypatch.setattr(energy, "_context", Broken())
+    monkeypatch.setattr(energy, "context", Broken())
     with pytest.raises(TrainingError, match="batch of 2 frames: the context is gone"):
         energy(frames(2))
     assert torch.isfinite(energy(frames(2))).all()

@@ -52,14 +52,13 @@ def test_replicas_hotter_have_higher_energy_and_exchanges_happen() -> None:
 
 def test_exchanged_replicas_have_the_thermostat_and_velocities_of_their_new_temperature() -> None:
     replicas = ReplicaExchange(SHORT)
-    velocities = [c.getState(velocities=True).getVelocities(asNumpy=True)._value.copy() for c in replicas._contexts]
-    replicas._slot = np.array([2, 0, 1])
-    replicas._exchange(np.array([0, 1, 2]))
+    velocities = [c.getState(velocities=True).getVelocities(asNumpy=True)._value.copy() for c in replicas.contexts]
+    replicas.exchange(np.array([2, 0, 1]))
     t = replicas.temperatures
     for context, (old, new) in enumerate([(0, 1), (1, 2), (2, 0)]):
-        now = replicas._contexts[context].getState(velocities=True).getVelocities(asNumpy=True)._value
+        now = replicas.contexts[context].getState(velocities=True).getVelocities(asNumpy=True)._value
         assert np.allclose(now, velocities[context] * np.sqrt(t[new] / t[old]))
-        assert np.isclose(replicas._integrators[context].getTemperature()._value, t[new])
+        assert np.isclose(replicas.integrators[context].getTemperature()._value, t[new])
 
 
 def test_temperatures_are_dealt_with_the_weights_of_the_energies() -> None:

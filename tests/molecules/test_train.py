@@ -239,10 +239,10 @@ def test_the_best_validation_is_kept() -> None:
 def test_the_average_stands_for_merged_weights() -> None:
     flow = away(flow_of("spline_p4").double(), 0.05)
     average = Average(flow)
-    before = [tensor.clone() for tensor in average._kept]
+    before = average.kept()
     MergeSchedule(flow, every=1).merge()
     average.update(0.5)
-    for old, new in zip(before, average._kept, strict=True):
+    for old, new in zip(before, average.kept(), strict=True):
         torch.testing.assert_close(new, old, rtol=0, atol=1e-9)
     y = Toy().sample(10).double()
     torch.testing.assert_close(average.flow().log_prob(y), flow.log_prob(y), rtol=0, atol=1e-7)

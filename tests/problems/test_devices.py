@@ -101,7 +101,7 @@ PROBLEMS: dict[str, Callable[[], list[Any]]] = {
     **{f"sequences-{name}": lambda name=name: of_sequences(name) for name in KINDS},
     "particles": of_particles,
     "metrics": of_metrics,
-    "digits": lambda: [Digits().train, Digits().batch(5, seeded()), Digits()._test],
+    "digits": lambda: [Digits().train, Digits().batch(5, seeded()), Digits().dequantized],
     "wine": lambda: [table_problem("wine").test, table_problem("wine").batch(5, seeded())],
     "linear": lambda: [linear_target("so", 4), *LinearProblem(linear_target("so", 4), 8).sample(seeded())],
 }

@@ -38,7 +38,7 @@ def test_split_has_every_digit_once(digits: Digits) -> None:
 def test_same_seed_same_data(digits: Digits) -> None:
     again = Digits(seed=0, dtype=torch.float64)
     assert torch.equal(digits.train, again.train)
-    assert torch.equal(digits._test, again._test)
+    assert torch.equal(digits.dequantized, again.dequantized)
 
 
 def test_batches_quantize_back_to_training_digits(digits: Digits) -> None:
