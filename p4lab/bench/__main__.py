@@ -10,8 +10,7 @@ import torch
 
 from p4lab.baselines import METHODS
 from p4lab.bench import against, flows, linear, live, methods, orthogonal, properties, race, steps, timing, tuning
-from p4lab.bench.browser import BrowserSetupError
-from p4lab.errors import ConfigError
+from p4lab.errors import ConfigError, P4Error
 from p4lab.problems.tasks import TASKS
 
 
@@ -97,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.what == "live":
         try:
             _print(f"The live lab in a browser: {Path(options.notebook).name}", live.live(*live_options(options)))
-        except BrowserSetupError as error:
+        except P4Error as error:
             sys.exit(str(error))
 
 

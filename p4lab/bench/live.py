@@ -15,8 +15,10 @@ How each number is defined:
   median of three samples at either end.
 """
 
+import importlib
 import json
 import statistics
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -25,11 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import p4lab.bench
-from p4lab.bench.browser import BrowserSetupError, Server, chromium, jupyterlab
-from p4lab.bench.notebook import PICTURE, Notebook, opened
 from p4lab.bench.timing import table
+from p4lab.errors import ConfigError, MissingPackageError
 
-NOTEBOOKS = Path(p4lab.bench.__file__).parents[2] / "notebooks"
+CHECKOUT = Path(p4lab.bench.__file__).parents[2]
+NOTEBOOKS, SUPPORT = CHECKOUT / "notebooks", CHECKOUT / "tests"
+"""The notebooks that are measured, and what drives a browser: both are in a checkout of p4lab, not in its wheel."""
 DEFAULT = NOTEBOOKS / "01_p4inv_live.ipynb"
 MEGABYTE = 2**20
 
@@ -109,35 +112,56 @@ def live(notebook: Path, plan: Plan) -> str:
     """Measure a notebook's lab, which must be called ``lab`` there, and return a Markdown table.
 
     Raises:
-        BrowserSetupError: no such notebook, Chromium, Playwright or JupyterLab.
+        MissingPackageError: p4lab was installed without a checkout.
+        ConfigError: no such notebook.
+        BrowserSetupError: no Chromium, Playwright or JupyterLab.
     """
+    server_of, page_of = support()
     if not notebook.is_file():
-        raise BrowserSetupError(f"no notebook {notebook}: name a file, as in --notebook {DEFAULT.name}")
+        raise ConfigError(f"no notebook {notebook}: name a file, as in --notebook {DEFAULT.name}")
     with (
         tempfile.TemporaryDirectory(prefix="p4lab-bench-", ignore_cleanup_errors=True) as home,
-        jupyterlab(notebook.parent, Path(home)) as server,
-        chromium() as browser,
+        server_of.jupyterlab(notebook.parent, Path(home)) as server,
+        server_of.chromium() as browser,
     ):
-        rows = _measure(browser, server, notebook.name, plan)
+        rows = _measure(page_of, browser, server, notebook.name, plan)
         print(f"  Chromium {browser.version}", flush=True)
     return table(
         ["what", "measured", "target", "met"], [[r.what, r.outcome, r.target, "yes" if r.met else "NO"] for r in rows]
     )
 
 
-def _measure(browser: Any, server: Server, name: str, plan: Plan) -> list[Row]:
+def support() -> tuple[Any, Any]:
+    """Return the modules ``lab_server`` and ``lab_page`` of the tests, which drive JupyterLab and a browser.
+
+    Raises:
+        MissingPackageError: there is no checkout around this package.
+    """
+    if not (SUPPORT / "lab_server.py").is_file():
+        raise MissingPackageError(
+            f"the live benchmark needs a checkout of p4lab, and {CHECKOUT} is none: it drives a browser as the tests "
+            "do. Run it in a clone of the repository"
+        )
+    sys.path.insert(0, str(SUPPORT))
+    try:
+        return importlib.import_module("lab_server"), importlib.import_module("lab_page")
+    finally:
+        sys.path.remove(str(SUPPORT))
+
+
+def _measure(page_of: Any, browser: Any, server: Any, name: str, plan: Plan) -> list[Row]:
     firsts = []
     for left in reversed(range(plan.opens)):
-        with opened(browser, server) as page:
+        with page_of.opened(browser, server) as page:
             page.open(name)
             page.page.wait_for_timeout(2000)
-            firsts.append(page.page.evaluate(FIRST, PICTURE) / 1000)
+            firsts.append(page.page.evaluate(FIRST, page.PICTURE) / 1000)
             if not left:
                 return [_first_picture(firsts), *_with_lab(page, plan)]
     raise ValueError(f"opens={plan.opens}: expected at least 1")
 
 
-def _with_lab(page: Notebook, plan: Plan) -> list[Row]:
+def _with_lab(page: Any, plan: Plan) -> list[Row]:
     page.wait_for_state("idle")
     page.page.wait_for_selector(".p4-plot .main-svg")
     page.page.wait_for_timeout(3000)
@@ -158,7 +182,7 @@ def _first_picture(seconds: Sequence[float]) -> Row:
     return Row("Run All to first picture", f"{median:.1f} s{_spread(seconds, 's')}", "<= 6 s", median <= 6)
 
 
-def _throughput(page: Notebook, plan: Plan) -> list[Row]:
+def _throughput(page: Any, plan: Plan) -> list[Row]:
     page.execute(f"p4timed = p4probe.Throughput(lab, {plan.rounds}, {plan.seconds})")
     page.page.wait_for_timeout(2000 * plan.rounds * (plan.seconds + 0.6))
     while page.ask("p4timed.done") != "True":
@@ -168,7 +192,7 @@ def _throughput(page: Notebook, plan: Plan) -> list[Row]:
     return [Row("training throughput with the lab open", outcome, ">= 80 %", ratio >= 0.8)]
 
 
-def _redraws(page: Notebook, plan: Plan) -> list[Row]:
+def _redraws(page: Any, plan: Plan) -> list[Row]:
     _train(page)
     log = _recorded(page, plan.watch)
     page.pause()
@@ -180,8 +204,8 @@ def _redraws(page: Notebook, plan: Plan) -> list[Row]:
     ]
 
 
-def _keys(page: Notebook, plan: Plan) -> list[Row]:
-    page.page.evaluate(RECORD, PICTURE)
+def _keys(page: Any, plan: Plan) -> list[Row]:
+    page.page.evaluate(RECORD, page.PICTURE)
     for _ in range(plan.keys):
         page.press("step", "Enter")
         page.page.wait_for_timeout(500)
@@ -190,7 +214,7 @@ def _keys(page: Notebook, plan: Plan) -> list[Row]:
 
     page.execute("p4log = p4probe.Log(lab)")
     _train(page)
-    page.page.evaluate(RECORD, PICTURE)
+    page.page.evaluate(RECORD, page.PICTURE)
     values = _move_slider(page, "LR" * (plan.keys // 2), 700)
     log = page.page.evaluate(RECORDED)
     page.pause()
@@ -199,13 +223,13 @@ def _keys(page: Notebook, plan: Plan) -> list[Row]:
     return [_latency("Step while paused: key to picture", steps), _latency("slider in training: key to picture", moves)]
 
 
-def _slow_browser(page: Notebook, plan: Plan) -> list[Row]:
+def _slow_browser(page: Any, plan: Plan) -> list[Row]:
     session = page.page.context.new_cdp_session(page.page)
     before = json.loads(page.ask("p4probe.learning_rates(lab)"))
     session.send("Emulation.setCPUThrottlingRate", {"rate": 4})
     try:
         _train(page)
-        page.page.evaluate(RECORD, PICTURE)
+        page.page.evaluate(RECORD, page.PICTURE)
         values = _move_slider(page, "LLLLLRRRRR", 400)
         page.page.wait_for_timeout(1000)
         page.pause()
@@ -223,7 +247,7 @@ def _slow_browser(page: Notebook, plan: Plan) -> list[Row]:
     ]
 
 
-def _memory(page: Notebook, plan: Plan) -> list[Row]:
+def _memory(page: Any, plan: Plan) -> list[Row]:
     _train(page)
     page.page.wait_for_timeout(1000 * plan.warmup)
     session = page.page.context.new_cdp_session(page.page)
@@ -250,18 +274,18 @@ def _memory(page: Notebook, plan: Plan) -> list[Row]:
 # --- what they share ---
 
 
-def _train(page: Notebook) -> None:
+def _train(page: Any) -> None:
     page.train()
     page.page.wait_for_timeout(1000)
 
 
-def _recorded(page: Notebook, seconds: float) -> Any:
-    page.page.evaluate(RECORD, PICTURE)
+def _recorded(page: Any, seconds: float) -> Any:
+    page.page.evaluate(RECORD, page.PICTURE)
     page.page.wait_for_timeout(1000 * seconds)
     return page.page.evaluate(RECORDED)
 
 
-def _move_slider(page: Notebook, moves: str, pause: float) -> list[float]:
+def _move_slider(page: Any, moves: str, pause: float) -> list[float]:
     """Press arrow keys (L, R) on the learning rate, ``pause`` ms apart; return the value that each made it show."""
     values = []
     for move in moves:

@@ -9,13 +9,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lab_server
 import pytest
+from lab_page import Notebook
+from lab_server import BrowserSetupError, chromium, find_chromium
 
-from p4lab.bench import browser, live
+from p4lab.bench import live
 from p4lab.bench.__main__ import live_options, main, parser
-from p4lab.bench.browser import BrowserSetupError, chromium, find_chromium
 from p4lab.bench.live import growth, latencies
 from p4lab.bench.probe import Log, Throughput
+from p4lab.errors import MissingPackageError
 
 # --- statistics ---
 
@@ -93,6 +96,18 @@ def test_an_unknown_notebook_is_refused_before_anything_starts() -> None:
         main(["live", "--notebook", "nothing.ipynb"])
 
 
+def test_without_a_checkout_the_error_says_what_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(live, "SUPPORT", tmp_path)
+    with pytest.raises(MissingPackageError, match="needs a checkout of p4lab"):
+        live.live(live.DEFAULT, live.QUICK)
+
+
+def test_the_support_is_that_of_the_tests() -> None:
+    server_of, page_of = live.support()
+    assert server_of.chromium is chromium
+    assert page_of.Notebook is Notebook
+
+
 # --- Chromium ---
 
 
@@ -133,7 +148,7 @@ def test_the_first_chromium_on_the_path_that_starts_is_taken(program: Any, monke
 
 
 def test_without_chromium_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(browser, "find_chromium", lambda: None)
+    monkeypatch.setattr(lab_server, "find_chromium", lambda: None)
     with pytest.raises(BrowserSetupError, match="P4LAB_CHROMIUM"), chromium():
         pass
 
@@ -146,11 +161,11 @@ def test_without_playwright_the_error_names_the_extra(monkeypatch: pytest.Monkey
 
 def test_a_server_that_does_not_start_shows_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "notebooks").mkdir()
-    monkeypatch.setattr(browser, "LAB_FLAGS", ("--no-such-flag-of-jupyterlab",))
-    monkeypatch.setattr(browser.sys, "executable", "/bin/false")
+    monkeypatch.setattr(lab_server, "LAB_FLAGS", ("--no-such-flag-of-jupyterlab",))
+    monkeypatch.setattr(lab_server.sys, "executable", "/bin/false")
     with (
         pytest.raises(BrowserSetupError, match="did not start"),
-        browser.jupyterlab(tmp_path / "notebooks", tmp_path / "home"),
+        lab_server.jupyterlab(tmp_path / "notebooks", tmp_path / "home"),
     ):
         pass
 
