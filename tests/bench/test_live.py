@@ -10,15 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import lab_server
+import live_benchmark
 import pytest
-from lab_page import Notebook
 from lab_server import BrowserSetupError, chromium, find_chromium
+from live_benchmark import QUICK, Plan, growth, latencies, latency
 
 from p4lab.bench import live
-from p4lab.bench.__main__ import live_options, main, parser
-from p4lab.bench.live import growth, latencies
+from p4lab.bench.__main__ import main
 from p4lab.bench.probe import Log, Throughput
-from p4lab.errors import MissingPackageError
 
 # --- statistics ---
 
@@ -62,7 +61,7 @@ def test_growth(samples: list[float], expected: float) -> None:
 
 @pytest.mark.parametrize(("median", "met"), [(120.0, True), (121.0, False)])
 def test_a_target_is_judged_by_the_median(median: float, met: bool) -> None:
-    row = live._latency("key", [1.0, median, 1e9])
+    row = latency("key", [1.0, median, 1e9])
     assert row.met is met
     assert row.outcome.startswith(f"{median:.0f} ms (1 to 1e+09 ms)")
 
@@ -73,22 +72,25 @@ def test_a_target_is_judged_by_the_median(median: float, met: bool) -> None:
 @pytest.mark.parametrize(
     ("arguments", "plan"),
     [
-        pytest.param(["live"], live.Plan(), id="default"),
-        pytest.param(["live", "--quick"], live.QUICK, id="quick"),
-        pytest.param(["live", "--minutes", "2"], live.Plan(minutes=2.0), id="minutes"),
+        pytest.param([], Plan(), id="default"),
+        pytest.param(["--quick"], QUICK, id="quick"),
+        pytest.param(["--minutes", "2"], Plan(minutes=2.0), id="minutes"),
     ],
 )
-def test_plan(arguments: list[str], plan: live.Plan) -> None:
-    notebook, found = live_options(parser().parse_args(arguments))
-    assert found == plan
-    assert notebook == live.DEFAULT
-    assert notebook.is_file()
+def test_plan(arguments: list[str], plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Path, Plan]] = []
+    monkeypatch.setattr(live_benchmark, "measure", lambda *what: asked.append(what) or "")
+    main(["live", *arguments])
+    assert asked == [(live.CHECKOUT / "notebooks" / live.DEFAULT, plan)]
 
 
-def test_a_notebook_is_named_by_its_path(tmp_path: Path) -> None:
+def test_a_notebook_is_named_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "own.ipynb"
     own.write_text("{}")
-    assert live_options(parser().parse_args(["live", "--notebook", str(own)]))[0] == own
+    asked: list[Path] = []
+    monkeypatch.setattr(live_benchmark, "measure", lambda path, plan: asked.append(path) or "")
+    main(["live", "--notebook", str(own)])
+    assert asked == [own]
 
 
 def test_an_unknown_notebook_is_refused_before_anything_starts() -> None:
@@ -97,15 +99,9 @@ def test_an_unknown_notebook_is_refused_before_anything_starts() -> None:
 
 
 def test_without_a_checkout_the_error_says_what_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(live, "SUPPORT", tmp_path)
-    with pytest.raises(MissingPackageError, match="needs a checkout of p4lab"):
-        live.live(live.DEFAULT, live.QUICK)
-
-
-def test_the_support_is_that_of_the_tests() -> None:
-    server_of, page_of = live.support()
-    assert server_of.chromium is chromium
-    assert page_of.Notebook is Notebook
+    monkeypatch.setattr(live, "CHECKOUT", tmp_path)
+    with pytest.raises(SystemExit, match="needs a checkout of p4lab"):
+        main(["live"])
 
 
 # --- Chromium ---
@@ -184,14 +180,12 @@ def test_the_log_knows_what_a_frame_was_made_with() -> None:
         ImageGrid.sent += 1
 
     pictures = SimpleNamespace(widget=ImageGrid(), draw=draw)
-    lab = SimpleNamespace(_pump=SimpleNamespace(views=[SimpleNamespace(widget=LivePlot(), draw=None), pictures]))
-    log = Log(lab)
+    log = Log([SimpleNamespace(widget=LivePlot(), draw=None), pictures])
     pictures.draw(SimpleNamespace(snapshot=SimpleNamespace(config=SimpleNamespace(learning_rate=0.5))))
     assert log.frames == [[7, 0.5]]
 
 
-def test_the_ratio_is_the_median_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Throughput, "_run", lambda self: None)
+def test_the_ratio_is_the_median_of_the_rounds() -> None:
     timed = Throughput(None, 3, 0.0)
     timed.watched, timed.alone = [50.0, 40.0, 10.0], [100.0, 50.0, 10.0]
     assert timed.result() == [40.0, 50.0, 0.8]
