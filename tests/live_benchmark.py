@@ -31,6 +31,8 @@ from lab_server import Server, chromium, jupyterlab
 from p4lab.bench.tables import table
 from p4lab.command import say
 
+SUPPORT = Path(__file__).parent
+"""Where the kernel finds ``live_probe``."""
 MEGABYTE = 2**20
 
 # Notes what happens in the page from now on: times of key presses and clicks, redraws (time, frame number, kind).
@@ -145,7 +147,7 @@ def _with_lab(page: Notebook, plan: Plan) -> list[Row]:
     page.wait_for_state("idle")
     page.page.wait_for_selector(".p4-plot .main-svg")
     page.page.wait_for_timeout(3000)
-    page.execute("import p4lab.bench.probe as p4probe")
+    page.execute(f"import sys; sys.path.append({str(SUPPORT)!r}); import live_probe as p4probe")
     rows: list[Row] = []
     for measure in (_throughput, _redraws, _keys, _slow_browser, _memory):
         rows += measure(page, plan)

@@ -184,7 +184,7 @@ WAYS = (
 )
 
 
-def linear(seeds: Sequence[int] = (0, 1, 2, 3, 4), tuning_limit: float = 4.0, limit: float = 20.0) -> str:
+def linear(seeds: Sequence[int] = (0, 1, 2, 3, 4), tuning: float = 4.0, limit: float = 20.0) -> str:
     """Race all ways to all targets.
 
     Each way's rate is chosen on one seed by time to target (by loss where none got there); the seeds of the reported
@@ -198,7 +198,7 @@ def linear(seeds: Sequence[int] = (0, 1, 2, 3, 4), tuning_limit: float = 4.0, li
     rows: list[list[object]] = []
     with one_thread():
         for kind in TARGETS:
-            rates = {way: way.best_rate(kind, tuning_limit) for way in WAYS}
+            rates = {way: way.best_rate(kind, tuning) for way in WAYS}
             runs: dict[Way, list[Outcome]] = {way: [] for way in WAYS}
             for seed in seeds:
                 for way, rate in rates.items():

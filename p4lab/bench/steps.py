@@ -72,8 +72,8 @@ def steps(sizes: Sequence[int] = SIZES, batch: int = 512, rounds: int = 9, input
 
 
 def first_layer(sizes: Sequence[int] = SIZES, rounds: int = 9) -> str:
-    """Measure the same for the first layer of a network, at large widths."""
-    return steps([dim for dim in sizes if dim >= LARGE], rounds=rounds, input_gradient=False)
+    """Measure the same for the first layer of a network, at large widths if there are any."""
+    return steps([dim for dim in sizes if dim >= LARGE] or sizes, rounds=rounds, input_gradient=False)
 
 
 def growth(

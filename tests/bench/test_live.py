@@ -14,10 +14,10 @@ import live_benchmark
 import pytest
 from lab_server import BrowserSetupError, chromium, find_chromium
 from live_benchmark import QUICK, Plan, growth, latencies, latency
+from live_probe import Log, Throughput
 
 from p4lab.bench import live
 from p4lab.bench.__main__ import main
-from p4lab.bench.probe import Log, Throughput
 
 # --- statistics ---
 
