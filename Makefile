@@ -83,5 +83,5 @@ constraints: ## pin anew: newest versions that pyproject.toml allows, tried in a
 
 clean: ## remove caches and build leftovers (.venv stays; delete it by hand for a fresh start)
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find p4lab tests notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	@find p4lab tests notebooks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	@find notebooks -name .ipynb_checkpoints -prune -exec rm -rf {} + 2>/dev/null || true

@@ -5,8 +5,8 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from p4lab.bench.browser import Server
-from p4lab.bench.notebook import WAIT, Notebook
+from lab_page import WAIT, Notebook
+from lab_server import Server
 
 __all__ = [
     "CANVAS",

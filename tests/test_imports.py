@@ -17,6 +17,8 @@ ROOMS = [
     "errors",
     "options",
     "distributed",
+    "command",
+    "fit",
     "linalg",
     "p4",
     "baselines",

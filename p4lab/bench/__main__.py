@@ -1,154 +1,165 @@
-"""Command line of the benchmarks."""
+"""Benchmarks: tables of times in Markdown."""
 
 import argparse
-import dataclasses
-import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-
-import torch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from p4lab.baselines import METHODS
-from p4lab.bench import against, flows, linear, live, methods, orthogonal, properties, race, steps, timing, tuning
-from p4lab.bench.browser import BrowserSetupError
-from p4lab.errors import ConfigError
+from p4lab.bench import linear_problems, methods, orthogonal_layers, properties, race, steps, tuning
+from p4lab.bench.against import SIZES, against
+from p4lab.bench.flows import ROUNDS, flows
+from p4lab.bench.live import DEFAULT, live
+from p4lab.bench.tables import machine
+from p4lab.command import Command, Names, choose
+from p4lab.options import named_options
 from p4lab.problems.tasks import TASKS
 
+ARGUMENTS = {"dims": "sizes", "methods": "names", "seconds": "limit", "jobs": "n_jobs", "write": "save"}
+"""What options are called where functions take them under another name."""
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    arguments = argparse.ArgumentParser(prog="python -m p4lab.bench", description=__doc__)
-    arguments.add_argument(
-        "what",
-        nargs="?",
-        choices=("all", "steps", "linear", "methods", "race", "flows", "orthogonal", "properties", "live", "against"),
-        default="all",
-        help="all: steps, linear and methods",
-    )
-    arguments.add_argument("--checkout", type=Path, help="against: folder of another checkout, such as a git worktree")
-    arguments.add_argument("--quick", action="store_true", help="few sizes, rounds and seeds: a look, no measurement")
-    arguments.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
-    arguments.add_argument("--notebook", default=live.DEFAULT.name, help="live: file name in notebooks/, or a path")
-    arguments.add_argument("--minutes", type=float, help="live: how long to watch the memory (default 10)")
-    arguments.add_argument("--methods", help="methods, race, orthogonal: names joined by + (default: all, race most)")
-    arguments.add_argument("--dims", help="orthogonal: widths of the races, joined by + (default: 64+128+512)")
-    arguments.add_argument("--tasks", default="+".join(TASKS), help="race: names joined by + (default: all)")
-    arguments.add_argument("--dim", type=int, default=64, help="race: width (default 64)")
-    arguments.add_argument("--seeds", type=int, default=3, help="race: number of runs of each method (default 3)")
-    arguments.add_argument("--tuning", type=float, help=f"race: seconds for each rate (default {tuning.SECONDS})")
-    arguments.add_argument("--limit", type=float, help=f"race: seconds for each run (default {race.LIMIT})")
-    arguments.add_argument("--backend", help="race: of joblib, such as dask (default: processes on this machine)")
-    arguments.add_argument("--jobs", type=int, default=-1, help="race: runs at a time (default: one for each core)")
-    arguments.add_argument("--write", action="store_true", help="race: keep the tuned rates for the race notebook")
-    return arguments
+
+@dataclass(frozen=True)
+class Bench:
+    """A benchmark.
+
+    Attributes:
+        text: what it does.
+        tables: by title, what makes each; it gets those options that it has arguments for.
+        quick: values of options for a look.
+        options: the options with their defaults.
+    """
+
+    text: str
+    tables: Mapping[str, Callable[..., str]]
+    quick: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def command(self, name: str) -> Command:
+        """Return the command line of the benchmark."""
+
+        def work(options: argparse.Namespace) -> None:
+            print(f"{machine()}\n", flush=True)
+            self.show(vars(options))
+
+        return Command(f"p4lab.bench {name}", self.text, work, self.quick, {"threads": None, **self.options})
+
+    def show(self, options: Mapping[str, Any]) -> None:
+        """Print the tables."""
+        given = {ARGUMENTS.get(name, name): value for name, value in options.items()} | dict(options)
+        given["seeds"] = range(options.get("seeds", 0))
+        for title, make in self.tables.items():
+            body = make(**{name: given[name] for name in named_options(make) & set(given)})
+            print(f"\n### {title.format(**options)}\n\n{body}\n", flush=True)
+
+
+def _orthogonal_steps(quick: bool, names: Sequence[str]) -> str:
+    sizes, rounds = ((64, 256), 3) if quick else (orthogonal_layers.STEP_SIZES, 7)
+    return orthogonal_layers.steps(sizes, rounds, names)
+
+
+BENCHES = {
+    "steps": Bench(
+        "Time training steps and merges of P4Inv against layers that know less, or pay more.",
+        {
+            "Training step (forward, backward, Adam, merge every 10), batch 512, as a ratio to nn.Linear": steps.steps,
+            "The same for a first layer (no input gradient)": steps.first_layer,
+        },
+        {"dims": (2, 64, 256, 512), "rounds": 3},
+        {"dims": Names(steps.SIZES, kind=int), "rounds": 9},
+    ),
+    "linear": Bench(
+        "Race to the targets of the paper's linear problems.",
+        {"Linear problems, d = 101, batch 64: to mean squared error 1e-6": linear_problems.linear},
+        {"seeds": 1, "seconds": 5.0},
+        {"seeds": 5, "tuning": 4.0, "seconds": 20.0},
+    ),
+    "methods": Bench(
+        "Time training steps of every method.",
+        {"Training step of every method, log|det| in the loss, batch 512, as a ratio to nn.Linear": methods.methods},
+        {"dims": (16, 64), "rounds": 2},
+        {"methods": Names(METHODS), "dims": Names(methods.SIZES, kind=int), "rounds": 5},
+    ),
+    "race": Bench(
+        "Race to a test loss on every task, each method with its best rate.",
+        {"Time to target, batch 64, training time only, {seeds} seeds": race.race},
+        {"seeds": 1, "tuning": 0.05, "seconds": 0.1},
+        {
+            "tasks": Names(TASKS),
+            "methods": Names(METHODS, tuning.RACED),
+            "dim": 64,
+            "seeds": 3,
+            "tuning": tuning.SECONDS,
+            "seconds": race.LIMIT,
+            "backend": None,
+            "jobs": -1,
+            "write": False,
+        },
+    ),
+    "flows": Bench(
+        "Time training and sampling of flows.",
+        {"Flows: training and sampling": flows},
+        {"rounds": 2},
+        {"rounds": ROUNDS},
+    ),
+    "orthogonal": Bench(
+        "Time training steps of orthogonal layers, and race them to rotations of each width.",
+        {
+            "Training step of orthogonal layers (forward, backward, Adam, merges), batch 512, as a ratio to "
+            "nn.Linear": _orthogonal_steps,
+            "To a rotation, batch 128, mean squared error 1e-6, each method tuned": orthogonal_layers.targets,
+        },
+        {"seeds": 1, "dims": tuple(orthogonal_layers.LIMITS)[:1]},
+        {
+            "methods": Names(orthogonal_layers.CONTENDERS),
+            "dims": Names(orthogonal_layers.LIMITS, kind=int),
+            "seeds": 3,
+            "seconds": None,
+        },
+    ),
+    "properties": Bench(
+        "Time training steps of every P4 property.",
+        {
+            "Training step of every P4 property (forward, backward, Adam, merge every 10), batch 512, rank 8, "
+            "as a ratio to nn.Linear": properties.properties
+        },
+        {"dims": (16, 64), "rounds": 2},
+        {"dims": Names(properties.SIZES, kind=int), "rounds": 9},
+    ),
+    "live": Bench(
+        "Measure a live lab in a browser; in a checkout of p4lab.",
+        {"The live lab in a browser: {notebook}": live},
+        {},
+        {"notebook": DEFAULT, "minutes": None},
+    ),
+    "against": Bench(
+        "Time steps and merges of this checkout beside those of another one.",
+        {"Times of this checkout as a ratio to those of {checkout.name}, batch 512": against},
+        {"dims": (8, 64), "rounds": 3},
+        {"checkout": None, "dims": Names(SIZES, kind=int), "rounds": 15},
+    ),
+}
+
+
+def _all(options: argparse.Namespace) -> None:
+    print(f"{machine()}\n", flush=True)
+    for name in ("steps", "linear", "methods"):
+        given = COMMANDS[name].read(["--quick"] * options.quick)
+        BENCHES[name].show(vars(given) | {"methods": options.methods})
+
+
+COMMANDS = {
+    "all": Command(
+        "p4lab.bench", "Run steps, linear and methods.", _all, {}, {"threads": None, "methods": Names(METHODS)}
+    ),
+    **{name: one.command(name) for name, one in BENCHES.items()},
+}
+"""The benchmarks by name, with the options that they take."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the chosen benchmarks and print Markdown tables."""
-    options = parser().parse_args(arguments)
-    widths: Sequence[int]
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    print(f"{timing.machine()}\n", flush=True)
-    if options.what in ("all", "steps"):
-        sizes, rounds = ((2, 64, 256, 512), 3) if options.quick else (steps.SIZES, 9)
-        large = [size for size in sizes if size >= 256]
-        _print(
-            "Training step (forward, backward, Adam, merge every 10), batch 512, as a ratio to nn.Linear",
-            steps.steps(sizes, rounds=rounds),
-        )
-        _print(
-            "The same for a first layer (no input gradient)", steps.steps(large, rounds=rounds, input_gradient=False)
-        )
-    if options.what in ("all", "linear"):
-        seeds, limit = ((0,), 5.0) if options.quick else ((0, 1, 2, 3, 4), 20.0)
-        _print("Linear problems, d = 101, batch 64: to mean squared error 1e-6", linear.linear(seeds, limit=limit))
-    if options.what in ("all", "methods"):
-        widths, rounds = ((16, 64), 2) if options.quick else (methods.SIZES, 5)
-        names = _names("methods", options.methods or "+".join(METHODS), METHODS)
-        _print(
-            "Training step of every method, log|det| in the loss, batch 512, as a ratio to nn.Linear",
-            methods.methods(widths, names, rounds=rounds),
-        )
-    if options.what == "flows":
-        _print("Flows: training and sampling", flows.flows(rounds=2 if options.quick else flows.ROUNDS))
-    if options.what == "orthogonal":
-        _orthogonal(options)
-    if options.what == "properties":
-        dims, rounds = ((16, 64), 2) if options.quick else (properties.SIZES, 9)
-        _print(
-            "Training step of every P4 property (forward, backward, Adam, merge every 10), batch 512, rank 8, "
-            "as a ratio to nn.Linear",
-            properties.properties(dims, rounds=rounds),
-        )
-    if options.what == "race":
-        try:
-            _print(f"Time to target, batch 64, training time only, {options.seeds} seeds", _race(options))
-        except ConfigError as error:
-            sys.exit(str(error))
-    if options.what == "against":
-        if options.checkout is None:
-            sys.exit("against: name the folder of another checkout with --checkout")
-        widths, rounds = ((8, 64), 3) if options.quick else (against.SIZES, 15)
-        _print(
-            f"Times of this checkout as a ratio to those of {options.checkout.name}, batch 512",
-            against.against(options.checkout, widths, rounds=rounds),
-        )
-    if options.what == "live":
-        try:
-            _print(f"The live lab in a browser: {Path(options.notebook).name}", live.live(*live_options(options)))
-        except BrowserSetupError as error:
-            sys.exit(str(error))
-
-
-def _orthogonal(options: argparse.Namespace) -> None:
-    quick, known = options.quick, orthogonal.CONTENDERS
-    names = _names("methods", options.methods or "+".join(known), known)
-    offered = [str(dim) for dim in orthogonal.LIMITS]
-    dims = [int(dim) for dim in _names("dims", options.dims or "+".join(offered[: 1 if quick else None]), offered)]
-    _print(
-        "Training step of orthogonal layers (forward, backward, Adam, merges), batch 512, as a ratio to nn.Linear",
-        orthogonal.steps((64, 256) if quick else orthogonal.STEP_SIZES, 3 if quick else 7, names),
-    )
-    _print(
-        "To a rotation, batch 128, mean squared error 1e-6, each method tuned",
-        orthogonal.targets(dims, range(1 if quick else options.seeds), names, options.limit),
-    )
-
-
-def _race(options: argparse.Namespace) -> str:
-    quick = options.quick
-    return race.race(
-        tasks=_names("tasks", options.tasks, TASKS),
-        methods=_names("methods", options.methods or "+".join(tuning.RACED), METHODS),
-        seeds=range(1 if quick else options.seeds),
-        dim=options.dim,
-        tuning=options.tuning or (0.05 if quick else tuning.SECONDS),
-        limit=options.limit or (0.1 if quick else race.LIMIT),
-        backend=options.backend,
-        n_jobs=options.jobs,
-        save=options.write,
-    )
-
-
-def _names(option: str, text: str, known: Iterable[str]) -> tuple[str, ...]:
-    unknown = set(text.split("+")) - set(known)
-    if unknown:
-        sys.exit(f"--{option} {text}: {', '.join(sorted(unknown))} not known; choose of {', '.join(known)}")
-    return tuple(text.split("+"))
-
-
-def live_options(options: argparse.Namespace) -> tuple[Path, live.Plan]:
-    """Return the notebook (as named, or in the repository's folder) and the plan that the options ask for."""
-    named = Path(options.notebook)
-    plan = live.QUICK if options.quick else live.Plan()
-    if options.minutes is not None:
-        plan = dataclasses.replace(plan, minutes=options.minutes)
-    return named if named.is_file() else live.NOTEBOOKS / named, plan
-
-
-def _print(title: str, body: str) -> None:
-    print(f"\n### {title}\n\n{body}\n", flush=True)
+    """Run the benchmark that is named, or else all of the README's first measurements."""
+    choose(COMMANDS, "all", arguments)
 
 
 if __name__ == "__main__":

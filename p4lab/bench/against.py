@@ -12,11 +12,15 @@ from typing import Any
 
 import torch
 
-from p4lab.bench.timing import interleaved, median_ratio, table
+from p4lab.bench.steps import EVERY, training
+from p4lab.bench.tables import table
+from p4lab.bench.timing import interleaved, median_ratio
+from p4lab.errors import ConfigError
 
 SIZES = (8, 64, 256, 512)
+"""Widths that are timed."""
 BATCH = 512
-EVERY = 10
+"""Samples of a step."""
 LAYERS: dict[str, Callable[[Any, int], Any]] = {
     "P4Inv": lambda p4, d: p4.P4Inv(d, seed=0),
     "P4Inv paper": lambda p4, d: p4.PAPER.layer(d, seed=0),
@@ -35,39 +39,32 @@ def other(checkout: Path) -> ModuleType:
     """Return ``p4lab.p4`` of another checkout; this one's modules stay as they are.
 
     Raises:
-        FileNotFoundError: no package there.
+        ConfigError: no package there.
     """
     if not (checkout / "p4lab" / "__init__.py").is_file():
-        raise FileNotFoundError(f"{checkout} holds no package p4lab: name the folder of another checkout")
-    ours = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "p4lab"}
-    for name in ours:
-        del sys.modules[name]
+        raise ConfigError(f"{checkout} holds no package p4lab: name the folder of another checkout")
+    ours = _take_out()
     sys.path.insert(0, str(checkout.resolve()))
     try:
         return importlib.import_module("p4lab.p4")
     finally:
         sys.path.pop(0)
-        for name in [name for name in sys.modules if name.split(".")[0] == "p4lab"]:
-            del sys.modules[name]
+        _take_out()
         sys.modules.update(ours)
 
 
-def ten_steps(p4: Any, name: str, dim: int) -> Callable[[], None]:
+def _take_out() -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name.split(".")[0] == "p4lab"]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+def ten_steps(p4: Any, name: str, dim: int) -> Callable[[], object]:
     """Return ten training steps (forward, backward with input gradient, Adam) with a merge at the end."""
     layer, optimizer, merges, x = _parts(p4, name, dim)
-
-    def run() -> None:
-        for _ in range(EVERY):
-            optimizer.zero_grad()
-            x.grad = None
-            layer(x).square().mean().backward()
-            optimizer.step()
-            merges.step()
-
-    return run
+    return training(lambda: layer(x).square().mean(), optimizer, x, merges)
 
 
-def merge(p4: Any, name: str, dim: int) -> Callable[[], None]:
+def merge(p4: Any, name: str, dim: int) -> Callable[[], object]:
     """Return a merge, timed together with the backward pass of four samples that it remembers."""
     layer, _, merges, x = _parts(p4, name, dim)
     x = x[:4].detach()
@@ -80,9 +77,15 @@ def merge(p4: Any, name: str, dim: int) -> Callable[[], None]:
 
 
 def against(
-    checkout: Path, sizes: Sequence[int] = SIZES, names: Sequence[str] = tuple(LAYERS), rounds: int = 15
+    checkout: Path | None, sizes: Sequence[int] = SIZES, rounds: int = 15, names: Sequence[str] = tuple(LAYERS)
 ) -> str:
-    """Return a table of times here as a ratio to times there, medians over interleaved rounds."""
+    """Return a table of times here as a ratio to times there, medians over interleaved rounds.
+
+    Raises:
+        ConfigError: no checkout, or no package in it.
+    """
+    if checkout is None:
+        raise ConfigError("against: name the folder of another checkout with --checkout")
     there, here = other(checkout), importlib.import_module("p4lab.p4")
     rows = []
     for name in names:

@@ -7,15 +7,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from p4lab.bench.timing import interleaved, median_ratio, table
+from p4lab.bench.steps import batch_of, training
+from p4lab.bench.tables import table
+from p4lab.bench.timing import interleaved, median_ratio
 from p4lab.flows import p4inv_bent, to_zuko
 from p4lab.p4 import RECOMMENDED
 from p4lab.training import DigitsConfig, Engine
 
 BLOCKS = 8
+"""Blocks of the 2D flow."""
 BATCH = 256
+"""Points of its training step."""
 SAMPLES = 100_000
+"""Points that are drawn from it at a time."""
 ROUNDS = 9
+"""Rounds in which everything is timed once."""
 
 
 def flows(rounds: int = ROUNDS) -> str:
@@ -51,7 +57,7 @@ def flows(rounds: int = ROUNDS) -> str:
     )
 
 
-def training_step(model: nn.Module, log_prob: Callable[[Tensor], Tensor]) -> Callable[[], None]:
+def training_step(model: nn.Module, log_prob: Callable[[Tensor], Tensor]) -> Callable[[], object]:
     """Return a function that trains a 2D flow with P4Inv layers by one step, merges included.
 
     Args:
@@ -59,16 +65,8 @@ def training_step(model: nn.Module, log_prob: Callable[[Tensor], Tensor]) -> Cal
         log_prob: its log-density, shape (B,), for points (B, 2).
     """
     optimizer = Adam(model.parameters(), lr=1e-3)
-    merges = RECOMMENDED.schedule(model, optimizer)
-    x = torch.randn(BATCH, 2, generator=torch.Generator().manual_seed(0))
-
-    def step() -> None:
-        optimizer.zero_grad()
-        (-log_prob(x).mean()).backward()
-        optimizer.step()
-        merges.step()
-
-    return step
+    x = batch_of(BATCH, 2, gradient=False)
+    return training(lambda: -log_prob(x).mean(), optimizer, x, RECOMMENDED.schedule(model, optimizer), steps=1)
 
 
 def _rate(seconds: float) -> str:

@@ -3,20 +3,26 @@
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from p4lab.baselines import METHODS, Method, Rebase, penalty
-from p4lab.bench.timing import interleaved, median_ratio, table
+from p4lab.bench.steps import REFERENCE, batch_of, training
+from p4lab.bench.tables import table
+from p4lab.bench.timing import interleaved, median_ratio
+from p4lab.command import say
 from p4lab.p4 import MergeSchedule
 
 SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048)
-REFERENCE = "nn.Linear"
+"""Widths that are timed."""
 P4 = ("p4inv", "p4inv_paper")
+"""The presets of P4Inv, as methods."""
 SLOW = 1.5
 """Seconds: a method whose step takes longer is timed once there, and not at all at larger widths."""
 
@@ -32,7 +38,7 @@ class Contender:
         every: steps between those.
     """
 
-    steps: Callable[[], None]
+    steps: Callable[[], object]
     unit: int = 1
     rare: Callable[[], object] | None = None
     every: int = 1
@@ -51,36 +57,27 @@ class Cell:
         return f"~ {self.ratio:.3g}" if self.once else f"{self.ratio:.3g}"
 
 
-def contender(method: Method, dim: int, batch: int, seed: int = 0) -> Contender:
-    """Return a method's training step: forward, backward (input gradient included), optimizer, merges.
+def contender(method: Method | None, dim: int, batch: int, seed: int = 0) -> Contender:
+    """Return a method's training step (None: that of `nn.Linear`): forward, backward, optimizer, merges.
 
     The loss is the mean square of the outputs, minus log|det| / d for methods that know it, plus a penalized method's
-    penalty; Adam wherever the method has it.
+    penalty; Adam wherever the method has it. The input has a gradient.
     """
+    x = batch_of(batch, dim, seed)
+    if method is None:
+        linear = nn.Linear(dim, dim)
+        optimizer: Optimizer = torch.optim.Adam(linear.parameters(), lr=1e-4)
+        return Contender(training(lambda: linear(x).square().mean(), optimizer, x, steps=1))
     layer = method.build(dim, seed=seed)
     optimizer = method.optimizer(layer, 1e-4, "adam" if "adam" in method.optimizers else next(iter(method.optimizers)))
     schedule = method.schedule(layer, optimizer)
-    x = torch.randn(batch, dim, generator=torch.Generator().manual_seed(seed)).requires_grad_()
-    merges = schedule if isinstance(schedule, MergeSchedule) else None
-    rare: Callable[[], object] | None = None
-    every = 1
-    if merges is not None:
-        rare, every = merges.refine, merges.every * merges.refine_every
-        merges.refine_every = 0  # timed on its own
-    elif isinstance(schedule, Rebase):
-        rare, every = schedule.rebase, schedule.every
-    unit = merges.every if merges else 1
-
-    def steps() -> None:
-        for _ in range(unit):
-            optimizer.zero_grad()
-            x.grad = None
-            _loss(method, layer, x).backward()
-            optimizer.step()
-            if merges is not None:
-                merges.step()
-
-    return Contender(steps, unit, rare, every)
+    loss = partial(_loss, method, layer, x)
+    if isinstance(schedule, MergeSchedule):
+        every = schedule.every * schedule.refine_every
+        schedule.refine_every = 0  # timed on its own
+        return Contender(training(loss, optimizer, x, schedule, schedule.every), schedule.every, schedule.refine, every)
+    one = training(loss, optimizer, x, steps=1)
+    return Contender(one, 1, schedule.rebase, schedule.every) if isinstance(schedule, Rebase) else Contender(one)
 
 
 def _loss(method: Method, layer: Any, x: Tensor) -> Tensor:
@@ -91,18 +88,20 @@ def _loss(method: Method, layer: Any, x: Tensor) -> Tensor:
     return loss - layer.logabsdet() / layer.dim if method.exact_logabsdet else loss
 
 
-def _reference(dim: int, batch: int) -> Contender:
-    layer = nn.Linear(dim, dim)
-    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-4)
-    x = torch.randn(batch, dim, generator=torch.Generator().manual_seed(0)).requires_grad_()
+def seconds_of(call: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
-    def step() -> None:
-        optimizer.zero_grad()
-        x.grad = None
-        layer(x).square().mean().backward()
-        optimizer.step()
 
-    return Contender(step)
+def seconds_of_steps(contenders: Mapping[str, Contender], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of a step of each contender, with its share of what happens seldom, one for each round."""
+    rare = {
+        name: min(seconds_of(one.rare) for _ in range(3)) / one.every for name, one in contenders.items() if one.rare
+    }
+    times = interleaved({name: one.steps for name, one in contenders.items()}, rounds)
+    return {name: [t / contenders[name].unit + rare.get(name, 0.0) for t in values] for name, values in times.items()}
 
 
 def methods(
@@ -129,7 +128,7 @@ def methods(
         micros.append(f"{1e6 * reference:.0f}")
         for name in names:
             cells[name].append(measured.get(name, Cell(None)))
-        print(f"  d = {dim} done", flush=True)
+        say(f"d = {dim} done")
     rows = [[label(name), "yes" if is_exact(name) else "no", *row] for name, row in cells.items()]
     header = ["method", "exact", *(f"d = {dim}" for dim in sizes)]
     verdicts = [[dim, *verdict({name: row[i] for name, row in cells.items()})] for i, dim in enumerate(sizes)]
@@ -143,21 +142,18 @@ def methods(
 
 def measure(dim: int, names: Sequence[str], batch: int, rounds: int) -> tuple[float, dict[str, Cell]]:
     """Return the seconds of a step of `nn.Linear` at a width, and the methods' ratios to it."""
-    made = {REFERENCE: _reference(dim, batch)}
+    made = {REFERENCE: contender(None, dim, batch)}
     once: dict[str, float] = {}
     for name in names:
         one = contender(METHODS[name], dim, batch)
-        seconds = _seconds(one.steps) / one.unit
+        seconds = seconds_of(one.steps) / one.unit
         if seconds > SLOW:
-            seconds = min(seconds, _seconds(one.steps) / one.unit)  # the first one had buffers to allocate
+            seconds = min(seconds, seconds_of(one.steps) / one.unit)  # the first one had buffers to allocate
         if seconds > SLOW:
             once[name] = seconds
         else:
             made[name] = one
-    rare = {name: one.rare for name, one in made.items() if one.rare is not None}
-    seldom = {name: min(_seconds(call) for _ in range(3)) / made[name].every for name, call in rare.items()}
-    times = interleaved({name: one.steps for name, one in made.items()}, rounds)
-    steps = {name: [t / made[name].unit + seldom.get(name, 0.0) for t in values] for name, values in times.items()}
+    steps = seconds_of_steps(made, rounds)
     reference = steps.pop(REFERENCE)
     middle = statistics.median(reference)
     cells = {name: Cell(median_ratio(values, reference)) for name, values in steps.items()}
@@ -183,9 +179,3 @@ def label(name: str) -> str:
 def is_exact(name: str) -> bool:
     """Return whether a method gives inverse and log|det| that are exact to rounding."""
     return METHODS[name].exact_inverse and METHODS[name].exact_logabsdet
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start

@@ -1,14 +1,12 @@
 """Cost of a training step of every P4 property (forward, backward, Adam, merge every 10), as a ratio to `nn.Linear`."""
 
-import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from p4lab.bench.steps import EVERY, REFERENCE
-from p4lab.bench.timing import exponent, interleaved, median_ratio, table
+from p4lab.bench.steps import EVERY, REFERENCE, batch_of, growth, training
 from p4lab.p4 import (
     MergeSchedule,
     P4Circulant,
@@ -21,8 +19,11 @@ from p4lab.p4 import (
 )
 
 SIZES = (16, 32, 64, 128, 256, 512, 1024)
+"""Widths that are timed."""
 LARGE = 128
+"""Widths from which the growth of times is fitted."""
 RANK = 8
+"""Rank of the perturbations, where they have one."""
 ITEMS = 8
 """Items of a set: a batch of 512 is then 64 sets."""
 
@@ -51,31 +52,14 @@ def properties(
     Returns:
         Markdown: step time as a ratio to `nn.Linear`, merges included, and growth exponents for large widths.
     """
-    seconds: dict[str, list[float]] = {}
-    rows: list[list[object]] = []
-    for dim in sizes:
-        times = interleaved({REFERENCE: steps(None, dim, batch), **_contenders(dim, batch, names)}, rounds)
-        reference = times[REFERENCE]
-        for name, values in times.items():
-            seconds.setdefault(name, []).append(statistics.median(values))
-        microseconds = statistics.median(reference) / EVERY * 1e6
-        rows.append([dim, f"{microseconds:.0f}", *(median_ratio(times[n], reference) for n in times if n != REFERENCE)])
-        print(f"  d = {dim} done", flush=True)
-
-    header = list(seconds)
-    parts = [table(["d", f"{REFERENCE} [us]", *header[1:]], rows)]
-    large = [i for i, dim in enumerate(sizes) if dim >= LARGE]
-    if len(large) >= 2:
-        slopes = [[n, exponent([sizes[i] for i in large], [t[i] for i in large])] for n, t in seconds.items()]
-        parts.append(table([f"time ~ d^p, d >= {LARGE}", "p"], slopes))
-    return "\n\n".join(parts)
+    return growth(lambda dim: [_contenders(dim, batch, names)], sizes, rounds, LARGE)
 
 
-def steps(name: str | None, dim: int, batch: int, with_logabsdet: bool = False) -> Callable[[], None]:
+def steps(name: str | None, dim: int, batch: int, with_logabsdet: bool = False) -> Callable[[], object]:
     """Return ten training steps of a property (None: of `nn.Linear`), the tenth with its merge."""
     layer: Any = nn.Linear(dim, dim) if name is None else LAYERS[name](dim)
     items = (ITEMS,) if name == "permutation" else ()
-    x = torch.randn(batch, dim, generator=torch.Generator().manual_seed(0))
+    x = batch_of(batch, dim, gradient=False)
     x = (x.view(-1, ITEMS, dim) if items else x).requires_grad_()
     optimizer = torch.optim.Adam(layer.parameters(), lr=1e-4)
     merges = None if name is None else MergeSchedule(layer, optimizer, every=EVERY, refine_every=50)
@@ -84,21 +68,13 @@ def steps(name: str | None, dim: int, batch: int, with_logabsdet: bool = False) 
         squares: Tensor = layer(x).square().mean()
         return squares - layer.logabsdet(*items) / dim if with_logabsdet else squares
 
-    def ten_steps() -> None:
-        for _ in range(EVERY):
-            optimizer.zero_grad()
-            x.grad = None
-            loss().backward()
-            optimizer.step()
-            if merges is not None:
-                merges.step()
-
-    return ten_steps
+    return training(loss, optimizer, x, merges)
 
 
 def _contenders(dim: int, batch: int, names: Sequence[str]) -> dict[str, Callable[[], object]]:
-    contenders: dict[str, Callable[[], object]] = {name: steps(name, dim, batch) for name in names}
-    for name in ("positive definite", "circulant", "permutation"):
-        if name in names:
-            contenders[f"{name} + logdet"] = steps(name, dim, batch, with_logabsdet=True)
-    return contenders
+    determined = [name for name in ("positive definite", "circulant", "permutation") if name in names]
+    return {
+        REFERENCE: steps(None, dim, batch),
+        **{name: steps(name, dim, batch) for name in names},
+        **{f"{name} + logdet": steps(name, dim, batch, with_logabsdet=True) for name in determined},
+    }

@@ -9,8 +9,10 @@ import joblib
 
 from p4lab.bench.lanes import Trace, parallel, train
 from p4lab.bench.methods import P4, is_exact, label
-from p4lab.bench.timing import table
+from p4lab.bench.tables import median, number_of, table
+from p4lab.bench.tables import spread as spread_of
 from p4lab.bench.tuning import RACED, SECONDS, Tuned, config_of, tune
+from p4lab.command import say
 from p4lab.problems.rates import write
 from p4lab.problems.tasks import TASKS
 from p4lab.training.race import RaceConfig
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
     import pandas
 
 LIMIT = 3.0
+"""Seconds of training of a run on the way to its target."""
 SPREAD = ("loss", "steps", "step_ms", "memory_kb", "inverse_error", "logdet_error")
+"""Columns of `sweep` that have a spread over seeds."""
 
 
 # --- sweeps ----------------------------------------------------------------------------------------------------------
@@ -139,7 +143,7 @@ def race(
         width = config_of(name, dim, 0).width
         parts.append(f"**{name}**, d = {width}, to a test loss of {tuned.target:.4g}\n\n{_table(tuned, traces)}")
         verdicts.append([name, *verdict(tuned, traces)])
-        print(f"  {name} done", flush=True)
+        say(f"{name} done")
     return "\n\n".join([*parts, table(["task", "P4Inv", "exact methods that are ahead", "exact methods"], verdicts)])
 
 
@@ -175,33 +179,21 @@ def verdict(tuned: Tuned, traces: dict[str, list[Trace]]) -> tuple[str, str, int
 
 
 def _table(tuned: Tuned, traces: dict[str, list[Trace]]) -> str:
-    order = sorted(traces, key=lambda name: (seconds_to(traces[name], tuned.target), _loss(traces[name])))
+    ends = {name: (seconds_to(runs, tuned.target), median(run.loss for run in runs)) for name, runs in traces.items()}
     header = ["method", "exact", "optimizer", "reached", "seconds", "steps", "loss", "inverse error", "log-det error"]
-    return table(header, [_row(name, tuned, traces[name]) for name in order])
+    return table(header, [_row(name, tuned, traces[name]) for name in sorted(traces, key=ends.__getitem__)])
 
 
 def _row(name: str, tuned: Tuned, traces: Sequence[Trace]) -> list[object]:
-    choice, reached = tuned.choices[name], [trace.reached(tuned.target) for trace in traces]
-    there = [one for one in reached if one is not None]
-    broke = sum(bool(trace.stopped) for trace in traces)
+    there = [end for trace in traces if (end := trace.reached(tuned.target)) is not None]
     return [
         label(name),
         "yes" if is_exact(name) else "no",
-        f"{choice.optimizer} {choice.rate:.3g}" + f", momentum {choice.momentum}" * bool(choice.momentum),
-        f"{len(there)}/{len(traces)}" + f", {broke} broke down" * bool(broke),
-        _median_and_range([seconds for _, seconds in there], ".2g"),
-        _median_and_range([steps for steps, _ in there], ".0f"),
-        _loss(traces),
+        tuned.choices[name],
+        f"{len(there)}/{number_of(traces, sum(bool(trace.stopped) for trace in traces), 'broke down')}",
+        spread_of([seconds for _, seconds in there], ".2g"),
+        spread_of([steps for steps, _ in there], ".0f"),
+        median(trace.loss for trace in traces),
         max(trace.inverse_error for trace in traces),
         max(trace.logdet_error for trace in traces),
     ]
-
-
-def _loss(traces: Sequence[Trace]) -> float:
-    return statistics.median(trace.loss for trace in traces)
-
-
-def _median_and_range(values: Sequence[float], form: str) -> str:
-    if not values:
-        return "-"
-    return f"{statistics.median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"

@@ -1,17 +1,51 @@
 """Cost of a training step (forward, backward, Adam, merge every 10) against layers that know less, or pay more."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from p4lab.bench.timing import exponent, interleaved, median_ratio, table
+from p4lab.bench.tables import table
+from p4lab.bench.timing import exponent, interleaved, median_ratio
+from p4lab.command import say
+from p4lab.fit import Schedule, fit
 from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule, P4Inv
 
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+"""Widths that are timed."""
+LARGE = 256
+"""Widths from which the growth of times is fitted."""
 EVERY = 10
+"""Steps that are timed together, the last one with a merge."""
 REFERENCE = "nn.Linear"
+"""What times are ratios to."""
+
+
+def training(
+    loss: Callable[[], Tensor], optimizer: Optimizer, x: Tensor, schedule: Schedule | None = None, steps: int = EVERY
+) -> Callable[[], object]:
+    """Return what does some training steps: forward, backward (to the input, too), optimizer, merges.
+
+    Args:
+        loss: of the batch x.
+        optimizer: what trains.
+        x: the batch; its gradient is dropped before each step.
+        schedule: of merges.
+        steps: that are done at a time.
+    """
+
+    def fresh() -> Tensor:
+        x.grad = None
+        return loss()
+
+    return lambda: fit(fresh, optimizer, steps, schedules=[schedule])
+
+
+def batch_of(size: int, dim: int, seed: int = 0, gradient: bool = True) -> Tensor:
+    """Return standard normal samples, shape (size, dim), that want a gradient, as inside of a network."""
+    return torch.randn(size, dim, generator=torch.Generator().manual_seed(seed)).requires_grad_(gradient)
 
 
 class LinearSlogdet(nn.Linear):
@@ -34,98 +68,90 @@ def steps(sizes: Sequence[int] = SIZES, batch: int = 512, rounds: int = 9, input
     Returns:
         Markdown: step time as a ratio to `nn.Linear`, merge time as a ratio to one of its steps, growth exponents.
     """
+    return growth(lambda dim: _contenders(dim, batch, input_gradient), sizes, rounds, LARGE)
+
+
+def first_layer(sizes: Sequence[int] = SIZES, rounds: int = 9) -> str:
+    """Measure the same for the first layer of a network, at large widths if there are any."""
+    return steps([dim for dim in sizes if dim >= LARGE] or sizes, rounds=rounds, input_gradient=False)
+
+
+def growth(
+    contenders: Callable[[int], Sequence[Mapping[str, Callable[[], object]]]],
+    sizes: Sequence[int],
+    rounds: int,
+    large: int,
+) -> str:
+    """Time contenders at each width.
+
+    Args:
+        contenders: from a width to groups of contenders, by name; the first of the first group is the reference. Each
+            call of any does `EVERY` steps, merges, or whatever is compared.
+        sizes: widths d.
+        rounds: interleaved rounds.
+        large: width from which growth is fitted.
+
+    Returns:
+        Markdown: a table of ratios to the reference for each group, and one of growth exponents.
+    """
     seconds: dict[str, list[float]] = {}
-    ratios: list[list[object]] = []
-    merge_ratios: list[list[object]] = []
+    rows: list[list[list[object]]] = []
     for dim in sizes:
-        contenders, merges = _contenders(dim, batch, input_gradient)
-        times = interleaved({**contenders, **merges}, rounds)
-        reference = times[REFERENCE]
+        groups = contenders(dim)
+        times = interleaved({name: call for group in groups for name, call in group.items()}, rounds)
+        reference = next(iter(times.values()))
         for name, values in times.items():
             seconds.setdefault(name, []).append(statistics.median(values))
-        microseconds = statistics.median(reference) / EVERY * 1e6
-        ratios.append(
-            [dim, f"{microseconds:.0f}", *(median_ratio(times[n], reference) for n in contenders if n != REFERENCE)]
-        )
-        merge_ratios.append([dim, *(median_ratio(times[n], reference) for n in merges)])
-        print(f"  d = {dim} done", flush=True)
-
-    names = [n for n in contenders if n != REFERENCE]
-    large = [i for i, dim in enumerate(sizes) if dim >= 256]
-    parts = [table(["d", f"{REFERENCE} [us]", *names], ratios), table(["d", *merges], merge_ratios)]
-    if len(large) >= 2:
-        slopes = [[n, exponent([sizes[i] for i in large], [t[i] for i in large])] for n, t in seconds.items()]
-        parts.append(table(["time ~ d^p, d >= 256", "p"], slopes))
+        ratios = {name: median_ratio(values, reference) for name, values in times.items()}
+        micro = f"{statistics.median(reference) / EVERY * 1e6:.0f}"
+        rows.append([[dim, *(micro if times[n] is reference else ratios[n] for n in group)] for group in groups])
+        say(f"d = {dim} done")
+    parts = [
+        table(["d", *(f"{name} [us]" if name == next(iter(seconds)) else name for name in group)], body)
+        for group, body in zip(groups, zip(*rows, strict=True), strict=True)
+    ]
+    fitted = [i for i, dim in enumerate(sizes) if dim >= large]
+    if len(fitted) >= 2:
+        slopes = [[n, exponent([sizes[i] for i in fitted], [t[i] for i in fitted])] for n, t in seconds.items()]
+        parts.append(table([f"time ~ d^p, d >= {large}", "p"], slopes))
     return "\n\n".join(parts)
 
 
-def _contenders(
-    dim: int, batch: int, input_gradient: bool
-) -> tuple[dict[str, Callable[[], object]], dict[str, Callable[[], object]]]:
-    x = torch.randn(batch, dim, generator=torch.Generator().manual_seed(0)).requires_grad_(input_gradient)
-    linear, slogdet = nn.Linear(dim, dim), LinearSlogdet(dim, dim)
+def _contenders(dim: int, batch: int, input_gradient: bool) -> list[dict[str, Callable[[], object]]]:
+    from nflows.transforms.lu import LULinear
+
+    x = batch_of(batch, dim, gradient=input_gradient)
+    linear, slogdet, lu = nn.Linear(dim, dim), LinearSlogdet(dim, dim), LULinear(dim, identity_init=True)
     for layer in (linear, slogdet):
         nn.init.eye_(layer.weight)
-    contenders: dict[str, Callable[[], object]] = {
-        REFERENCE: _step(linear, x, lambda: linear(x).square().mean()),
-        "linear + slogdet": _step(slogdet, x, lambda: slogdet(x).square().mean() - slogdet.logabsdet() / dim),
-        "nflows LULinear": _lu_step(dim, x),
-    }
-    merges: dict[str, Callable[[], object]] = {}
-    p4_layers = {
+
+    def lu_loss() -> Tensor:
+        y, logabsdet = lu(x)
+        return y.square().mean() - logabsdet.mean() / dim
+
+    known = P4Inv(dim, seed=0)
+    layers = {
         "P4Inv": P4Inv(dim, seed=0),
         "P4Inv paper": PAPER.layer(dim, seed=0),
         "P4Inv recommended": RECOMMENDED.layer(dim, seed=0),
     }
-    for name, p4_layer in p4_layers.items():
-        contenders[name] = _p4_step(p4_layer, x, with_logabsdet=False)
-        merges[f"merge {name}"] = _merge(p4_layer, x)
-    contenders["P4Inv + logdet"] = _p4_step(P4Inv(dim, seed=0), x, with_logabsdet=True)
-    return contenders, merges
+    contenders = {
+        REFERENCE: _ten_steps(linear, x, lambda: linear(x).square().mean()),
+        "linear + slogdet": _ten_steps(slogdet, x, lambda: slogdet(x).square().mean() - slogdet.logabsdet() / dim),
+        "nflows LULinear": _ten_steps(lu, x, lu_loss),
+        **{name: _ten_steps(p4, x, lambda p4=p4: p4(x).square().mean()) for name, p4 in layers.items()},  # type: ignore[misc]
+        "P4Inv + logdet": _ten_steps(known, x, lambda: known(x).square().mean() - known.logabsdet() / dim),
+    }
+    return [contenders, {f"merge {name}": _ten_merges(layer, x) for name, layer in layers.items()}]
 
 
-def _step(
-    layer: nn.Module, x: Tensor, loss: Callable[[], Tensor], schedule_of: Callable[..., MergeSchedule] | None = None
-) -> Callable[[], None]:
+def _ten_steps(layer: nn.Module, x: Tensor, loss: Callable[[], Tensor]) -> Callable[[], object]:
     optimizer = torch.optim.Adam(layer.parameters(), lr=1e-4)
-    schedule = None if schedule_of is None else schedule_of(layer, optimizer)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        x.grad = None
-        loss().backward()
-        optimizer.step()
-        if schedule is not None:
-            schedule.step()
-
-    def ten_steps() -> None:
-        for _ in range(EVERY):
-            step()
-
-    return ten_steps
+    merges = MergeSchedule(layer, optimizer, every=EVERY, refine_every=50) if isinstance(layer, P4Inv) else None
+    return training(loss, optimizer, x, merges)
 
 
-def _p4_step(layer: P4Inv, x: Tensor, with_logabsdet: bool) -> Callable[[], None]:
-    def loss() -> Tensor:
-        squares = layer(x).square().mean()
-        return squares - layer.logabsdet() / layer.dim if with_logabsdet else squares
-
-    return _step(layer, x, loss, lambda model, optimizer: MergeSchedule(model, optimizer, every=EVERY, refine_every=50))
-
-
-def _lu_step(dim: int, x: Tensor) -> Callable[[], None]:
-    from nflows.transforms.lu import LULinear
-
-    layer = LULinear(dim, identity_init=True)
-
-    def loss() -> Tensor:
-        y, logabsdet = layer(x)
-        return y.square().mean() - logabsdet.mean() / dim
-
-    return _step(layer, x, loss)
-
-
-def _merge(layer: P4Inv, x: Tensor) -> Callable[[], None]:
+def _ten_merges(layer: P4Inv, x: Tensor) -> Callable[[], object]:
     """Time merges of a layer that remembers a batch, as in training (without one, a gradient reset has less to do)."""
     optimizer = torch.optim.Adam(layer.parameters(), lr=1e-4)
     schedule = MergeSchedule(layer, optimizer, refine_every=0)

@@ -1,13 +1,11 @@
 """Interleaved timing: every round times every contender, so that a slow minute of the machine hits all of them."""
 
 import math
-import os
-import platform
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import date
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -56,28 +54,12 @@ def exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
     return statistics.linear_regression(x, y).slope
 
 
-def machine() -> str:
-    """Describe what this ran on, in one line."""
-    return (
-        f"{date.today()}, {_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, "
-        f"torch {torch.__version__}, Python {platform.python_version()}"
-    )
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Format rows as a Markdown table; floats get three significant digits."""
-    text = [list(header), *([f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[i]) for line in text) for i in range(len(header))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in text
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
-
-
-def _processor() -> str:
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Use one torch thread for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):  # not Linux
-        return platform.processor() or platform.machine()
+        yield
+    finally:
+        torch.set_num_threads(before)

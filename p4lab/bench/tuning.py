@@ -14,32 +14,28 @@ from p4lab.problems.tasks import MAPS
 from p4lab.training.race import RaceConfig, unfit
 
 SEED = 1000
+"""The seed of tuning; the reported runs have others."""
 SECONDS = 0.6
+"""Seconds of training for each rate."""
 WIDEST = {"ica_photos": 63, "ica_digits": 60, "digits": 64}
+"""The largest width that a task's data have, where they have one."""
 ADAM = (1e-3, 3e-3, 1e-2, 3e-2)
+"""Learning rates that are tried with Adam."""
 SGD = {"map": (0.02, 0.04, 0.08, 0.14), "ica": (0.01, 0.03, 0.08, 0.2), "digits": (0.003, 0.01, 0.02, 0.04)}
-"""Times d: losses are means over d, so that descent on W is stable up to a rate of about d / 2 on maps."""
+"""Rates of gradient descent divided by d: losses are means over d, so that it is stable up to about d / 2 on maps."""
 BETWEEN = 1.6
 """A method with one optimizer tries each rate of the grid and that rate divided by this: eight, as all others."""
 MAP_TARGET = 1e-4
+"""Target on a map, as a share of the test loss at the start."""
 WAY = 0.9
+"""Target of a likelihood, as a share of the way from the loss at the start to the lowest one."""
 NO_FAMILY = ("spd", "ill_conditioned")
 """Maps that no orthogonal matrix is near to."""
-RACED = tuple(
-    name
-    for name in METHODS
-    # Near-duplicates: slower packages of the same family, and the static ones of pairs.
-    if name
-    not in (
-        "nflows_qr",
-        "nflows_svd",
-        "geotorch_gl",
-        "torch_matrix_exp",
-        "torch_cayley",
-        "torch_householder_dynamic",
-        "geotorch_so_dynamic",
-    )
-)
+DUPLICATES = {"nflows_qr", "nflows_svd", "geotorch_gl", "torch_matrix_exp", "torch_cayley"}
+DUPLICATES |= {"torch_householder_dynamic", "geotorch_so_dynamic"}
+"""Methods near to others: slower packages of the same family, and the static ones of pairs."""
+RACED = tuple(name for name in METHODS if name not in DUPLICATES)
+"""Methods that race if none is named."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +72,12 @@ def grid(task: str, method: Method, dim: int) -> tuple[Choice, ...]:
     kind = "map" if task in MAPS else task.partition("_")[0]
     both = len(method.optimizers) == 2
     rates = {"sgd": tuple(fraction * dim for fraction in SGD[kind]), "adam": ADAM}
-    found = []
+    choices = []
     for name in method.optimizers:
         momentum = MOMENTUM if name == "sgd" and both and method.name != "geoopt_stiefel" else 0.0
         tried = rates[name] if both else sorted(rate / by for rate in rates[name] for by in (1, BETWEEN))
-        found += [Choice(name, float(f"{rate:.3g}"), momentum, dim) for rate in tried]
-    return tuple(found)
+        choices += [Choice(name, float(f"{rate:.3g}"), momentum, dim) for rate in tried]
+    return tuple(choices)
 
 
 def tune(
@@ -113,15 +109,15 @@ def tune(
         raise ConfigError(f"methods={'+'.join(methods)!r}: none of them can do the task {task!r}")
     # A map's target is known beforehand: no need to go on behind it.
     start = train(config, pairs[0][0], 0.0).checks[0][2]
-    known = MAP_TARGET * start if task in MAPS else -math.inf
-    calls = (joblib.delayed(train)(config, name, seconds, None, known, choice) for name, choice in pairs)
+    known_target = MAP_TARGET * start if task in MAPS else -math.inf
+    calls = (joblib.delayed(train)(config, name, seconds, None, known_target, choice) for name, choice in pairs)
     traces = parallel(calls, backend, n_jobs)
     lowest = min(loss for trace in traces for _, _, loss in trace.checks)
-    target = known if task in MAPS else start - WAY * (start - lowest)
+    target = known_target if task in MAPS else start - WAY * (start - lowest)
     ranked: dict[str, list[tuple[tuple[bool, float], int]]] = {}
     for index, ((name, _), trace) in enumerate(zip(pairs, traces, strict=True)):
         ranked.setdefault(name, []).append((merit(trace, target), index))
-    return Tuned(task, target, {name: pairs[min(found)[1]][1] for name, found in ranked.items()})
+    return Tuned(task, target, {name: pairs[min(of_method)[1]][1] for name, of_method in ranked.items()})
 
 
 def merit(trace: Trace, target: float) -> tuple[bool, float]:

@@ -11,8 +11,6 @@ and 1000 K is compared with molecular dynamics at each, and weighted with exp(-E
 
 import argparse
 import copy
-import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -24,10 +22,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from p4lab.bench.tables import median, table
 from p4lab.boltzmann import Estimate, SteerableFlow, by_example, clipped_ess, ess, log_weights
 from p4lab.boltzmann.weights import normalized, weighted_share
-from p4lab.experiments.table import markdown
+from p4lab.command import command, say
 from p4lab.experiments.temperature import CLIP, chunks_of
+from p4lab.fit import Fit, fit
 from p4lab.flows import Flow
 from p4lab.flows.torus import BesideAngles, TorusCoupling
 from p4lab.molecules import alanine
@@ -52,11 +52,13 @@ from p4lab.molecules.units import BOLTZMANN
 from p4lab.p4 import MergeSchedule, P4Inv
 
 TRAINED, TEMPERATURES = 300.0, (300.0, 600.0, 1000.0)
-"""K."""
+"""Temperature of the frames that are trained on, and those at which the flow is judged (K)."""
 HOTTEST = 1000.0
+"""Temperature of the hotter replica of a simulation (K)."""
 BLOCKS = 20
-"""Of a reference, for error bars."""
+"""Blocks of a simulation, whose means tell its error bars."""
 CHUNK = 4000
+"""Samples that are drawn from a flow at a time."""
 
 
 @dataclass(frozen=True)
@@ -142,31 +144,37 @@ def train(flat: FlatCoordinates, y: Tensor, validation: Tensor, settings: Settin
     flow = molecule(settings, seed)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(flow.parameters(), settings.learning_rate)
-    schedule = MergeSchedule(flow, optimizer, every=settings.merge_every)
     held = flow.augment(flat.flat(validation).float(), torch.Generator().manual_seed(0))
-    entropy = 0.5 * settings.momenta * float(np.log(2 * np.pi * np.e))
-    y, start, step = y.float(), time.process_time(), 0
-    best, kept, found = float("inf"), 0, flow.state_dict()
-    passed = 0.0
-    while step < settings.steps and passed < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * (0.01 + 0.99 * float(np.cos(np.pi / 2 * passed) ** 2))
+    y, least, best, kept = y.float(), float("inf"), 0, flow.state_dict()
+
+    def loss() -> Tensor:
         rows = torch.randint(len(y), (settings.batch_size,), generator=generator, device="cpu")
         batch = flow.augment(flat.flat(flat.coordinates.augment(y[rows], generator)), generator)
-        optimizer.zero_grad()
-        by_example(flow, batch).backward()
-        torch.nn.utils.clip_grad_norm_(flow.parameters(), CLIP)
-        optimizer.step()
-        schedule.step()
-        step += 1
-        passed = max((time.process_time() - start) / settings.seconds, step / settings.steps)
-        if step % settings.look_every == 0 or passed >= 1:
-            with torch.no_grad():
-                loss = float(by_example(flow, held))
-            if loss < best:
-                best, kept, found = loss, step, copy.deepcopy(flow.state_dict())
-    flow.load_state_dict(found)
-    return Trained(flow, best - entropy, step, kept, time.process_time() - start)
+        return by_example(flow, batch)
+
+    @torch.no_grad()
+    def look(now: Fit) -> None:
+        nonlocal least, best, kept
+        if now.step % settings.look_every and now.progress < 1:
+            return
+        value = float(by_example(flow, held))
+        if value < least:
+            least, best, kept = value, now.step, copy.deepcopy(flow.state_dict())
+
+    end = fit(
+        loss,
+        optimizer,
+        settings.steps,
+        seconds=settings.seconds,
+        schedules=[MergeSchedule(flow, optimizer, every=settings.merge_every)],
+        rate=lambda now: settings.learning_rate * (0.01 + 0.99 * float(np.cos(np.pi / 2 * now.progress) ** 2)),
+        clip=CLIP,
+        after=look,
+        clock=time.process_time,
+    )
+    flow.load_state_dict(kept)
+    entropy = 0.5 * settings.momenta * float(np.log(2 * np.pi * np.e))
+    return Trained(flow, least - entropy, end.step, best, end.elapsed)
 
 
 # --- molecular dynamics -----------------------------------------------------------------------------------------------
@@ -310,36 +318,41 @@ def evaluate(
     )
 
 
-def table(truths: Sequence[Truth], results: dict[float, list[Result]]) -> str:
+def table_of(truths: Sequence[Truth], results: dict[float, list[Result]]) -> str:
     """Return a row for each temperature's reference, and one for each seed, as Markdown."""
     header = ["T [K]", "", "energy [kJ/mol]", "weighted", "below MD's highest %", "ESS %", "clipped %"]
     header += ["phi/psi KL", "weighted", "phi > 0 %", "weighted", "valid %"]
     rows = []
     for truth in truths:
-        e, rare = truth.energy, truth.phi_positive
-        said = [f"{e.value:.1f} ± {e.error:.1f}", "", "100", "", "", "", ""]
-        said += [f"{100 * rare.value:.1f} ± {100 * rare.error:.1f}", "", "100"]
-        rows.append([f"{truth.temperature:g}", f"MD, {truth.frames:,} frames", *said])
+        t, e = f"{truth.temperature:g}", truth.energy
+        energy = f"{e.value:.1f} ± {e.error:.1f}"
+        rows.append(
+            [t, f"MD, {truth.frames:,} frames", energy, "", 100, *[""] * 4, _percent(truth.phi_positive), "", 100]
+        )
         for seed, r in enumerate(results[truth.temperature]):
-            weighted = r.weighted_phi_positive
             cells = [f"{r.energy - e.value:+.1f}", f"{r.weighted_energy - e.value:+.1f}", f"{100 * r.below:.1f}"]
             cells += [f"{100 * r.ess:.2f}", f"{100 * r.clipped_ess:.2f}"]
             cells += [f"{r.torsion_kl:.3f}", f"{r.weighted_torsion_kl:.3f}", f"{100 * r.phi_positive:.1f}"]
-            cells += [f"{100 * weighted.value:.1f} ± {100 * weighted.error:.1f}", f"{100 * r.valid:.1f}"]
-            rows.append([f"{truth.temperature:g}", f"flow, seed {seed}", *cells])
-    return markdown(header, rows)
+            rows.append([t, f"flow, seed {seed}", *cells, _percent(r.weighted_phi_positive), f"{100 * r.valid:.1f}"])
+    return table(header, rows)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def _percent(share: Estimate) -> str:
+    return f"{100 * share.value:.1f} ± {100 * share.error:.1f}"
+
+
+@command(
+    "p4lab.experiments.alanine_temperature",
+    __doc__,
+    seeds=3,
+    seconds=Settings.seconds,
+    steps=Settings.steps,
+    samples=Settings.samples,
+    nanoseconds=1.5,
+    folder=None,
+)
+def main(options: argparse.Namespace) -> None:
     """Simulate, train, evaluate and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m p4lab.experiments.alanine_temperature", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--seconds", type=float, default=Settings.seconds, help="CPU seconds of training for each")
-    parser.add_argument("--steps", type=int, default=Settings.steps, help="most optimizer steps for each")
-    parser.add_argument("--samples", type=int, default=Settings.samples, help="of the flow at each temperature")
-    parser.add_argument("--nanoseconds", type=float, default=1.5, help="of each reference at 600 and 1000 K")
-    parser.add_argument("--folder", type=Path, help="where references are kept (default: they are not)")
-    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     settings = Settings(seconds=options.seconds, steps=options.steps, samples=options.samples)
     frames = load()
@@ -358,22 +371,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for seed in range(options.seeds):
             trained.append(train(flat, y, held, settings, seed))
             for truth in truths:
-                found = evaluate(trained[-1].flow, flat, energy, truth, settings.samples)
-                results[truth.temperature].append(found)
-            print(f"after {seed + 1} of {options.seeds} seeds:\n{table(truths, results)}", file=sys.stderr, flush=True)
+                result = evaluate(trained[-1].flow, flat, energy, truth, settings.samples)
+                results[truth.temperature].append(result)
+            say(f"after {seed + 1} of {options.seeds} seeds:\n{table_of(truths, results)}")
     print("\nAlanine dipeptide, trained at 300 K by example; energies of flows are differences from MD\n")
     print(settings)
-    for seed, made in enumerate(trained):
-        said = f"seed {seed}: validation NLL {made.nll:.2f} nats in whitened coordinates, best at step {made.best:,}"
-        print(f"{said} of {made.steps:,}, {made.seconds:.0f} CPU seconds")
-    print(f"\n{table(truths, results)}\n")
-    print(f"Median ESS: {medians(results)}", flush=True)
-
-
-def medians(results: dict[float, list[Result]]) -> str:
-    """Return the median over the seeds of the raw ESS at each temperature."""
-    found = {t: statistics.median(r.ess for r in rows) for t, rows in results.items()}
-    return ", ".join(f"{100 * value:.2f} % at {t:g} K" for t, value in found.items())
+    for seed, one in enumerate(trained):
+        print(
+            f"seed {seed}: validation NLL {one.nll:.2f} nats in whitened coordinates, best at step {one.best:,} "
+            f"of {one.steps:,}, {one.seconds:.0f} CPU seconds"
+        )
+    medians = ", ".join(f"{100 * median(r.ess for r in rows):.2f} % at {t:g} K" for t, rows in results.items())
+    print(f"\n{table_of(truths, results)}\n\nMedian ESS: {medians}", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,22 +5,18 @@ python -m p4lab.experiments.molecules --checkpoint alanine_flow.pt --methods spl
 """
 
 import argparse
-import dataclasses
-import json
-import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from functools import lru_cache
+from typing import Any
 
 import torch
 
-from p4lab.bench.timing import machine
-from p4lab.errors import ConfigError, P4Error
-from p4lab.experiments.settings import Run
-from p4lab.experiments.store import append, read
-from p4lab.experiments.table import markdown, spread
+from p4lab.bench.tables import Runs, machine, method_table
+from p4lab.command import Names, command, say
+from p4lab.errors import ConfigError
+from p4lab.experiments.store import Described, Result, append, perform
 from p4lab.flows.counting import trainable
 from p4lab.molecules.checkpoint import save
 from p4lab.molecules.coordinates import Coordinates
@@ -42,7 +38,8 @@ REALNVP_STEPS = {"quick": (8, 5, 4), "short": (300, 400, 450), "long": (600, 100
 SPLINE_STEPS = {"quick": (8, 5, 4), "short": (500, 600, 700), "long": (700, 1400, 2400)}
 BUDGETS = tuple(SPLINE_STEPS)
 """Steps of the stages: "short" takes up to 3 CPU minutes on one core of 2026, "long" up to 8, "quick" seconds."""
-QUICK = {"seeds": 1, "samples": 1000, "budgets": "quick"}
+LEAST_SAMPLES = 1000
+"""Fewer samples do not judge a flow."""
 COLUMNS = {
     "energy shift, kJ/mol": ("energy_shift", "+.2f"),
     "below maximum %": ("below_maximum", ".2%"),
@@ -59,7 +56,7 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
-class MoleculeRun:
+class MoleculeRun(Described):
     """One training run, described in full.
 
     Attributes:
@@ -79,10 +76,6 @@ class MoleculeRun:
     rate: float
     merge_every: int
     samples: int
-
-    def key(self) -> str:
-        """Return a text that is the same for the same run, and else another."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     def stages(self) -> list[Stage]:
         """Return the stages of the training, see `KINDS`; those without steps are left out."""
@@ -142,10 +135,10 @@ def fit(run: MoleculeRun, problem: Problem) -> tuple[MoleculeFlow, Training]:
     return flow, train(flow, problem.examples, target, stages, validation, run.seed, merge_every=run.merge_every)
 
 
-def perform(run: MoleculeRun, problem: Problem) -> tuple[dict[str, Any], Training]:
+def judged(run: MoleculeRun, problem: Problem) -> tuple[Result, Training]:
     """Train and judge one flow; return figures by name, and the training."""
     flow, training = fit(run, problem)
-    found: Evaluation = evaluate(
+    figures: Evaluation = evaluate(
         training.flow,
         problem.coordinates,
         problem.energy,
@@ -162,7 +155,7 @@ def perform(run: MoleculeRun, problem: Problem) -> tuple[dict[str, Any], Trainin
         "minutes": training.minutes + problem.minutes,
         "reason": training.reason,
     }
-    return {**vars(found), **more}, training
+    return {**vars(figures), **more}, training
 
 
 def entropy(runs: Iterable[Mapping[str, Any]]) -> float:
@@ -174,70 +167,74 @@ def entropy(runs: Iterable[Mapping[str, Any]]) -> float:
     return float(best["test_nll"] - best["test_kl"])
 
 
-def table(results: Mapping[str, Sequence[Mapping[str, Any]]], of_frames: float) -> str:
+def table(results: Mapping[str, Runs], of_frames: float) -> str:
     """Return one row for each method, medians [min, max] over seeds.
 
     Args:
         results: figures of the runs of each method.
         of_frames: entropy of the test frames' distribution: what their likelihood is above it is the divergence.
     """
-    rows = []
-    for method, runs in results.items():
-        shown = [{**run, "test_kl": run["test_nll"] - of_frames} for run in runs]
-        cells = [spread([run[key] for run in shown], form) for key, form in COLUMNS.values()]
-        broken = sum(bool(run["reason"]) for run in runs)
-        seeds = f"{len(runs)}" + f", {broken} stopped early" * bool(broken)
-        rows.append([method, f"{runs[0]['parameters']:,}", *cells, seeds])
-    return markdown(["method", "parameters", *COLUMNS, "seeds"], rows)
+    rows = {
+        method: [{**run, "test_kl": run["test_nll"] - of_frames} for run in runs] for method, runs in results.items()
+    }
+    return method_table(rows, COLUMNS, lambda run: bool(run["reason"]))
 
 
-def _said(known: Reference) -> str:
-    return f"Reference: phi > 0 {known.phi_positive:.2%} ± {known.phi_positive_error:.2%} ({known.provenance})."
+@command(
+    "p4lab.experiments.molecules",
+    __doc__,
+    {"seeds": 1, "samples": LEAST_SAMPLES, "budgets": ("quick",)},
+    methods=Names(ARCHITECTURES),
+    seeds=3,
+    budgets=Names(BUDGETS, ("short", "long")),
+    samples=50_000,
+    file=None,
+    save=None,
+)
+def main(options: argparse.Namespace) -> None:
+    """Run what is missing and print the table; with a checkpoint, the first method with the first seed alone."""
+    torch.set_num_threads(1)
+    budgets = chosen(options)
+    if options.save:
+        budgets = {budget: runs[:1] for budget, runs in budgets.items()}
+    problem = lru_cache(Problem.of)
 
+    def work(run: MoleculeRun) -> Result:
+        result, training = judged(run, problem())
+        if options.save:
+            loss = save(options.save, training.flow, run.method, problem().coordinates, result)
+            say(f"saved {options.save}; storage moved log q by {loss:.4f} nats (root mean square)")
+            if options.file:
+                append(options.file, run, result)
+        return result
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m p4lab.experiments.molecules", description=(__doc__ or "").partition("\n")[0]
-    )
-    arguments.add_argument("--quick", action="store_true", help="one seed, seconds of training: a look, no result")
-    arguments.add_argument("--methods", help=f"joined by + (default: all: {', '.join(ARCHITECTURES)})")
-    arguments.add_argument("--seeds", type=int, help="number of seeds: 0, 1, ... (default 3)")
-    arguments.add_argument("--budgets", help=f"of {', '.join(BUDGETS)}, joined by + (default: short+long)")
-    arguments.add_argument("--samples", type=int, help="samples to judge by (default 50,000)")
-    arguments.add_argument("--file", type=Path, help="JSON lines: finished runs are kept here, and not done again")
-    arguments.add_argument(
-        "--checkpoint", type=Path, help="train the first method with the first seed, and save the flow here"
-    )
-    return arguments
-
-
-DEFAULTS = {"seeds": 3, "samples": 50_000, "budgets": "short+long"}
+    asked = [run for runs in budgets.values() for run in runs]
+    results = perform(asked, work, summary, None if options.save else options.file)
+    print(machine())
+    for budget, runs in budgets.items():
+        grouped: dict[str, list[Result]] = {}
+        for run in runs:
+            grouped.setdefault(run.method, []).append(results[run.key()])
+        print(f"\n{budget}\n\n{table(grouped, entropy(results.values()))}")
+    truth = reference()
+    print(f"\nReference: phi > 0 {truth.phi_positive:.2%} ± {truth.phi_positive_error:.2%} ({truth.provenance}).")
 
 
 def chosen(options: argparse.Namespace) -> dict[str, list[MoleculeRun]]:
     """Return by budget the runs that the options ask for: all methods with the first seed, then with the next one.
 
     Raises:
-        ConfigError: an unknown method or budget, or a number out of range.
+        ConfigError: too few samples.
     """
-    given: dict[str, Any] = {**DEFAULTS, **(QUICK if options.quick else {})}
-    given.update({name: getattr(options, name) for name in DEFAULTS if getattr(options, name) is not None})
-    methods = options.methods.split("+") if options.methods else list(ARCHITECTURES)
-    budgets = given["budgets"].split("+")
-    for option, names, known in (("methods", methods, tuple(ARCHITECTURES)), ("budgets", budgets, BUDGETS)):
-        if unknown := [name for name in names if name not in known]:
-            raise ConfigError(f"--{option}: {', '.join(unknown)} not known; choose of {', '.join(known)}")
-    seeds, samples = given["seeds"], given["samples"]
-    if seeds < 1 or samples < 1000:
-        raise ConfigError(f"--seeds {seeds}, --samples {samples}: expected at least 1 and at least 1000")
+    if options.samples < LEAST_SAMPLES:
+        raise ConfigError(f"--samples {options.samples}: expected at least {LEAST_SAMPLES}")
     return {
         budget: [
-            MoleculeRun(method, seed, *_steps(method, budget), RATES[method], MERGES.get(method, 0), samples)
-            for seed in range(seeds)
-            for method in methods
+            MoleculeRun(method, seed, *_steps(method, budget), RATES[method], MERGES.get(method, 0), options.samples)
+            for seed in range(options.seeds)
+            for method in options.methods
         ]
-        for budget in budgets
+        for budget in options.budgets
     }
 
 
@@ -245,46 +242,13 @@ def _steps(method: str, budget: str) -> tuple[int, int, int]:
     return (REALNVP_STEPS if method.startswith("realnvp") else SPLINE_STEPS)[budget]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is missing and print the table."""
-    options = parser().parse_args(arguments)
-    torch.set_num_threads(1)
-    try:
-        budgets = chosen(options)
-        if options.checkpoint:
-            budgets = {budget: runs[:1] for budget, runs in budgets.items()}
-        known = read(options.file) if options.file and not options.checkpoint else {}
-        problem: Problem | None = None
-        for run in (run for runs in budgets.values() for run in runs):
-            if run.key() in known:
-                continue
-            problem = problem or Problem.of()
-            found, training = perform(run, problem)
-            known[run.key()] = found
-            _say(f"{run.method} seed {run.seed}: {_summary(found)}")
-            if options.file:
-                append(options.file, cast(Run, run), found)
-            if options.checkpoint:
-                loss = save(options.checkpoint, training.flow, run.method, problem.coordinates, found)
-                _say(f"saved {options.checkpoint}; storage moved log q by {loss:.4f} nats (root mean square)")
-        print(machine())
-        for budget, runs in budgets.items():
-            grouped: dict[str, list[dict[str, Any]]] = {}
-            for run in runs:
-                grouped.setdefault(run.method, []).append(known[run.key()])
-            print(f"\n{budget}\n\n{table(grouped, entropy(known.values()))}")
-        print(f"\n{_said(reference())}")
-    except P4Error as error:
-        sys.exit(str(error))
-
-
-def _say(text: str) -> None:
-    print(f"  {text}", file=sys.stderr, flush=True)
-
-
-def _summary(found: Mapping[str, Any]) -> str:
-    early = f", ended early: {found['reason']}" * bool(found["reason"])
-    return f"ESS {found['ess']:.1%}, energy {found['energy_shift']:+.2f} kJ/mol, {found['minutes']:.1f} min{early}"
+def summary(run: MoleculeRun, result: Result) -> str:
+    """Return a line about a finished run."""
+    early = f", ended early: {result['reason']}" * bool(result["reason"])
+    return (
+        f"{run.method} seed {run.seed}: ESS {result['ess']:.1%}, energy {result['energy_shift']:+.2f} kJ/mol, "
+        f"{result['minutes']:.1f} min{early}"
+    )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 import argparse
 import math
-import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from p4lab.bench.timing import machine, table
-from p4lab.errors import ConfigError, TrainingError
+from p4lab.bench.tables import machine, median, spread, table
+from p4lab.command import Names, command, say
+from p4lab.errors import TrainingError
 from p4lab.problems.recurrent import CELLS
 from p4lab.problems.sequences import TASKS
 from p4lab.training.rnn_setup import P4, TARGET, Choice, RnnConfig, RnnLane, RnnRace, known
@@ -24,7 +23,7 @@ FACTORS = (0.1, 1.0)
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.thread_time}
 """What tells the seconds; on a busy machine, those of the processor are the ones that repeat."""
 SEED = 1000
-"""Of tuning; the reported runs have others."""
+"""The seed of tuning; the reported runs have others."""
 COLUMNS = (
     "weights",
     "rate, × recurrent",
@@ -69,10 +68,10 @@ class Outcome:
 
 def outcome(lane: RnnLane) -> Outcome:
     """Return how the run of a lane ended."""
-    measures, table_ = lane.records.measures.columns, lane.records.steps.columns
+    measures = lane.records.measures.columns
     steps = np.array(measures["step"])
     losses = np.array(measures["test_loss"]) / lane.problem.baseline
-    seconds = np.concatenate([[0.0], table_["seconds"]])
+    seconds = np.concatenate([[0.0], lane.records.steps.columns["seconds"]])
     below = np.flatnonzero(losses < TARGET)
     first = int(steps[below[0]]) if len(below) else None
     return Outcome(
@@ -107,7 +106,7 @@ def tune(config: RnnConfig, cell: str, seconds: float, clock: str) -> Choice:
     grid = [Choice(rate, factor) for rate in RATES for factor in FACTORS]
     merits = [trial(config, cell, choice, seconds, clock) for choice in grid]
     best = grid[merits.index(min(merits))]
-    print(f"  {config.task}: {cell} tuned, {best}", file=sys.stderr, flush=True)
+    say(f"{config.task}: {cell} tuned, {best}")
     return best
 
 
@@ -122,42 +121,37 @@ def compare(config: RnnConfig, cells: Sequence[str], seeds: Sequence[int], tunin
         clock: one of `CLOCKS`.
     """
     choices = {cell: tune(config, cell, tuning, clock) if tuning else known(config.task, cell) for cell in cells}
-    found: dict[str, list[Outcome]] = {cell: [] for cell in cells}
+    runs: dict[str, list[Outcome]] = {cell: [] for cell in cells}
     for seed in seeds:
         race = RnnRace(config.replace(seed=seed), cells, choices, False, CLOCKS[clock])
         while not race.finished:
             race.run()
         for cell, lane in race.engines.items():
-            found[cell].append(outcome(lane))
-        print(f"  {config.task}: seed {seed} done", file=sys.stderr, flush=True)
-    common = [min(found[cell][i].steps for cell in cells) for i in range(len(seeds))]
-    rows = [_row(cell, choices[cell], found[cell], common) for cell in cells]
-    return f"{table(COLUMNS, rows)}\n\n{verdict(found)}"
+            runs[cell].append(outcome(lane))
+        say(f"{config.task}: seed {seed} done")
+    common = [min(runs[cell][i].steps for cell in cells) for i in range(len(seeds))]
+    rows = [_row(cell, choices[cell], runs[cell], common) for cell in cells]
+    return f"{table(COLUMNS, rows)}\n\n{verdict(runs)}"
 
 
 def _row(cell: str, choice: Choice, runs: Sequence[Outcome], common: Sequence[int]) -> list[object]:
-    def spread(values: Sequence[float], form: str) -> str:
-        text = [f"{value:{form}}" for value in (statistics.median(values), min(values), max(values))]
-        text = ["–" if part == "inf" else part for part in text]
-        return f"{text[0]} [{text[1]}, {text[2]}]" if len(values) > 1 else text[0]
-
     return [
         CELLS[cell].label,
-        str(choice),
+        choice,
         f"{sum(run.reached < math.inf for run in runs)}/{len(runs)}",
-        spread([run.reached for run in runs], ".2f"),
-        spread([run.reached_steps for run in runs], ".0f"),
-        spread([run.best for run in runs], ".4f"),
-        f"{statistics.median(run.at(step) for run, step in zip(runs, common, strict=True)):.4f}",
-        f"{statistics.median(run.steps for run in runs):.0f}",
-        f"{statistics.median(1e3 * run.seconds / max(1, run.steps) for run in runs):.1f}",
+        spread([run.reached for run in runs], ".2f", "–"),
+        spread([run.reached_steps for run in runs], ".0f", "–"),
+        spread([run.best for run in runs], ".4f", "–"),
+        f"{median(run.at(step) for run, step in zip(runs, common, strict=True)):.4f}",
+        f"{median(run.steps for run in runs):.0f}",
+        f"{median(1e3 * run.seconds / max(1, run.steps) for run in runs):.1f}",
         f"{max(run.violation for run in runs):.0e}",
     ]
 
 
-def verdict(found: dict[str, list[Outcome]]) -> str:
+def verdict(outcomes: dict[str, list[Outcome]]) -> str:
     """Return a sentence on who was first at the target, and how far from it P4Orthogonal was."""
-    times = {cell: statistics.median(run.reached for run in runs) for cell, runs in found.items()}
+    times = {cell: median(run.reached for run in runs) for cell, runs in outcomes.items()}
     first = min(times, key=lambda cell: times[cell])
     if math.isinf(times[first]):
         return "None reached the target in time (median over seeds)."
@@ -172,58 +166,34 @@ def verdict(found: dict[str, list[Outcome]]) -> str:
     return f"{text} Best other orthogonal one: {CELLS[best].label}, {took}."
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    arguments = argparse.ArgumentParser(prog="python -m p4lab.experiments.recurrent", description=__doc__)
-    arguments.add_argument("--quick", action="store_true", help="one seed, a second each, no tuning: a look, no result")
-    arguments.add_argument("--tasks", default="+".join(TASKS), help="joined by + (default: %(default)s)")
-    arguments.add_argument("--cells", default="+".join(CELLS), help="joined by + (default: %(default)s)")
-    arguments.add_argument("--dim", type=int, default=256, help="width d (default %(default)s)")
-    arguments.add_argument("--delay", type=int, default=100, help="T (default %(default)s)")
-    arguments.add_argument("--batch", type=int, default=16, help="sequences per step (default %(default)s)")
-    arguments.add_argument("--seconds", type=float, default=9.0, help="of training for each run (default %(default)s)")
-    arguments.add_argument(
-        "--tuning", type=float, default=4.0, help="seconds of a trial, 0: no tuning (default %(default)s)"
-    )
-    arguments.add_argument("--seeds", type=int, default=3, help="number of seeds: 0, 1, ... (default %(default)s)")
-    arguments.add_argument("--clock", choices=CLOCKS, default="wall", help="(default %(default)s)")
-    return arguments
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
+@command(
+    "p4lab.experiments.recurrent",
+    __doc__,
+    {"seconds": 1.0, "tuning": 0.0, "seeds": 1},
+    tasks=Names(TASKS),
+    cells=Names(CELLS),
+    dim=256,
+    delay=100,
+    batch=16,
+    seconds=9.0,
+    tuning=4.0,
+    seeds=3,
+    clock=Names(CLOCKS, "wall", one=True),
+)
+def main(options: argparse.Namespace) -> None:
     """Tune, race, and print a table for each task."""
-    options = parser().parse_args(arguments)
-    if options.quick:
-        options.seconds, options.tuning, options.seeds = min(options.seconds, 1.0), 0.0, 1
-    tasks, cells = options.tasks.split("+"), options.cells.split("+")
-    try:
-        unknown = [name for name in cells if name not in CELLS]
-        if unknown:
-            raise ConfigError(f"--cells: {', '.join(unknown)} not known; choose of {', '.join(CELLS)}")
-        if options.seeds < 1 or options.tuning < 0:
-            raise ConfigError(f"--seeds {options.seeds}, --tuning {options.tuning}: expected at least 1 and 0")
-        configs = [
-            RnnConfig(
-                task=task,
-                dim=options.dim,
-                delay=options.delay,
-                batch_size=options.batch,
-                budget=options.seconds,
-                turn=100.0,
-            )
-            for task in tasks
-        ]
-    except ConfigError as error:
-        sys.exit(str(error))
+    shared = RnnConfig(
+        dim=options.dim, delay=options.delay, batch_size=options.batch, budget=options.seconds, turn=100.0
+    )
     torch.set_num_threads(1)  # as in training
     print(machine())
-    for config in configs:
+    for config in (shared.replace(task=task) for task in options.tasks):
         print(
             f"\n### {config.task}, T = {config.delay}, d = {config.dim}, batch {config.batch_size}, "
             f"{config.budget:g} s of training each ({options.clock} time, one thread); "
             f"target: {TARGET:g} of the best loss without memory\n"
         )
-        print(compare(config, cells, range(options.seeds), options.tuning, options.clock), flush=True)
+        print(compare(config, options.cells, range(options.seeds), options.tuning, options.clock), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ It trains on GPUs if there is one for each process, else on processors. Without 
 import argparse
 import gc
 import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +17,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from p4lab.command import command
 from p4lab.distributed import check_replicas
+from p4lab.errors import RunFileError
 from p4lab.flows import realnvp
 from p4lab.p4 import RECOMMENDED
 from p4lab.problems import density
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    arguments = argparse.ArgumentParser(prog="python -m p4lab.experiments.replicas", description=__doc__)
-    arguments.add_argument("--steps", type=int, default=200, help="optimizer steps (default 200)")
-    arguments.add_argument("--rows", type=int, default=256, help="batch of each process (default 256)")
-    arguments.add_argument("--save", type=Path, help="file for the checkpoint at the end")
-    arguments.add_argument("--resume", type=Path, help="checkpoint to go on from, of any number of processes")
-    return arguments
 
 
 def begin() -> torch.device:
@@ -85,12 +75,12 @@ def train(device: torch.device, steps: int, rows: int, save: Path | None, resume
         print(f"{replicas} after {merges.steps} steps", flush=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line and train."""
-    options = parser().parse_args(arguments)
+@command("p4lab.experiments.replicas", __doc__, steps=200, batch=256, save=None, resume=None)
+def main(options: argparse.Namespace) -> None:
+    """Train, and leave the other processes in good order."""
     if options.resume and not options.resume.is_file():
-        sys.exit(f"--resume {options.resume}: there is no such file")
-    train(begin(), options.steps, options.rows, options.save, options.resume)
+        raise RunFileError(f"--resume {options.resume}: there is no such file")
+    train(begin(), options.steps, options.batch, options.save, options.resume)
     if dist.is_initialized():
         gc.collect()  # gloo's threads end with the last model that uses them, and must do so before Python does
         dist.destroy_process_group()

@@ -17,12 +17,10 @@ The recipes were tuned on seed `TUNING_SEED`, which no table uses:
   overfits.
 """
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
-from typing import Any
 
 from p4lab.errors import ConfigError
+from p4lab.experiments.store import Described
 from p4lab.p4.linear import Reset
 from p4lab.problems.densities import DENSITIES
 
@@ -65,7 +63,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Described):
     """One training run, described in full.
 
     Attributes:
@@ -87,10 +85,6 @@ class Run:
     seconds: float = 0.0
     batch: int = 256
     matched_to: int = 0
-
-    def key(self) -> str:
-        """Return a text that is the same for the same run, and else another."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -139,28 +133,3 @@ def plan_for(problem: str) -> Plan:
     if problem not in PROBLEMS:
         raise ConfigError(f"problem {problem!r} is not known: choose of {', '.join(PROBLEMS)}")
     return MIXED if problem == DIGITS else TOY
-
-
-def runs_of(problem: str, methods: tuple[str, ...] | None = None, seeds: range = range(5), **changes: Any) -> list[Run]:
-    """Return the runs of a problem, method by method.
-
-    Args:
-        problem: name of a density, or "digits".
-        methods: of its plan (None: all of them); others are left out.
-        seeds: one run for each.
-        changes: ``steps``, ``seconds`` or ``batch`` other than the plan's.
-
-    Raises:
-        ConfigError: unknown problem.
-    """
-    from p4lab.experiments.train import parameters
-
-    plan = plan_for(problem)
-    chosen = {name: recipe for name, recipe in plan.recipes.items() if methods is None or name in methods}
-    target = parameters(problem, plan.recipes[plan.matched]) if plan.matched and chosen else 0
-    settings = {"steps": plan.steps, "batch": plan.batch, **{k: v for k, v in changes.items() if v is not None}}
-    return [
-        Run(problem, name, seed, recipe, matched_to=0 if recipe.hidden or name == plan.matched else target, **settings)
-        for name, recipe in chosen.items()
-        for seed in seeds
-    ]

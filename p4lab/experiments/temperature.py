@@ -8,14 +8,15 @@ Markdown; the same seeds give the same numbers on the same machine.
 """
 
 import argparse
-import statistics
+import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from p4lab.bench.tables import median, table
 from p4lab.boltzmann import (
     Estimate,
     SteerableFlow,
@@ -26,16 +27,20 @@ from p4lab.boltzmann import (
     log_weights,
     steerable_flow,
 )
-from p4lab.experiments.table import markdown
+from p4lab.command import Names, command
+from p4lab.fit import fit
 from p4lab.p4 import RECOMMENDED
 from p4lab.problems.energies import DoubleWell, Energy
 from p4lab.problems.particles import DoubleWellParticles, metropolis
 
 TEMPERATURES = (0.5, 1.0, 2.0)
+"""Temperatures at which free energies are told."""
 LADDER = (0.5, 0.6, 0.72, 0.86, 1.0, 1.2, 1.45, 1.7, 2.0)
+"""Temperatures of the replicas that simulate the particles."""
 CHUNK = 50_000
+"""Samples that are drawn from a flow at a time."""
 CLIP = 10.0
-"""Largest norm of a gradient."""
+"""Largest norm of a gradient, as of the flow of alanine dipeptide."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +93,11 @@ def double_well() -> System:
     truth = DoubleWell()
     data = truth.sample(10_000, torch.Generator().manual_seed(0))
     exact = {t: Estimate(truth.free_energy_difference(t), 0.0) for t in TEMPERATURES}
-    settings = Settings()
-    batch = _sampler(lambda size, generator: truth.sample(size, generator))
-    return System("Double well", truth, batch, truth.in_b, "right − left", exact, *_moments(data), settings)
+
+    def batch(size: int, generator: torch.Generator) -> Tensor:
+        return truth.sample(size, generator).float()
+
+    return System("Double well", truth, batch, truth.in_b, "right − left", exact, *_moments(data), Settings())
 
 
 def particles() -> System:
@@ -101,10 +108,15 @@ def particles() -> System:
         energy, 3 * torch.randn(500, energy.dim, generator=generator, device="cpu"), 12_000, generator, LADDER, 0.35, 20
     )
     frames = run.x[len(run.x) // 4 :]
+
+    def is_open(x: Tensor) -> Tensor:
+        """Return whether four or more of the six pairs are at the short distance."""
+        return (energy.distances(x) < energy.distance).sum(-1) >= 4
+
     exact = {}
     for t in TEMPERATURES:
         # Walkers are independent of each other, frames of one walker are not: so blocks are made of walkers.
-        in_b = _open(energy, frames[:, LADDER.index(t)].transpose(0, 1).reshape(-1, energy.dim))
+        in_b = is_open(frames[:, LADDER.index(t)].transpose(0, 1).reshape(-1, energy.dim))
         exact[t] = free_energy_difference(torch.zeros(len(in_b)), ~in_b, in_b)
     data = frames[:, LADDER.index(1.0)].reshape(-1, energy.dim)
 
@@ -112,19 +124,9 @@ def particles() -> System:
         return data[torch.randint(len(data), (size,), generator=generator, device="cpu")]
 
     settings = Settings(momenta=4, blocks=16, hidden=64, steps=3000, learning_rate=2e-3, samples=400_000)
-    in_b_of = lambda x: _open(energy, x)  # noqa: E731
     return System(
-        "Four particles (DW4)", energy, batch, in_b_of, "≥ 4 − ≤ 3 short pairs", exact, *_moments(data), settings
+        "Four particles (DW4)", energy, batch, is_open, "≥ 4 − ≤ 3 short pairs", exact, *_moments(data), settings
     )
-
-
-def _open(energy: DoubleWellParticles, x: Tensor) -> Tensor:
-    """Return whether four or more of the six pairs are at the short distance."""
-    return (energy.distances(x) < energy.distance).sum(-1) >= 4
-
-
-def _sampler(draw: Callable[[int, torch.Generator], Tensor]) -> Callable[[int, torch.Generator], Tensor]:
-    return lambda size, generator: draw(size, generator).float()
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,16 +155,15 @@ def train(system: System, settings: Settings, seed: int) -> SteerableFlow:
     )
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(flow.parameters(), settings.learning_rate)
-    schedule = RECOMMENDED.schedule(flow, optimizer)
+    merges = RECOMMENDED.schedule(flow, optimizer)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps, 0.01 * settings.learning_rate)
-    for _ in range(settings.steps):
-        y = flow.augment(system.batch(settings.batch_size, generator), generator)
-        optimizer.zero_grad()
-        by_example(flow, y).backward()
-        torch.nn.utils.clip_grad_norm_(flow.parameters(), CLIP)
-        optimizer.step()
-        schedule.step()
-        rate.step()
+    fit(
+        lambda: by_example(flow, flow.augment(system.batch(settings.batch_size, generator), generator)),
+        optimizer,
+        settings.steps,
+        schedules=[merges, rate],
+        clip=CLIP,
+    )
     return flow
 
 
@@ -207,46 +208,42 @@ def chunks_of(n: int, size: int) -> Iterator[int]:
         n -= size
 
 
-def table(system: System, results: dict[float, list[Result]]) -> str:
+def table_of(system: System, results: dict[float, list[Result]]) -> str:
     """Return one row for each temperature and seed, as Markdown."""
     header = ["T", "seed", "exact", "reweighted", "error of it", "raw", "error of it", "ESS %", "clipped %"]
     rows = []
-    for t, found in results.items():
+    for t, of_seeds in results.items():
         exact = system.exact[t]
-        said = f"{exact.value:.3f}" if exact.error == 0 else str(exact)
-        for seed, result in enumerate(found):
-            cells = [said, str(result.reweighted), f"{result.reweighted.value - exact.value:+.3f}"]
-            cells += [str(result.raw), f"{result.raw.value - exact.value:+.3f}"]
-            rows.append([f"{t:g}", str(seed), *cells, f"{100 * result.ess:.1f}", f"{100 * result.clipped_ess:.1f}"])
-    return markdown(header, rows)
+        truth = f"{exact.value:.3f}" if exact.error == 0 else str(exact)
+        for seed, result in enumerate(of_seeds):
+            cells = [f"{t:g}", seed, truth]
+            for estimate in (result.reweighted, result.raw):
+                cells += [estimate, f"{estimate.value - exact.value:+.3f}"]
+            rows.append([*cells, f"{100 * result.ess:.1f}", f"{100 * result.clipped_ess:.1f}"])
+    return table(header, rows)
 
 
 def verdict(system: System, results: dict[float, list[Result]]) -> str:
     """Return in a sentence by how much the medians over the seeds miss, and the largest miss of all."""
-    said = []
+    parts = []
     for kind in ("reweighted", "raw"):
-        misses = {
-            t: [abs(getattr(result, kind).value - system.exact[t].value) for result in found]
-            for t, found in results.items()
-        }
-        medians = ", ".join(f"{statistics.median(values):.3f}" for values in misses.values())
-        said.append(f"{kind} median {medians} (largest {max(map(max, misses.values())):.3f})")
-    return f"Misses in kT at T = {', '.join(f'{t:g}' for t in results)}: {'; '.join(said)}."
+        misses = [
+            [abs(getattr(result, kind).value - system.exact[t].value) for result in of_seeds]
+            for t, of_seeds in results.items()
+        ]
+        medians = ", ".join(f"{median(values):.3f}" for values in misses)
+        parts.append(f"{kind} median {medians} (largest {max(map(max, misses)):.3f})")
+    return f"Misses in kT at T = {', '.join(f'{t:g}' for t in results)}: {'; '.join(parts)}."
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@command("p4lab.experiments.temperature", __doc__, systems=Names(SYSTEMS), seeds=3, steps=None, samples=None)
+def main(options: argparse.Namespace) -> None:
     """Train, evaluate and print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m p4lab.experiments.temperature", description=__doc__)
-    parser.add_argument("--systems", nargs="+", choices=tuple(SYSTEMS), default=list(SYSTEMS))
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--steps", type=int, help="optimizer steps (default: what suits the system)")
-    parser.add_argument("--samples", type=int, help="samples of the flow at each temperature")
-    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     for name in options.systems:
         system = SYSTEMS[name]()
         given = {key: getattr(options, key) for key in ("steps", "samples") if getattr(options, key) is not None}
-        settings = Settings(**{**vars(system.settings), **given})
+        settings = dataclasses.replace(system.settings, **given)
         results: dict[float, list[Result]] = {t: [] for t in TEMPERATURES}
         seconds = []
         for seed in range(options.seeds):
@@ -256,8 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for t in TEMPERATURES:
                 results[t].append(evaluate(flow, system, t, settings.samples))
         print(f"\n{system.name}: free energy, {system.basins}, in kT of each temperature; trained at T = 1 by example")
-        print(f"{settings}; {statistics.median(seconds):.0f} CPU seconds of training per seed\n")
-        print(table(system, results))
+        print(f"{settings}; {median(seconds):.0f} CPU seconds of training per seed\n")
+        print(table_of(system, results))
         print(f"\n{verdict(system, results)}", flush=True)
 
 

@@ -2,21 +2,23 @@
 
 import dataclasses
 import math
-import time
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from p4lab.errors import ConfigError
-from p4lab.experiments.settings import DIGITS, Recipe, Run
+from p4lab.experiments.settings import DIGITS, Recipe, Run, plan_for
+from p4lab.fit import Fit, fit
 from p4lab.flows import Flow, effective_parameters, matched, p4inv_bent, realnvp
 from p4lab.p4 import RECOMMENDED, MergeSchedule, p4_modules
 from p4lab.problems import DensityProblem, Digits, bits, density, density_metrics
 from p4lab.problems.metrics import round_trip_error
 
 WARM_UP = 0.02
+"""Share of a training over which the learning rate rises."""
 REFINE_EVERY = 50
+"""Merges between two refinements of the inverses."""
 
 
 def build(problem: str, recipe: Recipe, seed: int, matched_to: int = 0) -> Flow:
@@ -46,6 +48,29 @@ def parameters(problem: str, recipe: Recipe) -> int:
     return effective_parameters(build(problem, recipe, seed=0))
 
 
+def runs_of(problem: str, methods: tuple[str, ...] | None = None, seeds: range = range(5), **changes: Any) -> list[Run]:
+    """Return the runs of a problem, method by method.
+
+    Args:
+        problem: name of a density, or "digits".
+        methods: of its plan (None: all of them); others are left out.
+        seeds: one run for each.
+        changes: ``steps``, ``seconds`` or ``batch`` other than the plan's.
+
+    Raises:
+        ConfigError: unknown problem.
+    """
+    plan = plan_for(problem)
+    chosen = {name: recipe for name, recipe in plan.recipes.items() if methods is None or name in methods}
+    target = parameters(problem, plan.recipes[plan.matched]) if plan.matched and chosen else 0
+    settings = {"steps": plan.steps, "batch": plan.batch, **{k: v for k, v in changes.items() if v is not None}}
+    return [
+        Run(problem, name, seed, recipe, matched_to=0 if recipe.hidden or name == plan.matched else target, **settings)
+        for name, recipe in chosen.items()
+        for seed in seeds
+    ]
+
+
 def rate(progress: float) -> float:
     """Return the factor of the learning rate after a share of the training: up over 2 %, then a half cosine to 0."""
     return min(1.0, progress / WARM_UP) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
@@ -61,40 +86,32 @@ def train(run: Run) -> dict[str, Any]:
     """
     problem = Digits(run.seed) if run.problem == DIGITS else DensityProblem(density(run.problem), run.seed)
     flow = build(run.problem, run.recipe, run.seed, run.matched_to)
-    steps, seconds, finite = fit(flow, problem, run)
-    found = {"parameters": effective_parameters(flow), "steps": steps, "seconds": seconds, "finite": int(finite)}
+    end = train_flow(flow, problem, run)
     return {
-        **found,
+        "parameters": effective_parameters(flow),
+        "steps": end.step,
+        "seconds": end.elapsed,
+        "finite": int(end.taken),
         **(digits_metrics(flow, problem) if isinstance(problem, Digits) else density_metrics(flow, problem)),
     }
 
 
-def fit(flow: Flow, problem: Any, run: Run) -> tuple[int, float, bool]:
-    """Train a flow in place; return steps, seconds, and whether all losses were finite: it stops at one that is not."""
+def train_flow(flow: Flow, problem: Any, run: Run) -> Fit:
+    """Train a flow in place; a loss or gradient that is not finite ends it."""
     recipe = run.recipe
-    trained = list(flow.parameters())
-    optimizer = torch.optim.Adam(trained, lr=recipe.learning_rate, fused=True)
-    schedule = MergeSchedule(flow, optimizer, recipe.merge_every, REFINE_EVERY) if p4_modules(flow) else None
+    optimizer = torch.optim.Adam(flow.parameters(), lr=recipe.learning_rate, fused=True)
+    merges = MergeSchedule(flow, optimizer, recipe.merge_every, REFINE_EVERY) if p4_modules(flow) else None
     generator = torch.Generator().manual_seed(run.seed)
-    start, step, broken = time.perf_counter(), 0, torch.zeros((), dtype=torch.bool)
-    while step < run.steps:
-        elapsed = time.perf_counter() - start
-        if run.seconds and elapsed >= run.seconds:
-            break
-        progress = max((step + 1) / run.steps, elapsed / run.seconds if run.seconds else 0.0)
-        optimizer.param_groups[0]["lr"] = recipe.learning_rate * rate(progress)
-        optimizer.zero_grad()
-        loss = problem.loss(flow, problem.batch(run.batch, generator))
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(trained, recipe.clip)
-        broken = ~torch.isfinite(norm + loss.detach())
-        if broken:  # the only wait for the device in a step: the optimizer must not see it
-            break
-        optimizer.step()
-        if schedule:
-            schedule.step()
-        step += 1
-    return step, time.perf_counter() - start, not bool(broken)
+    return fit(
+        lambda: problem.loss(flow, problem.batch(run.batch, generator)),
+        optimizer,
+        run.steps,
+        seconds=run.seconds or math.inf,
+        schedules=[merges],
+        rate=lambda now: recipe.learning_rate * rate(max((now.step + 1) / now.steps, now.elapsed / now.seconds)),
+        clip=recipe.clip,
+        not_finite="stop",
+    )
 
 
 @torch.no_grad()

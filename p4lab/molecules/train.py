@@ -6,13 +6,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from p4lab.errors import OptionError, TrainingError
+from p4lab.fit import Fit, fit
 from p4lab.molecules.average import Average
 from p4lab.molecules.density import MoleculeFlow
 from p4lab.molecules.losses import by_energy, by_forces
@@ -150,9 +152,9 @@ def train(
     start = time.process_time()
     result, average = Training(flow), Average(flow)
     for place, stage in enumerate(stages):
-        loop = _Loop(flow, average, stage, place, result, start, merge_every)
+        loop = _Loop(flow, average, stage, place, result, start, validation, on_record)
         try:
-            loop.run(lambda stage=stage: _loss(flow, examples, target, stage, generator), validation, on_record)  # type: ignore[misc]
+            loop.run(partial(_loss, flow, examples, target, stage, generator), merge_every)
         except TrainingError as error:
             result.reason = str(error)
             break
@@ -173,83 +175,70 @@ def _loss(
     return torch.stack(terms).sum()
 
 
+@dataclass
 class _Loop:
     """One stage of a training."""
 
-    def __init__(
-        self,
-        flow: MoleculeFlow,
-        average: Average,
-        stage: Stage,
-        place: int,
-        result: Training,
-        start: float,
-        merge_every: int,
-    ) -> None:
-        self.flow, self.average, self.stage, self.place = flow, average, stage, place
-        self.result, self.start = result, start
-        self.parameters = list(flow.parameters())
-        self.optimizer = torch.optim.Adam(self.parameters, lr=stage.rate, betas=(0.9, 0.99), fused=True)
-        p4 = p4_modules(flow)
-        self.merges = MergeSchedule(flow, self.optimizer, merge_every, REFINE_EVERY) if p4 else None
-        self.best: tuple[float, list[Tensor], dict[str, Any]] | None = None
-        self.waited, self.checks = 0, 0
-        self.norms: deque[float] = deque(maxlen=MOST_NORMS)
+    flow: MoleculeFlow
+    average: Average
+    stage: Stage
+    place: int
+    result: Training
+    start: float
+    validation: Tensor | None
+    on_record: Callable[[Record], object] | None
+    best: tuple[float, list[Tensor], dict[str, Any]] | None = None
+    waited: int = 0
+    checks: int = 0
+    skipped: int = 0
+    norms: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_NORMS))
 
-    def run(
-        self, loss: Callable[[], Tensor], validation: Tensor | None, on_record: Callable[[Record], object] | None
-    ) -> None:
-        stage, begun, step, skipped = self.stage, time.process_time(), 0, 0
-        while True:
-            elapsed = (time.process_time() - begun) / 60
-            progress = step / stage.steps if stage.steps else elapsed / stage.minutes
-            if stage.kind == "example" and validation is not None and progress * 20 >= self.checks + 1:
-                self._check(validation)
-                if stage.patience and self.waited >= stage.patience:
-                    break
-            if progress >= 1:
-                break
-            rate = stage.rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * progress))
-            self.optimizer.param_groups[0]["lr"] = rate
-            self.optimizer.zero_grad()
-            value = loss()
-            value.backward()
-            norm = nn.utils.clip_grad_norm_(self.parameters, self._limit())
-            loss_now, size = torch.stack([value.detach(), norm]).tolist()  # the only wait for the device in a step
-            taken = math.isfinite(loss_now) and math.isfinite(size)
-            if taken:
-                self.norms.append(size)
-                self.optimizer.step()
-                if self.merges:
-                    self.merges.step()
-                self.average.update(stage.average)
-            step, skipped = step + 1, 0 if taken else skipped + 1
-            self._keep(loss_now, size, taken, on_record)
-            if skipped >= MOST_SKIPPED:
-                raise TrainingError(
-                    f"no finite gradient in {skipped} steps of stage {self.place} ({stage.kind}): lower its rate. "
-                    "The flow is the average of the steps before"
-                )
+    def run(self, loss: Callable[[], Tensor], merge_every: int) -> None:
+        stage = self.stage
+        optimizer = torch.optim.Adam(self.flow.parameters(), lr=stage.rate, betas=(0.9, 0.99), fused=True)
+        merges = MergeSchedule(self.flow, optimizer, merge_every, REFINE_EVERY) if p4_modules(self.flow) else None
+        fit(
+            loss,
+            optimizer,
+            stage.steps or math.inf,
+            seconds=60 * stage.minutes or math.inf,
+            schedules=[merges],
+            rate=lambda now: stage.rate * min(1.0, (now.step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * now.progress)),
+            clip=lambda: stage.clip * median(self.norms) if len(self.norms) >= FEWEST_NORMS else math.inf,
+            not_finite="skip",
+            after=self._after,
+            clock=time.process_time,
+        )
         if self.best and self.best[0] < self.result.validation[-1][1]:
             self.average.set(self.best[1])
             self.flow.load_state_dict(self.best[2])
 
-    def _limit(self) -> float:
-        return self.stage.clip * median(self.norms) if len(self.norms) >= FEWEST_NORMS else math.inf
-
-    def _keep(self, loss: float, size: float, taken: bool, on_record: Callable[[Record], object] | None) -> None:
-        minutes = (time.process_time() - self.start) / 60
-        records = self.result.records
-        records.append(Record(self.place, len(records) + 1, minutes, loss, size, taken))
-        if on_record:
-            on_record(records[-1])
+    def _after(self, now: Fit) -> bool:
+        """Follow a step; return whether the stage ends early."""
+        self.skipped = 0 if now.taken else self.skipped + 1
+        if now.taken:
+            self.norms.append(float(now.norm))
+            self.average.update(self.stage.average)
+        minutes, number = (time.process_time() - self.start) / 60, len(self.result.records) + 1
+        self.result.records.append(Record(self.place, number, minutes, float(now.loss), float(now.norm), now.taken))
+        if self.on_record:
+            self.on_record(self.result.records[-1])
+        if self.skipped >= MOST_SKIPPED:
+            raise TrainingError(
+                f"no finite gradient in {self.skipped} steps of stage {self.place} ({self.stage.kind}): lower its "
+                "rate. The flow is the average of the steps before"
+            )
+        if self.stage.kind != "example" or self.validation is None or now.progress * 20 < self.checks + 1:
+            return False
+        self._check(self.validation)
+        return 0 < self.stage.patience <= self.waited
 
     @torch.no_grad()
     def _check(self, validation: Tensor) -> None:
         self.checks += 1
-        found = -float(self.average.flow().log_prob(validation).mean())
-        self.result.validation.append((len(self.result.records), found))
-        if self.best is None or found < self.best[0]:
-            self.best, self.waited = (found, self.average.kept(), copy.deepcopy(self.flow.state_dict())), 0
+        nll = -float(self.average.flow().log_prob(validation).mean())
+        self.result.validation.append((len(self.result.records), nll))
+        if self.best is None or nll < self.best[0]:
+            self.best, self.waited = (nll, self.average.kept(), copy.deepcopy(self.flow.state_dict())), 0
         else:
             self.waited += 1

@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from p4lab.baselines import Method
 
 DATA = Path(__file__).with_name("rates.json")
+"""Where the choices are kept."""
 MOMENTUM = 0.3
+"""Momentum of torch's gradient descent, where it is tried."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,20 @@ class Choice:
         rate: learning rate.
         momentum: of torch's SGD; 0 for all others.
         dim: width that it was tuned at; 0 if it belongs to no width.
+        every: steps between merges, or between new bases; 0: the method's own.
     """
 
     optimizer: str
     rate: float
     momentum: float = 0.0
     dim: int = 0
+    every: int = 0
+
+    def __str__(self) -> str:
+        more = {"momentum": self.momentum, "every": self.every}
+        return ", ".join(
+            [f"{self.optimizer} {self.rate:.3g}", *(f"{name} {value}" for name, value in more.items() if value)]
+        )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -47,11 +57,19 @@ def read(path: Path = DATA) -> dict[str, dict[str, Choice]]:
 
 
 def write(choices: Mapping[str, Mapping[str, Choice]], path: Path = DATA) -> None:
-    """Put choices by task and method into a JSON file; those that it has for other pairs stay."""
-    known = read(path) if path.exists() else {}
-    tasks = {task: {**known.get(task, {}), **choices.get(task, {})} for task in (*known, *choices)}
-    plain = {task: {name: asdict(choice) for name, choice in methods.items()} for task, methods in tasks.items()}
-    path.write_text(json.dumps(plain, indent=1) + "\n")
+    """Put choices by task and method into a JSON file, one a line; those that it has for other pairs stay."""
+    before = read(path) if path.exists() else {}
+    tasks = {task: {**before.get(task, {}), **choices.get(task, {})} for task in (*before, *choices)}
+    lines = {task: [f'  "{name}": {_text(choice)}' for name, choice in tasks[task].items()] for task in tasks}
+    parts = [f' "{task}": {{\n' + ",\n".join(of_task) + "\n }" for task, of_task in lines.items()]
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+
+
+def _text(choice: Choice) -> str:
+    # What a field is by default goes without saying.
+    return json.dumps(
+        {field.name: value for field in fields(choice) if (value := getattr(choice, field.name)) != field.default}
+    )
 
 
 BEST: dict[str, dict[str, Choice]] = read()
@@ -60,9 +78,9 @@ BEST: dict[str, dict[str, Choice]] = read()
 
 def choice(task: str, method: Method, dim: int) -> Choice:
     """Return the tuned choice for a task at width d; for a pair that was not tuned, a rate that usually works."""
-    known = BEST.get(task, {}).get(method.name)
-    if known is not None:
-        return known.at(dim)
+    tuned = BEST.get(task, {}).get(method.name)
+    if tuned is not None:
+        return tuned.at(dim)
     if "adam" in method.optimizers and method.name != "p4inv":
         return Choice("adam", 1e-2)
     return Choice("sgd", (0.01 if task == "digits" else 0.04) * dim)

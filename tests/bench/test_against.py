@@ -9,6 +9,7 @@ import pytest
 
 import p4lab.p4
 from p4lab.bench import against
+from p4lab.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,5 +31,5 @@ def test_the_table_has_a_row_for_each_layer() -> None:
 
 
 def test_a_folder_without_a_package(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no package p4lab"):
+    with pytest.raises(ConfigError, match="holds no package p4lab"):
         against.other(tmp_path)

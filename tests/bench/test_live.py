@@ -9,13 +9,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lab_server
+import live_benchmark
 import pytest
+from lab_server import BrowserSetupError, chromium, find_chromium
+from live_benchmark import QUICK, Plan, growth, latencies, latency
+from live_probe import Log, Throughput
 
-from p4lab.bench import browser, live
-from p4lab.bench.__main__ import live_options, main, parser
-from p4lab.bench.browser import BrowserSetupError, chromium, find_chromium
-from p4lab.bench.live import growth, latencies
-from p4lab.bench.probe import Log, Throughput
+from p4lab.bench import live
+from p4lab.bench.__main__ import main
 
 # --- statistics ---
 
@@ -59,7 +61,7 @@ def test_growth(samples: list[float], expected: float) -> None:
 
 @pytest.mark.parametrize(("median", "met"), [(120.0, True), (121.0, False)])
 def test_a_target_is_judged_by_the_median(median: float, met: bool) -> None:
-    row = live._latency("key", [1.0, median, 1e9])
+    row = latency("key", [1.0, median, 1e9])
     assert row.met is met
     assert row.outcome.startswith(f"{median:.0f} ms (1 to 1e+09 ms)")
 
@@ -70,27 +72,36 @@ def test_a_target_is_judged_by_the_median(median: float, met: bool) -> None:
 @pytest.mark.parametrize(
     ("arguments", "plan"),
     [
-        pytest.param(["live"], live.Plan(), id="default"),
-        pytest.param(["live", "--quick"], live.QUICK, id="quick"),
-        pytest.param(["live", "--minutes", "2"], live.Plan(minutes=2.0), id="minutes"),
+        pytest.param([], Plan(), id="default"),
+        pytest.param(["--quick"], QUICK, id="quick"),
+        pytest.param(["--minutes", "2"], Plan(minutes=2.0), id="minutes"),
     ],
 )
-def test_plan(arguments: list[str], plan: live.Plan) -> None:
-    notebook, found = live_options(parser().parse_args(arguments))
-    assert found == plan
-    assert notebook == live.DEFAULT
-    assert notebook.is_file()
+def test_plan(arguments: list[str], plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Path, Plan]] = []
+    monkeypatch.setattr(live_benchmark, "measure", lambda *what: asked.append(what) or "")
+    main(["live", *arguments])
+    assert asked == [(live.CHECKOUT / "notebooks" / live.DEFAULT, plan)]
 
 
-def test_a_notebook_is_named_by_its_path(tmp_path: Path) -> None:
+def test_a_notebook_is_named_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "own.ipynb"
     own.write_text("{}")
-    assert live_options(parser().parse_args(["live", "--notebook", str(own)]))[0] == own
+    asked: list[Path] = []
+    monkeypatch.setattr(live_benchmark, "measure", lambda path, plan: asked.append(path) or "")
+    main(["live", "--notebook", str(own)])
+    assert asked == [own]
 
 
 def test_an_unknown_notebook_is_refused_before_anything_starts() -> None:
     with pytest.raises(SystemExit, match=r"no notebook .*nothing\.ipynb: name a file"):
         main(["live", "--notebook", "nothing.ipynb"])
+
+
+def test_without_a_checkout_the_error_says_what_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(live, "CHECKOUT", tmp_path)
+    with pytest.raises(SystemExit, match="needs a checkout of p4lab"):
+        main(["live"])
 
 
 # --- Chromium ---
@@ -133,7 +144,7 @@ def test_the_first_chromium_on_the_path_that_starts_is_taken(program: Any, monke
 
 
 def test_without_chromium_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(browser, "find_chromium", lambda: None)
+    monkeypatch.setattr(lab_server, "find_chromium", lambda: None)
     with pytest.raises(BrowserSetupError, match="P4LAB_CHROMIUM"), chromium():
         pass
 
@@ -146,11 +157,11 @@ def test_without_playwright_the_error_names_the_extra(monkeypatch: pytest.Monkey
 
 def test_a_server_that_does_not_start_shows_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "notebooks").mkdir()
-    monkeypatch.setattr(browser, "LAB_FLAGS", ("--no-such-flag-of-jupyterlab",))
-    monkeypatch.setattr(browser.sys, "executable", "/bin/false")
+    monkeypatch.setattr(lab_server, "LAB_FLAGS", ("--no-such-flag-of-jupyterlab",))
+    monkeypatch.setattr(lab_server.sys, "executable", "/bin/false")
     with (
         pytest.raises(BrowserSetupError, match="did not start"),
-        browser.jupyterlab(tmp_path / "notebooks", tmp_path / "home"),
+        lab_server.jupyterlab(tmp_path / "notebooks", tmp_path / "home"),
     ):
         pass
 
@@ -169,14 +180,12 @@ def test_the_log_knows_what_a_frame_was_made_with() -> None:
         ImageGrid.sent += 1
 
     pictures = SimpleNamespace(widget=ImageGrid(), draw=draw)
-    lab = SimpleNamespace(_pump=SimpleNamespace(views=[SimpleNamespace(widget=LivePlot(), draw=None), pictures]))
-    log = Log(lab)
+    log = Log([SimpleNamespace(widget=LivePlot(), draw=None), pictures])
     pictures.draw(SimpleNamespace(snapshot=SimpleNamespace(config=SimpleNamespace(learning_rate=0.5))))
     assert log.frames == [[7, 0.5]]
 
 
-def test_the_ratio_is_the_median_of_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Throughput, "_run", lambda self: None)
+def test_the_ratio_is_the_median_of_the_rounds() -> None:
     timed = Throughput(None, 3, 0.0)
     timed.watched, timed.alone = [50.0, 40.0, 10.0], [100.0, 50.0, 10.0]
     assert timed.result() == [40.0, 50.0, 0.8]

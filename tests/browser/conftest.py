@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from p4lab.bench.browser import Server, chromium, jupyterlab
-from p4lab.bench.notebook import Notebook, opened
+from lab_page import Notebook, opened
+from lab_server import Server, chromium, jupyterlab
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from p4lab.bench.tables import spread
 from p4lab.errors import RunFileError
 from p4lab.experiments import __main__ as command
-from p4lab.experiments.settings import DIGITS, MIXED, PROBLEMS, TOY, TUNING_SEED, Recipe, Run, runs_of
-from p4lab.experiments.store import append, read
-from p4lab.experiments.table import digits_verdict, problem_table, spread, toy_verdict
-from p4lab.experiments.train import build, parameters, rate, train
+from p4lab.experiments.settings import DIGITS, MIXED, PROBLEMS, TOY, TUNING_SEED, Recipe, Run
+from p4lab.experiments.store import append, perform, read
+from p4lab.experiments.table import digits_verdict, problem_table, toy_verdict
+from p4lab.experiments.train import build, parameters, rate, runs_of, train
 from p4lab.flows import effective_parameters
 
 SMALL = Recipe("p4inv_bent", blocks=4, rank=2, merge_every=2)
@@ -42,7 +43,7 @@ def result(nll: float, bridges: float = 0.1, finite: int = 1) -> dict[str, Any]:
 
 
 def test_the_default_is_eight_densities_and_digits_with_five_seeds() -> None:
-    runs = command.chosen(command.parser().parse_args([]))
+    runs = command.chosen(command.densities.read([]))
     assert len(PROBLEMS) == 9
     assert len(runs) == 8 * 2 * 5 + 5 * 5
     assert {run.method for run in runs if run.problem == DIGITS} == {
@@ -71,7 +72,7 @@ def test_digits_methods_differ_in_the_mixing_only() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param(["--problems", "moons"], "problem 'moons' is not known", id="problem"),
+        pytest.param(["--problems", "moons"], "--problems moons: moons not known", id="problem"),
         pytest.param(["--methods", "glow"], "glow not known; choose of", id="method"),
         pytest.param(
             ["--methods", "plu", "--problems", "rings"], "none of them is for", id="method-of-another-problem"
@@ -143,11 +144,11 @@ def test_what_was_done_is_not_done_again(tmp_path: Path) -> None:
         return result(1.0)
 
     file, runs = tmp_path / "sub" / "runs.jsonl", [run_of(seed=seed) for seed in range(3)]
-    command.perform(runs[:2], file, jobs=1, work=work)
-    found = command.perform(runs, file, jobs=1, work=work)
+    perform(runs[:2], work, command.summary, file)
+    found = perform(runs, work, command.summary, file)
     assert done == runs
     assert set(found) == {run.key() for run in runs}
-    assert command.perform([run_of(steps=6)], file, jobs=1, work=work)
+    assert perform([run_of(steps=6)], work, command.summary, file)
     assert done[-1].steps == 6
 
 

@@ -27,17 +27,17 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[MoleculeRun]:
     """Runs that were asked for; nothing is trained."""
     done: list[MoleculeRun] = []
 
-    def perform(run: MoleculeRun, problem: Any) -> tuple[dict[str, Any], Any]:
+    def judged(run: MoleculeRun, problem: Any) -> tuple[dict[str, Any], Any]:
         done.append(run)
         return figures(0.1 * (run.seed + 1)), None
 
-    monkeypatch.setattr(command, "perform", perform)
+    monkeypatch.setattr(command, "judged", judged)
     monkeypatch.setattr(Problem, "of", classmethod(lambda cls, data=None: None))
     return done
 
 
 def runs_of(*arguments: str) -> dict[str, list[MoleculeRun]]:
-    return command.chosen(command.parser().parse_args(arguments))
+    return command.chosen(command.main.read(arguments))
 
 
 def test_the_default_is_every_architecture_with_three_seeds_and_two_budgets() -> None:
@@ -122,7 +122,7 @@ def test_a_run_and_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_failed_energy_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(Problem, "of", classmethod(lambda cls, data=None: None))
     training = Training(molecule_flow("spline", torch.randn(99, 60)), reason="OpenMM failed")
-    monkeypatch.setattr(command, "perform", lambda run, problem: (figures(reason=training.reason), training))
+    monkeypatch.setattr(command, "judged", lambda run, problem: (figures(reason=training.reason), training))
     command.main(["--methods", "spline", "--seeds", "1", "--budgets", "short"])
     told = capsys.readouterr()
     assert "ended early: OpenMM failed" in told.err

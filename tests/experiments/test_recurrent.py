@@ -103,8 +103,8 @@ def test_a_quick_look(task: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--cells", "lstm"], "--cells: lstm not known"),
-        (["--tasks", "parity"], "task='parity'"),
+        (["--cells", "lstm"], "--cells lstm: lstm not known"),
+        (["--tasks", "parity"], "--tasks parity: parity not known"),
         (["--seeds", "0"], "--seeds 0"),
         (["--tuning", "-1"], "--tuning -1"),
         (["--dim", "1"], "dim=1"),

@@ -7,6 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 from attentive_page import drawn, items, layers, train_watched
+from p4lab.widgets.swaps_pictures import levels
 
 from p4lab.errors import ConfigError
 from p4lab.plots.layers import Path, Points
@@ -16,7 +17,6 @@ from p4lab.training.property_ways import LANES, WAYS
 from p4lab.widgets.property_board import COLORS, COLUMNS, label, seconds_to
 from p4lab.widgets.property_lab import TEXTS, PropertyLab, property_lab
 from p4lab.widgets.property_pictures import BUSY, ROLES
-from p4lab.widgets.swaps_pictures import levels
 
 SMALL: dict[str, Any] = {"dim": 8, "batch_size": 32, "measure_every": 5, "noise": 0.3}
 EACH = pytest.mark.parametrize("lab", [{"prop": prop} for prop in PROPERTIES], indirect=True, ids=PROPERTIES)

@@ -4,15 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from p4lab.bench.browser import Server
+from lab_server import Server
 
 WAIT = 120_000
 """Milliseconds until the page is given up."""
-
-PICTURE = ".p4-lab [data-frames]:not(.p4-plot)"
-"""The fast pictures: their ``data-frames`` is the number of the newest frame from the kernel that was drawn."""
 
 HAS_KERNEL = """() => {
     const panel = window.jupyterapp?.shell?.currentWidget;
@@ -65,6 +62,9 @@ class Notebook:
     pictures: Path = Path()
     lab: int = 0
     errors: list[str] = field(default_factory=list)
+
+    PICTURE: ClassVar[str] = ".p4-lab [data-frames]:not(.p4-plot)"
+    """The fast pictures: their ``data-frames`` is the number of the newest frame from the kernel that was drawn."""
 
     # --- the notebook ---
 
@@ -243,7 +243,7 @@ class Notebook:
 
     def wait_for_picture(self) -> None:
         """Wait until a frame from the kernel has been drawn."""
-        self.page.wait_for_selector(PICTURE, timeout=WAIT)
+        self.page.wait_for_selector(self.PICTURE, timeout=WAIT)
 
     # --- looking ---
 

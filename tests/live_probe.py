@@ -4,7 +4,7 @@ import gc
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from p4lab.training import Frame, Player
@@ -44,6 +44,9 @@ class Throughput:
         self.watched: list[float] = []
         self.alone: list[float] = []
         self._lab, self._rounds, self._seconds = lab, rounds, seconds
+
+    def start(self) -> None:
+        """Begin; ``done`` tells the end."""
         threading.Thread(target=self._run, name="p4bench-throughput", daemon=True).start()
 
     def _run(self) -> None:
@@ -67,13 +70,16 @@ class Throughput:
 class Log:
     """Note with which learning rate each frame of the fast pictures was made, from now on.
 
+    Args:
+        views: the views of a lab's pump.
+
     Attributes:
         frames: number of a frame, as the page shows it in ``data-frames``, and learning rate, in the order of sending.
     """
 
-    def __init__(self, lab: Any) -> None:
+    def __init__(self, views: Sequence[Any]) -> None:
         self.frames: list[list[float]] = []
-        pictures = [view for view in lab._pump.views if type(view.widget).__name__ not in ("ControlPanel", "LivePlot")]
+        pictures = [view for view in views if type(view.widget).__name__ not in ("ControlPanel", "LivePlot")]
         pictures[0].draw = self._noting(pictures[0].widget, pictures[0].draw)
 
     def _noting(self, widget: Any, draw: Callable[[Frame], None]) -> Callable[[Frame], None]:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from p4lab.baselines import METHODS
-from p4lab.bench import orthogonal
+from p4lab.bench import orthogonal_layers as orthogonal
 from p4lab.p4 import ORTHOGONAL, MergeSchedule, P4Orthogonal
+from p4lab.problems.rates import Choice
 
 
 def test_every_orthogonal_method_takes_part() -> None:
@@ -39,12 +40,12 @@ def test_the_interval_of_a_choice_is_used(monkeypatch: pytest.MonkeyPatch) -> No
     seen = []
     monkeypatch.setattr(MergeSchedule, "step", lambda self: seen.append(self.every))
     for every in (3, 0):
-        orthogonal.solve(orthogonal.OWN, 8, orthogonal.Choice("sgd", 0.0, every), seed=0, limit=0.1)
+        orthogonal.solve(orthogonal.OWN, 8, Choice("sgd", 0.0, every=every), seed=0, limit=0.1)
     assert set(seen) == {3, ORTHOGONAL.every}
 
 
 def test_the_preset_reaches_a_rotation_in_few_steps() -> None:
-    outcome = orthogonal.solve(orthogonal.OWN, 16, orthogonal.Choice("sgd", 2.0), seed=0, limit=60.0)
+    outcome = orthogonal.solve(orthogonal.OWN, 16, Choice("sgd", 2.0), seed=0, limit=60.0)
     assert outcome.reached
     assert outcome.steps < 100
     assert outcome.violation < 1e-6
