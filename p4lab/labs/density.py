@@ -281,7 +281,7 @@ def truth_on_grid(truth: Density2D, side: int) -> NDArray[np.float64]:
 
 
 def heatmap(log_density: NDArray[Any], truth: Density2D, log: bool, label: str = "") -> Heatmap:
-    """Return the layer of a log-density (nats), in colours that truth and lanes share, from the highest true one down."""
+    """Return the layer of a log-density (nats), in colours that truth and lanes share: from the highest true one."""
     top = float(truth_on_grid(truth, FINE).max())
     if log:
         low = top - NATS
