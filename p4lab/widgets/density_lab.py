@@ -18,12 +18,11 @@ from p4lab.training.density_setup import (
     side_by_side,
     sketched,
 )
-from p4lab.widgets.controls import Item
+from p4lab.widgets.controls import ControlPanel, Item
 from p4lab.widgets.dashboard import PANEL_INTERVAL, WAIT, Dashboard, Picture, Style
 from p4lab.widgets.density_board import BOARD_INTERVAL, Board
 from p4lab.widgets.density_pictures import Copies, FlowPicture, LaneDensity, Look, TruthPicture, config_of
-from p4lab.widgets.density_settings import settings
-from p4lab.widgets.depth_bar import DepthBar
+from p4lab.widgets.density_settings import looks, settings
 from p4lab.widgets.panels import Readout, run_rows, speed_text, with_stopped
 from p4lab.widgets.sketch import Ink, Sketch
 
@@ -68,7 +67,7 @@ class DensityLab(Dashboard):
         self._sketch = Sketch(SIDE, LEVELS, AREA, "Draw your own", "", self._use, self._copy)
         self._drawing = ""
         self._board = Board(NAMES, ORDER, copies, self._touched)
-        self._bar = DepthBar(self._touched)
+        self._bar = ControlPanel(looks(), self._touched, direction="row")
         self._bar.add_class("p4-density-bar")
         truth = TruthPicture(self._look)
         densities = [LaneDensity(lane, NAMES[lane], copies, self._look) for lane in ORDER]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from p4lab.errors import ShapeError
-from p4lab.widgets.channel import FOLDER, Channel, script
+from p4lab.widgets.channel import FOLDER, STATIC, Channel
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class Formula(Channel):
     Cost per update: a few hundred bytes, and only where a number that is shown has changed.
     """
 
-    _esm = script("formula.js")
+    _esm = STATIC / "formula.js"
     _css: ClassVar[Path | str] = FOLDER / "formula.css"
 
     def __init__(self, decimals: int = 2, **options: Any) -> None:

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 from numpy.typing import ArrayLike
 
 from p4lab.errors import OptionError
-from p4lab.widgets.layers import Layer, Layered, Moved, check_finite, check_labels, picture_script
+from p4lab.widgets.channel import STATIC
+from p4lab.widgets.layers import Layer, Layered, Moved, check_finite, check_labels
 
 # Colours everywhere: "blue", "orange", "green", "red", "purple", "grey" and "ink" fit the page's theme; others are CSS.
 
@@ -188,7 +189,7 @@ class Plane(Layered):
     Cost per update: four bytes per number that changed, and one redraw on a canvas (about a millisecond).
     """
 
-    _esm = picture_script("plane.js")
+    _esm = STATIC / "plane.js"
 
     def __init__(
         self,

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 from numpy.typing import ArrayLike
 
 from p4lab.errors import OptionError
-from p4lab.widgets.layers import Layer, Layered, Moved, check_labels, picture_script
+from p4lab.widgets.channel import STATIC
+from p4lab.widgets.layers import Layer, Layered, Moved, check_labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +120,7 @@ class Space(Layered):
     Cost per update: four bytes per number that changed, and one redraw on a canvas, O(n log n) in its pieces.
     """
 
-    _esm = picture_script("space.js")
+    _esm = STATIC / "space.js"
 
     def __init__(
         self,

@@ -15,7 +15,6 @@ from p4lab.training.runs import Runs
 from p4lab.widgets.density_board import COLUMNS
 from p4lab.widgets.density_lab import ENTROPY, NAMES, ORDER, DensityLab, density_lab
 from p4lab.widgets.density_pictures import COARSE, EXTENTS, FINE, SECTORS, extent_of, quadrants, visible
-from p4lab.widgets.depth_bar import DepthBar
 from p4lab.widgets.plane import Heatmap, Path, Points
 
 SMALL: dict[str, Any] = {"blocks": 2, "couplings": 2, "batch_size": 32, "measure_every": 5}
@@ -99,14 +98,6 @@ def test_the_depth_slider_moves_samples_and_grid(lab: DensityLab) -> None:
     assert path.label == "grid of z after 2 of 2 layers"
     assert np.nanmax(np.abs(seen[1] - seen[0])) > 0.01
     assert np.nanmax(np.abs(seen[2] - seen[1])) > 0.01
-
-
-def test_playing_is_left_to_the_browser(lab: DensityLab) -> None:
-    assert DepthBar._esm.count("export default") == 1
-    assert "const panel = () =>" in DepthBar._esm
-    before = lab.player.frame(10).version
-    lab._bar._touched("play", True)
-    assert lab.player.frame(10).version == before
 
 
 def test_time_travel_shows_the_flows_of_then(lab: DensityLab) -> None:
