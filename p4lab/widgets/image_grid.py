@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from p4lab.errors import OptionError, ShapeError
 from p4lab.plots.layers import Images
-from p4lab.widgets.channel import Channel, as_bytes, script
+from p4lab.widgets.channel import STATIC, Channel, as_bytes
 
 COLORS = ("ink", "diverging")
 
@@ -47,7 +47,7 @@ class ImageGrid(Channel):
     Cost per update: one byte per pixel, and about a millisecond in the browser.
     """
 
-    _esm = script("image_grid.js")
+    _esm = STATIC / "image_grid.js"
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from typing import Any
 
 from p4lab.errors import OptionError, ShapeError
 from p4lab.plots.layers import Layer
-from p4lab.widgets.channel import FOLDER, Channel, as_bytes, script
+from p4lab.widgets.channel import FOLDER, Channel, as_bytes
 
 Moved = Callable[[str, tuple[float, ...]], None]
 """Called with the name of a handle and the point that it was moved to."""
@@ -71,8 +71,3 @@ class Layered(Channel):
     def _heard(self, message: dict[str, Any]) -> None:
         if "moved" in message:
             self._on_moved(message["moved"], tuple(float(value) for value in message["point"]))
-
-
-def picture_script(name: str) -> str:
-    """Return the JavaScript of a picture made of layers, as one module."""
-    return script("handles.js") + "".join((FOLDER / part).read_text(encoding="utf-8") for part in ("layers.js", name))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from p4lab.widgets.channel import Channel, as_bytes, packed, script
+from p4lab.widgets.channel import STATIC, Channel, as_bytes, packed
 
 Figure = dict[str, Any]
 Key = tuple[int, str]
@@ -35,7 +35,7 @@ class LivePlot(Channel):
     plenty.
     """
 
-    _esm = script("live_plot.js")
+    _esm = STATIC / "live_plot.js"
 
     def __init__(self, **options: Any) -> None:
         self._looks: Figure | None = None

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from p4lab.plots.layers import Arrow, Handle, Heatmap, Layer, Path, Points, Text
-from p4lab.widgets.layers import Layered, Moved, picture_script
+from p4lab.widgets.channel import STATIC
+from p4lab.widgets.layers import Layered, Moved
 
 
 class Plane(Layered):
@@ -23,7 +24,7 @@ class Plane(Layered):
     Cost per update: four bytes per number that changed, and one redraw on a canvas (about a millisecond).
     """
 
-    _esm = picture_script("plane.js")
+    _esm = STATIC / "plane.js"
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p4lab.errors import OptionError, ShapeError
-from p4lab.widgets.channel import FOLDER, Channel, as_bytes, script
+from p4lab.widgets.channel import FOLDER, STATIC, Channel, as_bytes
 
 Ink = NDArray[np.uint8]
 Used = Callable[[Ink], None]
@@ -36,8 +36,8 @@ class Sketch(Channel):
         OptionError: size, levels or extent out of range.
     """
 
-    _esm = script("handles.js") + "".join((FOLDER / n).read_text(encoding="utf-8") for n in ("layers.js", "sketch.js"))
-    _css = "".join((FOLDER / n).read_text(encoding="utf-8") for n in ("pictures.css", "sketch.css"))
+    _esm = STATIC / "sketch.js"
+    _css = FOLDER / "pictures.css"
 
     def __init__(
         self,

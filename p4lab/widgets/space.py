@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from p4lab.plots.layers import Dots, Grip, Layer, Line, Surface
-from p4lab.widgets.layers import Layered, Moved, picture_script
+from p4lab.widgets.channel import STATIC
+from p4lab.widgets.layers import Layered, Moved
 
 
 class Space(Layered):
@@ -27,7 +28,7 @@ class Space(Layered):
     Cost per update: four bytes per number that changed, and one redraw on a canvas, O(n log n) in its pieces.
     """
 
-    _esm = picture_script("space.js")
+    _esm = STATIC / "space.js"
 
     def __init__(
         self,
