@@ -525,7 +525,6 @@ def _divergence(lane: Snapshot) -> str:
     return number(lane.last("test_loss") - entropy(config), ".3f")
 
 
-FIRST = "calc((100% - 40px - 94px) / 3 + 94px)"
 DENSITIES_2D = Lab(
     name="density",
     title="Densities in the plane",
@@ -592,16 +591,16 @@ DENSITIES_2D = Lab(
     loss=LOSS,
     layout="wide",
     # The first column has room for two axis titles and a colour bar (94 px): the squares themselves are equally large.
-    style=f"""
-.p4-lab.p4-density .p4-layout .p4-pictures {{
-  grid-template-columns: {FIRST} minmax(0, 1fr) minmax(0, 1fr); gap: 10px 20px;
-}}
-.p4-density .p4-pictures > .p4-bar {{ order: 0; }}
-.p4-density .p4-picture {{ container-type: inline-size; }}
-.p4-density .p4-picture .p4-stage {{ height: calc(100cqi - 20px) !important; }}
-.p4-density .p4-sketch .p4-picture .p4-stage {{ height: calc(100cqi - 114px) !important; }}
-.p4-density .p4-density-truth .p4-picture .p4-stage {{ height: calc(100cqi - 96px) !important; }}
-.p4-density .p4-bar .p4-item-slider .p4-setting {{ width: 62px; }}
-@container (min-width: 1080px) {{ .p4-lab.p4-density .p4-curves {{ height: 400px; }} }}
+    style="""
+.p4-layout .p4-pictures {
+  grid-template-columns: calc((100% - 40px - 94px) / 3 + 94px) minmax(0, 1fr) minmax(0, 1fr); gap: 10px 20px;
+}
+.p4-pictures > .p4-bar { order: 0; }
+.p4-picture { container-type: inline-size; }
+.p4-picture .p4-stage { height: calc(100cqi - 20px) !important; }
+.p4-sketch .p4-picture .p4-stage { height: calc(100cqi - 114px) !important; }
+.p4-density-truth .p4-picture .p4-stage { height: calc(100cqi - 96px) !important; }
+.p4-bar .p4-item-slider .p4-setting { width: 62px; }
+@container (min-width: 1080px) { .p4-curves { height: 400px; } }
 """,
 )

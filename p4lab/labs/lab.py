@@ -355,7 +355,7 @@ class Lab(Generic[C, V]):
         hint: what to do next, if there is nothing more pressing to say (None: the usual).
         alarm: how loud it is said that a lane has stopped, "notice" or "error".
         layout: "side" (pictures beside the curves), "wide" (above them, over the full width) or "own" (``style`` says).
-        style: CSS of what is this lab's alone.
+        style: CSS rules of what is this lab's alone, nested: their selectors look for parts of the lab.
     """
 
     name: str

@@ -267,25 +267,25 @@ START = Lab(
     loss=LOSS,
     layout="own",
     style="""
-.p4-start :is(.p4-time [data-name="keep"], .p4-runs .p4-group:has([data-name="config"])) { display: none !important; }
-.p4-start .p4-runs:not(:has(tr:nth-of-type(3))) { display: none !important; }
-.p4-lab.p4-start .p4-pictures { display: contents; }
-.p4-lab.p4-start .p4-layout {
+:is(.p4-time [data-name="keep"], .p4-runs .p4-group:has([data-name="config"])) { display: none !important; }
+.p4-runs:not(:has(tr:nth-of-type(3))) { display: none !important; }
+.p4-pictures { display: contents; }
+.p4-layout {
   grid-template: "head head head" auto "time time time" auto "side formula formula" auto "left left right" auto
     "plot plot plot" auto "runs runs runs" auto / 208px calc((100% - 20px) / 2 - 228px) minmax(0, 1fr);
   align-items: start;
 }
-.p4-start .p4-pictures > .p4-formula { grid-area: formula; padding-left: 20px; gap: 12px; }
-.p4-start .p4-pictures > .p4-start-plane { grid-area: left; }
-.p4-start .p4-pictures > .p4-start-search { grid-area: right; }
-.p4-lab.p4-start .p4-curves { height: 360px; min-height: 0; }
+.p4-pictures > .p4-formula { grid-area: formula; padding-left: 20px; gap: 12px; }
+.p4-pictures > .p4-start-plane { grid-area: left; }
+.p4-pictures > .p4-start-search { grid-area: right; }
+.p4-curves { height: 360px; min-height: 0; }
 @container (min-width: 1080px) {
-  .p4-lab.p4-start .p4-layout {
+  .p4-layout {
     grid-template: "head head head" auto "time time time" auto "side left right" auto "formula left right" 1fr
       "plot plot plot" auto "runs runs runs" auto / 390px minmax(0, 1fr) minmax(0, 1fr);
     gap: 16px 28px;
   }
-  .p4-start .p4-pictures > .p4-formula { padding: 8px 0 0; gap: 16px; }
+  .p4-pictures > .p4-formula { padding: 8px 0 0; gap: 16px; }
 }
 """,
 )

@@ -400,7 +400,7 @@ SWAPS = Lab(
     loss=LOSS,
     layout="wide",
     style="""
-.p4-swaps .p4-grids { display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 8px 16px; padding: 0 4px; }
-.p4-swaps .p4-swaps-images figcaption { display: none; }
+.p4-grids { display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 8px 16px; padding: 0 4px; }
+.p4-swaps-images figcaption { display: none; }
 """,
 )

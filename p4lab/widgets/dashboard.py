@@ -110,8 +110,11 @@ class Dashboard:
         if taken := BUTTONS & {control for names in offered for control in names}:
             raise OptionError(f"settings named {', '.join(sorted(taken))}: buttons have these names; choose others")
         self.player = Player(lab.trainer, config)
+        # anywidget keeps one style sheet for each id on a page, in any order: a lab's own rules must win by themselves.
+        own = f".p4-lab{4 * f'.p4-{lab.name}'} {{{lab.style}}}"
+        looks_of = {"_css": STYLE + own, "_anywidget_id": f"p4lab.labs.{lab.name}"}
         self._head = ControlPanel(
-            header(lab.title, lab.subtitle, lab.numbers), self._touched, direction="row", _css=STYLE + lab.style
+            header(lab.title, lab.subtitle, lab.numbers), self._touched, direction="row", **looks_of
         )
         self._time = ControlPanel(time_bar(), self._touched, direction="row")
         self._side = ControlPanel(
