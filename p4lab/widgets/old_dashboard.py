@@ -194,6 +194,32 @@ class Dashboard:
         """The model of the active run; touch it only while the lab is paused."""
         return self.player.engine.model
 
+    def touch(self, name: str, value: Any = None) -> None:
+        """Do what a person does with a control, by its name, and wait until it is done.
+
+        Raises:
+            P4Error: what the lab would show as its message.
+            TimeoutError: the player is closed.
+        """
+        before = self._refused, self.player.error
+        panels: list[Any] = [view.widget for view in self._views if isinstance(view.widget, ControlPanel)]
+        of = {item["name"]: panel for panel in panels for group in panel._spec["groups"] for item in group["items"]}
+        (of[name]._touched if name in of else self._touched)(name, value)
+        self.player.frame(WAIT)
+        for error in (self._refused, self.player.error):
+            if error is not None and error not in before:
+                raise error
+
+    def values(self) -> dict[str, Any]:
+        """Return the value of every setting and control as it stands now, by name."""
+        frame = self.player.frame(WAIT)
+        values: dict[str, Any] = {}
+        for view in self._views:
+            if isinstance(view.widget, ControlPanel) and view.interval == PANEL_INTERVAL:
+                view.draw(frame)
+                values |= view.widget._state["values"]
+        return values
+
     def frame(self) -> "pandas.DataFrame":
         """Return the records of the active run, one row per step."""
         return self.player.ask(lambda runs: runs.active.engine.frame(), WAIT)

@@ -1,0 +1,115 @@
+"""A browser page for labs, by public names alone: it hears what their widgets send, and says what a browser would."""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from p4lab.widgets import Channel, LivePlot
+
+WAIT = 60.0
+MOVES_BY_ITSELF = {"A sample"}
+"""Pictures that are not the same twice, even if the lab rests."""
+
+
+def channels(widget: Any) -> Iterator[Channel]:
+    """Return the widgets in a layout that are sent frames, from left to right and from top to bottom."""
+    if isinstance(widget, Channel):
+        yield widget
+    for child in getattr(widget, "children", ()):
+        yield from channels(child)
+
+
+class Page:
+    """What the page of a lab hears.
+
+    Args:
+        lab: shown on the page from now on.
+        monkeypatch: takes the place of the connection.
+
+    Attributes:
+        items: what is in the lab's panels, by name: kind, label, choices and so on.
+        values: what the panels have told last, by the item's name.
+        files: what the page was asked to save, by name.
+    """
+
+    def __init__(self, lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lab = lab
+        self.items: dict[str, dict[str, Any]] = {}
+        self.values: dict[str, Any] = {}
+        self._disabled: dict[Channel, list[str]] = {}
+        self.files: dict[str, bytes] = {}
+        self._last: dict[Channel, tuple[dict[str, Any], list[bytes]]] = {}
+        self._channels = list(channels(lab.root))
+        for channel in self._channels:
+            monkeypatch.setattr(channel, "send", partial(self._hear, channel))
+        for channel in self._channels:
+            self.say(channel, hello=1)
+
+    def say(self, channel: Channel, **message: Any) -> None:
+        """Send a message to a widget, as its JavaScript does."""
+        channel.comm.handle_msg({"content": {"data": {"method": "custom", "content": message}}, "buffers": []})
+
+    def _hear(self, channel: Channel, message: dict[str, Any], buffers: Any = ()) -> None:
+        if "download" in message:
+            self.files[message["download"]] = bytes(buffers[0])
+        if "spec" in message:
+            self.items |= {item["name"]: item for group in message["spec"]["groups"] for item in group["items"]}
+        if "disabled" in message:
+            self.values |= message["values"]
+            self._disabled[channel] = message["disabled"]
+        if "frame" in message:
+            self._last[channel] = message, [bytes(buffer) for buffer in buffers]
+            self.say(channel, acks={channel.model_id: [message["frame"], 0]})
+
+    @property
+    def disabled(self) -> set[str]:
+        """Names of the items that cannot be touched."""
+        return {name for names in self._disabled.values() for name in names}
+
+    def wait(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds."""
+        end = time.monotonic() + WAIT
+        while not holds():
+            assert time.monotonic() < end, f"waited in vain; the lab's error is {self.lab.error}"
+            time.sleep(0.002)
+
+    def told(self, name: str, value: Any) -> None:
+        """Wait until a panel has told this value of an item; a frame reaches the pictures before the panels."""
+        self.wait(lambda: self.values.get(name) == value)
+
+    def steps(self, number: int) -> None:
+        """Do so many steps, and wait until all pictures and the header show the last one."""
+        goal = self.lab.player.frame(WAIT).snapshot.step + number
+        for _ in range(number):
+            self.lab.touch("step")
+        self.told("count", f"{goal:,}")
+
+    def scrub(self, step: int) -> None:
+        """Look at a moment, and wait until the header, and with it all pictures, show it."""
+        self.lab.touch("scrub", step)
+        self.wait(lambda: self.values["scrub"]["shown"] == step)
+
+    def now(self) -> None:
+        """Look at the present, and wait until the header, and with it all pictures, show it."""
+        self.lab.touch("now")
+        self.wait(lambda: self.values["scrub"]["shown"] is None)
+
+    def pictures(self) -> dict[str, Any]:
+        """Return what a page that is opened now would get of every picture that is displayed; none may be empty."""
+        shown: dict[str, Any] = {}
+        for channel in self._channels:
+            if isinstance(channel, LivePlot) or channel.layout.display == "none":
+                continue
+            self.say(channel, hello=1)
+            message, buffers = self._last[channel]
+            if "spec" in message and not any(self.items[name]["kind"] == "table" for name in message["values"]):
+                continue
+            title = message.get("view", {}).get("title", "")
+            content = next(message[key] for key in ("layers", "panels", "rows", "values", "view") if key in message)
+            assert content, f"{type(channel).__name__} {title} shows nothing"
+            if title not in MOVES_BY_ITSELF:
+                shown[channel.model_id] = content, message.get("bounds"), buffers
+        return shown
