@@ -1,5 +1,6 @@
 """A browser page for labs, by public names alone: it hears what their widgets send, and says what a browser would."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,6 +23,11 @@ def channels(widget: Any) -> Iterator[Channel]:
         yield from channels(child)
 
 
+def threads() -> list[str]:
+    """Return the names of the threads of labs that are alive."""
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("p4lab"))
+
+
 class Page:
     """What the page of a lab hears.
 
@@ -32,6 +38,7 @@ class Page:
     Attributes:
         items: what is in the lab's panels, by name: kind, label, choices and so on.
         values: what the panels have told last, by the item's name.
+        pending: names of what waits for a reset.
         files: what the page was asked to save, by name.
     """
 
@@ -39,7 +46,9 @@ class Page:
         self.lab = lab
         self.items: dict[str, dict[str, Any]] = {}
         self.values: dict[str, Any] = {}
+        self._places: dict[str, Channel] = {}
         self._disabled: dict[Channel, list[str]] = {}
+        self.pending: set[str] = set()
         self.files: dict[str, bytes] = {}
         self._last: dict[Channel, tuple[dict[str, Any], list[bytes]]] = {}
         self._channels = list(channels(lab.root))
@@ -48,18 +57,40 @@ class Page:
         for channel in self._channels:
             self.say(channel, hello=1)
 
-    def say(self, channel: Channel, **message: Any) -> None:
+    def say(self, channel: Channel, buffers: tuple[bytes, ...] = (), **message: Any) -> None:
         """Send a message to a widget, as its JavaScript does."""
-        channel.comm.handle_msg({"content": {"data": {"method": "custom", "content": message}}, "buffers": []})
+        memory = [memoryview(buffer) for buffer in buffers]
+        channel.comm.handle_msg({"content": {"data": {"method": "custom", "content": message}}, "buffers": memory})
+
+    def press(self, name: str, value: Any = True) -> None:
+        """Touch a control, wherever it stands."""
+        self.say(self._places[name], set=[name, value])
+
+    def upload(self, content: bytes) -> None:
+        """Choose a file where runs are loaded."""
+        self.say(self._places["upload"], (content,), upload="upload")
+
+    def widget(self, css_class: str) -> Channel:
+        """Return the widget with a CSS class."""
+        return next(c for c in self._channels if css_class in c.get_state("_dom_classes")["_dom_classes"])
+
+    @property
+    def message(self) -> dict[str, str]:
+        """The message in the header."""
+        return self.values.get("message", {"level": "", "text": ""})
 
     def _hear(self, channel: Channel, message: dict[str, Any], buffers: Any = ()) -> None:
         if "download" in message:
             self.files[message["download"]] = bytes(buffers[0])
         if "spec" in message:
-            self.items |= {item["name"]: item for group in message["spec"]["groups"] for item in group["items"]}
+            items = {item["name"]: item for group in message["spec"]["groups"] for item in group["items"]}
+            self.items |= items
+            self._places |= dict.fromkeys(items, channel)
         if "disabled" in message:
             self.values |= message["values"]
             self._disabled[channel] = message["disabled"]
+            here = {name for name, place in self._places.items() if place is channel}
+            self.pending = (self.pending - here) | set(message["pending"])
         if "frame" in message:
             self._last[channel] = message, [bytes(buffer) for buffer in buffers]
             self.say(channel, acks={channel.model_id: [message["frame"], 0]})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lab_tools import as_number, break_lane, opened, table, train
-from page import Page
+from simulated_page import Page
 
 from p4lab.errors import ConfigError, OptionError
 from p4lab.flows import effective_parameters
@@ -274,11 +274,9 @@ def test_the_depth_slider_moves_samples_and_grid() -> None:
 )
 def test_another_architecture_can_be_drawn(name: str, value: Any, passed: int) -> None:
     with opened(DENSITIES_2D, **SMALL) as lab:
-        page = Page(lab)
         lab.touch(name, value)
         (path,) = layers(lab, WAYS[1], Path)
         assert path.label == f"grid of z after {passed} of {passed} layers"
-        assert page.told("p4-head")
 
 
 # --- what is told -----------------------------------------------------------------------------------------------------
@@ -326,13 +324,13 @@ def sketch(page: Page) -> Any:
 
 
 def painted(page: Page, why: str) -> None:
-    sketch(page).hear({"drawn": why}, [memoryview(blob().tobytes())])
+    page.say(sketch(page), (blob().tobytes(),), drawn=why)
 
 
-def test_train_on_this_starts_over_with_the_drawing() -> None:
+def test_train_on_this_starts_over_with_the_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(DENSITIES_2D, **SMALL) as lab:
         train(lab, 5)
-        painted(Page(lab), "use")
+        painted(Page(lab, monkeypatch), "use")
         lab.player.pause()
         config = lab.player.frame(30).snapshot.config
         assert isinstance(config, DensityConfig)
@@ -340,9 +338,9 @@ def test_train_on_this_starts_over_with_the_drawing() -> None:
         assert table(lab)[0][""] == "Your own drawing"
 
 
-def test_your_drawing_can_be_chosen_once_there_is_one() -> None:
+def test_your_drawing_can_be_chosen_once_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(DENSITIES_2D, **SMALL) as lab:
-        page = Page(lab)
+        page = Page(lab, monkeypatch)
         with pytest.raises(ConfigError, match="there is no drawing yet"):
             lab.touch("density", DRAWING)
         painted(page, "stroke")
@@ -360,10 +358,10 @@ def test_the_canvas_follows_the_config_and_else_stays_as_it_is() -> None:
         assert draw(sight) is None
 
 
-def test_the_truth_can_be_copied_to_the_canvas() -> None:
+def test_the_truth_can_be_copied_to_the_canvas(monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(DENSITIES_2D, **SMALL) as lab:
-        page = Page(lab)
-        sketch(page).hear({"copy": 1})
+        page = Page(lab, monkeypatch)
+        page.say(sketch(page), copy=1)
         assert sketch(page).ink.max() == LEVELS
 
 

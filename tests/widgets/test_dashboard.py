@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page import Page, threads, wait_until
+from simulated_page import Page, threads
 
 from p4lab.errors import ConfigError, OptionError
 from p4lab.labs import Lab
@@ -25,19 +25,19 @@ def lab() -> Iterator[Dashboard]:
 
 
 @pytest.fixture
-def page(lab: Dashboard) -> Page:
-    return Page(lab)
+def page(lab: Dashboard, monkeypatch: pytest.MonkeyPatch) -> Page:
+    return Page(lab, monkeypatch)
 
 
 def now(lab: Dashboard) -> Frame:
     return lab.player.frame(timeout=20)
 
 
-def test_buttons(lab: Dashboard) -> None:
+def test_buttons(lab: Dashboard, page: Page) -> None:
     lab.touch("step")
     assert now(lab).snapshot.step == 1
     lab.touch("merge")
-    wait_until(lambda: now(lab).state is State.PAUSED)
+    page.wait(lambda: now(lab).state is State.PAUSED)
     assert now(lab).snapshot.step == 5
     lab.touch("start")
     assert now(lab).state is State.RUNNING
@@ -49,13 +49,13 @@ def test_buttons(lab: Dashboard) -> None:
 
 
 def test_header_shows_the_run(lab: Dashboard, page: Page) -> None:
-    page.press("p4-head", "step")
-    wait_until(lambda: page.value("p4-head", "count") == "1")
-    assert page.value("p4-head", "state") == "paused"
-    assert page.value("p4-head", "train")["unit"].endswith("bits")
-    assert page.told("p4-head")["disabled"] == []
-    page.press("p4-side", "rank", 1)
-    wait_until(lambda: page.message()["level"] == "notice" and page.told("p4-side").get("pending") == ["rank"])
+    page.press("step")
+    page.wait(lambda: page.values.get("count") == "1")
+    assert page.values.get("state") == "paused"
+    assert page.values.get("train")["unit"].endswith("bits")
+    assert "step" not in page.disabled
+    page.press("rank", 1)
+    page.wait(lambda: page.message["level"] == "notice" and page.pending == {"rank"})
 
 
 def test_preset_and_speed(lab: Dashboard) -> None:
@@ -67,18 +67,19 @@ def test_preset_and_speed(lab: Dashboard) -> None:
 
 
 def test_errors_are_shown_and_kept(lab: Dashboard, page: Page) -> None:
-    page.press("p4-side", "seed", -1)
-    wait_until(lambda: page.message()["level"] == "error")
-    assert "seed=-1" in page.message()["text"]
+    page.press("seed", -1)
+    page.wait(lambda: page.message["level"] == "error")
+    assert "seed=-1" in page.message["text"]
     assert isinstance(lab.error, ConfigError)
     with pytest.raises(ConfigError, match="seed=-2"):
         lab.touch("seed", -2)
 
 
 def test_pictures_and_curves_follow(lab: Dashboard, page: Page) -> None:
-    page.press("p4-head", "step")
-    wait_until(lambda: [0, "x", "f8", (1,)] in page.told("p4-curves").get("arrays", []))
-    assert page.told("p4-digits-samples")["panels"][0]["shape"] == (64, 8, 8)
+    page.press("step")
+    page.told("count", "1")
+    assert len(page.pictures()) == 3
+    assert lab.drawings()["samples"].tiles[0].images.shape == (64, 8, 8)
 
 
 def test_a_second_lab_replaces_the_first_of_its_name(lab: Dashboard) -> None:
@@ -94,15 +95,15 @@ def test_a_second_lab_replaces_the_first_of_its_name(lab: Dashboard) -> None:
 def test_time_travel(lab: Dashboard, page: Page) -> None:
     for _ in range(6):
         lab.touch("step")
-    page.press("p4-time", "scrub", 5)
-    wait_until(lambda: (page.value("p4-time", "scrub") or {}).get("shown") == 5)
-    wait_until(lambda: page.value("p4-head", "count") == "5")
-    assert "This is step 5" in page.message()["text"]
-    assert page.told("p4-time")["disabled"] == []
+    page.press("scrub", 5)
+    page.wait(lambda: (page.values.get("scrub") or {}).get("shown") == 5)
+    page.wait(lambda: page.values.get("count") == "5")
+    assert "This is step 5" in page.message["text"]
+    assert not page.disabled & {"scrub", "now", "branch", "keep"}
     lab.touch("learning_rate", 1e-4)
-    page.press("p4-time", "branch")
-    wait_until(lambda: len((page.value("p4-runs", "runs") or {"rows": ()})["rows"]) == 2)
-    first, second = page.value("p4-runs", "runs")["rows"]
+    page.press("branch")
+    page.wait(lambda: len((page.values.get("runs") or {"rows": ()})["rows"]) == 2)
+    first, second = page.values.get("runs")["rows"]
     assert (first["cells"][0], first["cells"][-1]) == ("6", "learning rate 0.002")
     assert (second["active"], second["origin"], second["cells"][0]) == (True, "run 1, step 5", "5")
     names = [trace.get("name") for trace in DIGITS.curves(lab.sight())["data"]]
@@ -140,13 +141,13 @@ def test_save_load_and_export(lab: Dashboard, page: Page, tmp_path: Path) -> Non
     for _ in range(3):
         lab.touch("step")
     for kind in ("p4run", "csv", "parquet", "html"):
-        page.press("p4-runs", f"download:{kind}")
-    sent = page.downloads
+        page.press(f"download:{kind}")
+    sent = page.files
     name = "p4inv-flow-on-handwritten-digits"
     assert list(sent) == [f"{name}.{kind}" for kind in ("p4run", "csv", "parquet", "html")]
     assert sent[f"{name}.csv"].count(b"\n") == 5
     assert b"<html>" in sent[f"{name}.html"][:100]
-    page.widget("p4-runs").hear({"upload": "upload"}, [memoryview(sent[f"{name}.p4run"])])
+    page.upload(sent[f"{name}.p4run"])
     assert [(run.name, run.active) for run in now(lab).runs] == [("run 1", False), ("run 1 (2)", True)]
     lab.export(tmp_path / "a.csv")
     assert (tmp_path / "a.csv").read_bytes() == sent[f"{name}.csv"]
@@ -159,12 +160,12 @@ def test_save_load_and_export(lab: Dashboard, page: Page, tmp_path: Path) -> Non
 
 
 def test_a_broken_file_is_said_and_changes_nothing(lab: Dashboard, page: Page) -> None:
-    page.widget("p4-runs").hear({"upload": "upload"}, [memoryview(b"nonsense")])
-    wait_until(lambda: "damaged or something else" in page.message()["text"])
+    page.upload(b"nonsense")
+    page.wait(lambda: "damaged or something else" in page.message["text"])
     assert (now(lab).state, len(now(lab).runs)) == (State.IDLE, 1)
     lab.touch("step")
-    wait_until(lambda: page.value("p4-head", "count") == "1")
-    assert page.message()["level"] == "info"
+    page.wait(lambda: page.values.get("count") == "1")
+    assert page.message["level"] == "info"
 
 
 def test_a_config_can_be_pasted(lab: Dashboard) -> None:
