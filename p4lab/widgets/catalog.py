@@ -5,6 +5,7 @@ from typing import Any, Protocol
 from p4lab.labs.density import DENSITIES_2D
 from p4lab.labs.digits import DIGITS
 from p4lab.labs.lab import Lab
+from p4lab.labs.linear import LINEAR
 from p4lab.labs.start import START
 from p4lab.labs.swaps import SWAPS
 from p4lab.training import RunConfig
@@ -40,5 +41,6 @@ def opener(lab: Lab[Any, Any]) -> Opener:
 
 density_lab = opener(DENSITIES_2D)
 digits_lab = opener(DIGITS)
+linear_lab = opener(LINEAR)
 start_lab = opener(START)
 swaps_lab = opener(SWAPS)
