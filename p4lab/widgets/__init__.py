@@ -2,8 +2,7 @@
 
 from p4lab.widgets.alanine_lab import alanine_lab
 from p4lab.widgets.boltzmann_lab import boltzmann_lab
-from p4lab.widgets.break_lab import break_lab
-from p4lab.widgets.catalog import density_lab, digits_lab, linear_lab, start_lab, swaps_lab
+from p4lab.widgets.catalog import break_lab, density_lab, digits_lab, linear_lab, start_lab, swaps_lab
 from p4lab.widgets.channel import BrowserError, Channel
 from p4lab.widgets.controls import ControlPanel, Group, Item
 from p4lab.widgets.dashboard import Dashboard

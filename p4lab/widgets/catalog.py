@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+from p4lab.labs.break_it import BREAK
 from p4lab.labs.density import DENSITIES_2D
 from p4lab.labs.digits import DIGITS
 from p4lab.labs.lab import Lab
@@ -39,6 +40,7 @@ def opener(lab: Lab[Any, Any]) -> Opener:
     return show
 
 
+break_lab = opener(BREAK)
 density_lab = opener(DENSITIES_2D)
 digits_lab = opener(DIGITS)
 linear_lab = opener(LINEAR)
