@@ -205,7 +205,7 @@ def eigenvalues(sight: Look, lane: str) -> Plot:
     extent = gallery.step_up(1.05 * float(np.nanmax(np.abs(np.concatenate([now, target])), initial=0.0)), EXTENTS)
     thirds = np.linspace(0, len(paths) - 1, len(SHADES) + 1).round().astype(int)
     tails = [
-        Path(_strands(paths[first : last + 1], extent), COLORS[lane] + shade, width=1.5)
+        Path(gallery.within(gallery.strands(paths[first : last + 1]), extent), COLORS[lane] + shade, width=1.5)
         for shade, first, last in zip(SHADES, thirds[:-1], thirds[1:], strict=True)
         if last > first
     ]
@@ -220,12 +220,6 @@ def eigenvalues(sight: Look, lane: str) -> Plot:
         Points(gallery.within(now, extent), COLORS[lane], "dot", 6, label=f"{WAYS[lane]}, {moment}"),
     ]
     return Plot(layers, gallery.square(extent))
-
-
-def _strands(paths: Complex, extent: float) -> Any:
-    """Return one line for each column, shape (m, 2), with a row of NaN behind each."""
-    broken = np.concatenate([paths, np.full((1, paths.shape[1]), np.nan)])
-    return gallery.within(gallery.complex_points(broken.T), extent)
 
 
 # --- curves and numbers -----------------------------------------------------------------------------------------------
