@@ -7,6 +7,7 @@ from p4lab.labs.density import DENSITIES_2D
 from p4lab.labs.digits import DIGITS
 from p4lab.labs.lab import Lab
 from p4lab.labs.linear import LINEAR
+from p4lab.labs.parameter import PARAMETER
 from p4lab.labs.start import START
 from p4lab.labs.swaps import SWAPS
 from p4lab.training import RunConfig
@@ -44,5 +45,6 @@ break_lab = opener(BREAK)
 density_lab = opener(DENSITIES_2D)
 digits_lab = opener(DIGITS)
 linear_lab = opener(LINEAR)
+parameter_lab = opener(PARAMETER)
 start_lab = opener(START)
 swaps_lab = opener(SWAPS)
