@@ -15,7 +15,7 @@ from p4lab.p4 import PRESETS
 from p4lab.plots import Figure, Loss
 from p4lab.plots.layers import Images, Plot, Rows, Term
 from p4lab.training import Engine, Frame, Lanes, Player, Snapshot, State
-from p4lab.training.config import Rule, RunConfig, Setting, Settings, setting
+from p4lab.training.config import Rule, RunConfig, Setting, Settings, one_of, setting
 
 C = TypeVar("C", bound=RunConfig)
 V = TypeVar("V", bound="View")
@@ -42,6 +42,7 @@ def diagnostics(first: str) -> Any:
     return setting(
         first,
         "Curves on the right",
+        one_of(*texts),
         choices={name: texts[name] for name in ("inverse" if first == "training" else first, "training")},
         kind="segments",
         live=True,

@@ -42,9 +42,13 @@ def rate(sight: Sight[Any, Any]) -> str:
 
 
 def merges(
-    lanes: bool = False, label: str = "merged layers", help: str = "Perturbations merged into their frozen matrices"
+    lanes: bool = False,
+    label: str = "merged layers",
+    help: str = "Perturbations merged into their frozen matrices",
+    refused: str = "",
 ) -> tuple[Number, Number]:
-    """Return how many merges were done and how many refused, of the first lane or of all."""
+    """Return how many merges were done and how many refused, of the first lane or of all; with what explains both."""
+    usual = "Merges refused, all lanes" if lanes else "Merges refused, because a matrix would become nearly singular"
 
     def text(*kinds: Kind) -> Callable[[Sight[Any, Any]], str]:
         def read(sight: Sight[Any, Any]) -> str:
@@ -53,10 +57,9 @@ def merges(
 
         return read
 
-    refused = "Merges refused, all lanes" if lanes else "Merges refused, because a matrix would become nearly singular"
     return (
         Number("merges", label, text("merge"), help=help),
-        Number("skips", "skipped", text(*REFUSED), help=refused),
+        Number("skips", "skipped", text(*REFUSED), help=refused or usual),
     )
 
 

@@ -62,6 +62,11 @@ def complex_points(values: ArrayLike) -> NDArray[np.float64]:
     return np.stack([flat.real, flat.imag], axis=1)
 
 
+def strands(paths: NDArray[np.complex128]) -> NDArray[np.float64]:
+    """Return a line for each column, one after the other with NaN in between: shape (d (n + 1), 2) from (n, d)."""
+    return complex_points(np.concatenate([paths, np.full((1, paths.shape[1]), np.nan)]).T)
+
+
 def within(points: NDArray[Any], extent: float) -> NDArray[Any]:
     """Return points, shape (n, 2), with those left out (NaN) that are farther than this from 0 along either axis."""
     return np.where((np.abs(points) <= extent).all(-1, keepdims=True), points, np.nan)

@@ -11,7 +11,7 @@ from p4lab.p4 import RECOMMENDED
 from p4lab.p4.linear import Reset
 from p4lab.problems import Digits
 from p4lab.problems.matrix import MatrixProblem, matrix, matrix_model
-from p4lab.training.config import SWITCH, Rule, RunConfig, one_of, setting, whole
+from p4lab.training.config import Rule, RunConfig, one_of, setting, whole
 
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 
@@ -58,6 +58,7 @@ def _is_matrix(text: str) -> bool:
     return True
 
 
+TYPED = 'A name such as shear, or rows such as "1 0; 0.5 1"'
 _MATRIX = Rule(str, _is_matrix, 'the name of a matrix such as "rotation", or its rows such as "1 0; 0.5 1"')
 
 
@@ -65,36 +66,31 @@ _MATRIX = Rule(str, _is_matrix, 'the name of a matrix such as "rotation", or its
 class MatrixConfig(RunConfig):
     """Learn a d x d matrix T from y = T x.
 
-    Attributes:
-        dim: d.
-        start: initial matrix, a name of `p4lab.problems.matrix.NAMES` or rows as in "1 0; 0.5 1".
-        target: T, in the same way.
-        route: "plain" (an ordinary weight), "p4inv", or "through_inverse" (the inverse of a P4Inv layer learns T).
-        sampled: whether batches are drawn from N(0, I); if not, the loss is exact: |W - T|_F^2 / d.
+    ``start`` and ``target`` (T) are names of `p4lab.problems.matrix.NAMES`, or rows as in "1 0; 0.5 1". Routes are
+    "plain" (an ordinary weight), "p4inv", and "through_inverse" (the inverse of a P4Inv layer learns T). If batches are
+    not sampled, the loss is exact: ``|W - T|_F^2 / d``.
     """
 
     problem: ClassVar[str] = "matrix"
-    rules: ClassVar[dict[str, Rule]] = {
-        "dim": whole(2, 256),
-        "start": _MATRIX,
-        "target": _MATRIX,
-        "route": one_of("p4inv", "plain", "through_inverse"),
-        "sampled": SWITCH,
-    }
-    live: ClassVar[tuple[str, ...]] = (*RunConfig.live, "target")
+    task: ClassVar[type[MatrixProblem]] = MatrixProblem
+    """What is trained on."""
 
-    rank: int = 1
-    reset: Any = "gaussian"
-    optimizer: str = "sgd"
-    learning_rate: float = 0.05
+    rank: int = setting(1, choices=(1, 2, 4), help="Rank-one terms")
+    reset: Any = setting("gaussian", help="Of the next v")
+    optimizer: str = setting("sgd", choices={"sgd": "SGD", "adam": "Adam"})
+    learning_rate: float = setting(
+        0.05, choices=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.0)
+    )
     batch_size: int = 64
-    merge_every: int = 10
+    merge_every: int = setting(10, choices=(1, 2, 5, 10, 20, 50, 100))
+    penalty: bool = setting(False, help="Add a penalty on vanishing and exploding determinants")
+    skip: bool = setting(True, help="Refuse merges that would make the matrix nearly singular")
     measure_every: int = 5
-    dim: int = 2
-    start: str = "identity"
-    target: str = "rotation"
-    route: str = "p4inv"
-    sampled: bool = False
+    dim: int = setting(2, "Width d", whole(2, 256), choices=(2, 8, 32), own=True)
+    start: str = setting("identity", "Start", _MATRIX, help=TYPED)
+    target: str = setting("rotation", "Target", _MATRIX, live=True, help=f"{TYPED}; it may move while the run goes on")
+    route: str = setting("p4inv", "Route", one_of("p4inv", "plain", "through_inverse"))
+    sampled: bool = setting(False, "Sampled batches", help="x from N(0, I); if off, the loss is exact")
 
     @property
     def width(self) -> int:
@@ -111,11 +107,9 @@ class MatrixConfig(RunConfig):
 
     def parts(self) -> tuple[MatrixProblem, torch.nn.Module]:
         """Return the problem, and the model of the route."""
-        dtype, device = getattr(torch, self.dtype), torch.device(self.device)
-        start = self.matrix("start")
-        problem = MatrixProblem(start, self.matrix("target"), self.sampled, dtype, device)
-        rank = min(self.rank, self.dim)
-        return problem, matrix_model(self.route, start, rank, self.reset, self.train_v, self.seed, dtype, device)
+        start, rank = self.matrix("start"), min(self.rank, self.dim)
+        problem = self.task(start, self.matrix("target"), self.sampled, **self.where)
+        return problem, matrix_model(self.route, start, rank, self.reset, self.train_v, self.seed, **self.where)
 
     def update(self, problem: MatrixProblem) -> None:
         """Set the target."""

@@ -2,16 +2,13 @@
 
 from p4lab.widgets.alanine_lab import alanine_lab
 from p4lab.widgets.boltzmann_lab import boltzmann_lab
-from p4lab.widgets.break_lab import break_lab
-from p4lab.widgets.catalog import density_lab, digits_lab, start_lab, swaps_lab
+from p4lab.widgets.catalog import break_lab, density_lab, digits_lab, linear_lab, parameter_lab, start_lab, swaps_lab
 from p4lab.widgets.channel import BrowserError, Channel
 from p4lab.widgets.controls import ControlPanel, Group, Item
 from p4lab.widgets.dashboard import Dashboard
 from p4lab.widgets.image_grid import ImageGrid, Panel
-from p4lab.widgets.linear_lab import linear_lab
 from p4lab.widgets.live import train_live
 from p4lab.widgets.live_plot import LivePlot
-from p4lab.widgets.parameter_lab import parameter_lab
 from p4lab.widgets.plane import Plane
 from p4lab.widgets.property_lab import property_lab
 from p4lab.widgets.race_lab import race_lab

@@ -2,9 +2,12 @@
 
 from typing import Any, Protocol
 
+from p4lab.labs.break_it import BREAK
 from p4lab.labs.density import DENSITIES_2D
 from p4lab.labs.digits import DIGITS
 from p4lab.labs.lab import Lab
+from p4lab.labs.linear import LINEAR
+from p4lab.labs.parameter import PARAMETER
 from p4lab.labs.start import START
 from p4lab.labs.swaps import SWAPS
 from p4lab.training import RunConfig
@@ -38,7 +41,10 @@ def opener(lab: Lab[Any, Any]) -> Opener:
     return show
 
 
+break_lab = opener(BREAK)
 density_lab = opener(DENSITIES_2D)
 digits_lab = opener(DIGITS)
+linear_lab = opener(LINEAR)
+parameter_lab = opener(PARAMETER)
 start_lab = opener(START)
 swaps_lab = opener(SWAPS)

@@ -8,7 +8,63 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from p4lab.training.linear_setup import CASES, LinearConfig, Outcome, train_until, ways
+from p4lab.errors import TrainingError
+from p4lab.labs.linear import CASES, LinearConfig, ways
+from p4lab.training import Engine
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        engine: the run.
+        steps: optimizer steps until the loss had fallen far enough; None if it did not.
+        stopped: why training stopped early ("" if it did not).
+    """
+
+    engine: Engine
+    steps: int | None
+    stopped: str = ""
+
+    @property
+    def losses(self) -> NDArray[np.float64]:
+        """The loss before each step."""
+        return np.array(self.engine.records.steps.columns["loss"])
+
+    @property
+    def start(self) -> float:
+        """The loss before the first step."""
+        return float(self.losses[0])
+
+    @property
+    def loss(self) -> float:
+        """The loss before the last step."""
+        return float(self.losses[-1])
+
+    def measured(self, name: str) -> NDArray[np.float64]:
+        """Return a figure at all measurements, from the start on."""
+        return self.engine.snapshot().curves[name][1]
+
+
+def train_until(config: LinearConfig, way: str, fall: float, steps: int) -> Outcome:
+    """Train one way until the loss is below ``fall`` times the loss of the first step, at most ``steps`` steps.
+
+    Raises:
+        KeyError: unknown way.
+    """
+    engine = Engine(config.replace(**ways(config.dim)[way]))
+    losses = engine.records.steps.columns["loss"]
+    try:
+        while engine.step < steps:
+            engine.run()
+            if losses[-1] < fall * losses[0]:
+                # The loss of a step is that before it.
+                return Outcome(engine, engine.step - 1)
+    except TrainingError as error:
+        return Outcome(engine, None, str(error))
+    return Outcome(engine, None)
+
 
 Runs = Mapping[str, Outcome]
 
@@ -48,9 +104,9 @@ class Plan:
 
 
 PLANS = {
-    "spd": Plan(rate=0.01, own=0.2, fall=0.1, limit=8000),
-    "rotation": Plan(rate=0.2, own=5.0, fall=1e-3, limit=1500),
-    "minus_identity": Plan(rate=0.2, own=5.0, fall=1e-3, limit=1500),
+    "spd": Plan(rate=CASES["spd"].rate, own=0.2, fall=0.1, limit=8000),
+    "rotation": Plan(rate=CASES["rotation"].rate, own=5.0, fall=1e-3, limit=1500),
+    "minus_identity": Plan(rate=CASES["minus_identity"].rate, own=5.0, fall=1e-3, limit=1500),
 }
 
 
@@ -91,7 +147,7 @@ def rotation_findings(runs: Runs) -> list[Finding]:
     title = CASES["rotation"].title
     early, late = (_speed(runs["n1"], part) / _speed(runs["plain"], part) for part in (0, 1))
     straight, around = (_closest(runs[way]) for way in ("plain", "n1"))
-    closest = ", ".join(f"{text} {_closest(runs[way]):.2f}" for way, text in _SHOWN.items())
+    closest = ", ".join(f"{text} {_closest(runs[way]):.2f}" for way, text in _NAMES.items())
     return [
         Finding(title, "the plain matrix converges linearly", *_straight(runs["plain"])),
         Finding(
@@ -127,13 +183,13 @@ def minus_identity_findings(runs: Runs, penalized: Runs) -> list[Finding]:
         Finding(
             title,
             "the residual rises while det passes 0, recovers to 5 digits",
-            f"N = 1: up to {_below(np.nanmax(residual))}, in the end {_below(residual[-1])}",
+            f"N = 1: up to {below(np.nanmax(residual))}, in the end {below(residual[-1])}",
             "yes" if recovers else "no",
         ),
         Finding(
             title,
             "log|det| ends right without being recomputed",
-            f"N = 1: off by {_below(error)} nats, sign {'−' if sign < 0 else '+'}",
+            f"N = 1: off by {below(error)} nats, sign {'−' if sign < 0 else '+'}",
             "yes" if error < 1e-3 and sign < 0 else "no",
         ),
         *_preset(title, runs, PLANS["minus_identity"]),
@@ -152,7 +208,7 @@ def table(findings: list[Finding]) -> str:
 
 # --- in words ---------------------------------------------------------------------------------------------------------
 
-_SHOWN = {"plain": "plain", "n1": "N = 1", "n10": "N = 10", "own_rate": "preset"}
+_NAMES = {"plain": "plain", "n1": "N = 1", "n10": "N = 10", "own_rate": "preset"}
 
 
 def _ratio(title: str, claim: str, runs: Runs, way: str, low: float, high: float) -> Finding:
@@ -160,7 +216,7 @@ def _ratio(title: str, claim: str, runs: Runs, way: str, low: float, high: float
     if plain is None or other is None:
         return Finding(title, claim, _reached(runs[way]), "no")
     ratio = other / plain
-    measured = f"{_about(other)} steps, {ratio:.1f} times the plain matrix's {_about(plain)}"
+    measured = f"{about(other)} steps, {ratio:.1f} times the plain matrix's {about(plain)}"
     return Finding(title, claim, measured, "yes" if low <= ratio <= high else "no")
 
 
@@ -177,7 +233,7 @@ def _fails(title: str, claim: str, runs: Runs) -> Finding:
 
 def _reached(run: Outcome) -> str:
     if run.steps is not None:
-        return f"{_about(run.steps)} steps"
+        return f"{about(run.steps)} steps"
     if run.stopped:
         return "stops: loss not finite"
     return (
@@ -185,19 +241,30 @@ def _reached(run: Outcome) -> str:
     )
 
 
-def _about(steps: int) -> str:
-    """Return a number of steps to two digits; what is behind them depends on rounding."""
+def about(steps: int) -> str:
+    """Return a number of steps to two digits; what is behind them depends on rounding.
+
+    Example:
+        >>> about(7), about(99), about(1234), about(1855)
+        ('7', '99', '1,200', '1,900')
+    """
     scale = 10 ** max(0, len(str(steps)) - 2)
     return f"{round(steps / scale) * scale:,}"
 
 
-def _below(value: float) -> str:
+def below(value: float) -> str:
+    """Return the next higher power of ten.
+
+    Example:
+        >>> below(3e-5), below(2e-7), below(0.5), below(0.0)
+        ('< 1e−4', '< 1e−6', '< 1e0', '0')
+    """
     return f"< 1e{math.floor(math.log10(value)) + 1:+d}".replace("+", "").replace("-", "−") if value > 0 else "0"
 
 
 def _digits(name: str, residual: NDArray[np.float64]) -> tuple[str, str]:
     worst, median = float(np.nanmax(residual)), float(np.nanmedian(residual))
-    measured = f"{name}: |A A⁻¹ − I| {_below(worst)} at its worst, {_below(median)} at half of all times"
+    measured = f"{name}: |A A⁻¹ − I| {below(worst)} at its worst, {below(median)} at half of all times"
     return measured, "yes" if worst < 1e-5 else "partly" if worst < 1e-4 else "no"
 
 

@@ -1,16 +1,18 @@
-"""The stability lab's problem: targets by the push, lanes by precision, damage and repair."""
+"""The lab of stability: targets by the push, lanes by precision, damage and repair, and what one sees of them."""
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from lab_tools import opened, train
 from torch import Tensor
 
 from p4lab.errors import ConfigError, ShapeError
-from p4lab.linalg import residual
-from p4lab.p4 import P4Inv
-from p4lab.training import Engine, Lanes, RunConfig
-from p4lab.training.stability import (
+from p4lab.labs.break_it import (
+    BREAK,
+    BUTTONS,
     DAMAGE,
     LANES,
     WRECK,
@@ -20,8 +22,13 @@ from p4lab.training.stability import (
     precisions,
     recompute,
 )
+from p4lab.linalg import residual
+from p4lab.p4 import P4Inv
+from p4lab.plots.layers import Points
+from p4lab.training import Engine, Lanes, RunConfig
 
-PUSHES = {"safe": 1.0, "hover": 1e-3, "edge": 1e-6, "singular": 0.0, "other sign": -0.3, "mirror": -1.0}
+PUSHES = {"safe": 1.0, "edge": 1e-6, "singular": 0.0, "mirror": -1.0}
+ATTACKS = {"attack:singular": 0.0, "attack:hover": 1e-3, "attack:cross": -1.0, "attack:safety": 1.0}
 
 
 def layer(lanes: Lanes, name: str) -> P4Inv:
@@ -42,10 +49,19 @@ def pictures(lanes: Lanes, name: str) -> dict[str, Tensor]:
     return problem.pictures(engine.model, torch.zeros(0))
 
 
-# --- the target -------------------------------------------------------------------------------------------------------
+def marks(lab: Any, area: str) -> dict[str, Any]:
+    layers = lab.drawings()[area].layers
+    return {layer.label: layer.points for layer in layers if isinstance(layer, Points) and layer.label}
 
 
-@pytest.mark.parametrize("dim", [2, 7, 16])
+def number(lab: Any, name: str) -> float:
+    return float(lab.numbers()[name])
+
+
+# --- what is trained --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dim", [2, 16])
 @pytest.mark.parametrize("push", PUSHES.values(), ids=PUSHES)
 def test_the_push_is_the_determinant_and_the_least_singular_value(push: float, dim: int) -> None:
     target = StabilityConfig(push=push, dim=dim).target()
@@ -69,14 +85,10 @@ def test_rotations_keep_clear_of_minus_one() -> None:
         assert eigenvalues.real.min() > 0.5 - 1e-9
 
 
-# --- the config -------------------------------------------------------------------------------------------------------
-
-
-def test_round_trip_of_the_text() -> None:
+def test_a_text_says_what_differs() -> None:
     config = StabilityConfig(push=-1e-6, dim=8, skip=False, refine_order=7, seed=3)
     assert config.to_text() == "stability?seed=3&refine_order=7&skip=false&dim=8&push=-1e-06"
     assert RunConfig.from_text(config.to_text()) == config
-    assert StabilityConfig.from_json(config.to_json()) == config
 
 
 @pytest.mark.parametrize(
@@ -89,7 +101,7 @@ def test_round_trip_of_the_text() -> None:
     ],
     ids=["far", "nan", "narrow", "gradient"],
 )
-def test_refusals(changes: dict[str, float], message: str) -> None:
+def test_refusals(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         StabilityConfig(**changes)
 
@@ -114,9 +126,6 @@ def test_a_target_of_another_shape_is_refused() -> None:
     problem, _ = StabilityConfig().parts()
     with pytest.raises(ShapeError):
         problem.set_target(torch.eye(3, dtype=torch.float64))
-
-
-# --- lanes ------------------------------------------------------------------------------------------------------------
 
 
 def test_both_lanes_start_alike() -> None:
@@ -144,9 +153,6 @@ def test_both_lanes_draw_the_same_directions_merge_after_merge() -> None:
 def test_a_rank_above_the_width_is_cut() -> None:
     _, model = StabilityConfig(dim=4, rank=8).parts()
     assert model.rank == 4
-
-
-# --- what there is to see ---------------------------------------------------------------------------------------------
 
 
 def test_pictures_agree_with_the_matrix() -> None:
@@ -203,23 +209,21 @@ def test_damage_is_the_same_in_both_lanes_and_spares_weight_and_determinant() ->
         assert lanes.engines[name].records.all_events()[-1].text == "damage = 0.1"
 
 
-@pytest.mark.parametrize("kind", ["engine", "lanes"])
-def test_recompute_mends_inverse_and_determinant(kind: str) -> None:
-    run: Engine | Lanes = precisions(StabilityConfig()) if kind == "lanes" else Engine(StabilityConfig(dtype="float64"))
-    run.set("skip", False)
-    run.run(20)
-    damage(run, WRECK)
-    run.run(20)
-    model = layer(run, "float64") if isinstance(run, Lanes) else run.model
+def test_recompute_mends_inverse_and_determinant() -> None:
+    lanes = precisions(StabilityConfig(skip=False))
+    lanes.run(20)
+    damage(lanes, WRECK)
+    lanes.run(20)
+    model = layer(lanes, "float64")
     assert residual(model.frozen_weight, model.frozen_inverse) > 0.1
     exact = torch.linalg.slogdet(model.frozen_weight).logabsdet
     assert abs(model.frozen_logabsdet - exact) > 1e-3
     weight = model.weight.detach().clone()
-    recompute(run)
+    recompute(lanes)
     assert residual(model.frozen_weight, model.frozen_inverse) < 1e-13
     assert abs(model.frozen_logabsdet - exact) < 1e-13
     torch.testing.assert_close(model.weight.detach(), weight, rtol=0, atol=0)
-    assert run.records.all_events()[-1].text == "inverse = recomputed"
+    assert lanes.records.all_events()[-1].text == "inverse = recomputed"
 
 
 @pytest.mark.parametrize("order", [2, 3, 7])
@@ -235,9 +239,6 @@ def test_refinement_mends_damage_but_not_a_wreck(order: int) -> None:
     assert wrecked.model.violation() > 0.1
     skipped = wrecked.records.counts["skip"]
     assert skipped == steps  # an inverse that is wrong along the perturbation lets no merge pass
-
-
-# --- what the lab is there to show ------------------------------------------------------------------------------------
 
 
 def near_zero(**changes: bool) -> Engine:
@@ -267,3 +268,113 @@ def test_penalty_keeps_away_from_det_zero() -> None:
     engine = near_zero(penalty=True, skip=False)
     assert torch.linalg.svdvals(engine.model.weight.detach())[-1] > 1e-2
     assert engine.model.violation() < 1e-3
+
+
+# --- attacks, deeds, and what one sees --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_moves_the_push_of_a_run_that_has_begun(name: str) -> None:
+    with opened(BREAK) as lab:
+        lab.player.step()
+        lab.touch("push", 0.3)
+        lab.touch(name)
+        push = ATTACKS[name]
+        assert push in BREAK.config.settings["push"].offered(lab.config, 0.3)
+        assert [lane.config.push for lane in lab.sight().lanes.values()] == [push] * 2
+        assert lab.values()["push"] == push
+
+
+@pytest.mark.parametrize(("name", "least"), [("damage", 0.05), ("wreck", 0.3)])
+def test_damage_shows_in_both_lanes_and_recompute_mends_it(name: str, least: float) -> None:
+    with opened(BREAK) as lab:
+        train(lab, 20)
+        assert number(lab, "residual_float32") < 1e-5
+        lab.touch(name)
+        assert min(number(lab, f"residual_{lane}") for lane in LANES) > least
+        lab.touch("recompute")
+        assert number(lab, "residual_float32") < 1e-5
+        assert number(lab, "residual_float64") < 1e-13
+        texts = [event.text for event in lab.sight().snapshot.events if event.kind == "set"]
+        assert texts == [f"damage = {DAMAGE if name == 'damage' else WRECK:g}", "inverse = recomputed"]
+
+
+def test_merges_are_refused_until_refinement_has_mended_the_inverse() -> None:
+    with opened(BREAK) as lab:
+        train(lab, 20)
+        lab.touch("damage")
+        train(lab, 20)
+        refused = lab.numbers()["skips"]
+        assert min(int(refused["value"]), int(refused["unit"].strip("| "))) >= 4
+        lab.touch("refine_every", 1)
+        train(lab, 45)
+        assert number(lab, "residual_float64") < 1e-13
+        assert int(lab.numbers()["merges"]["value"]) >= 4 + 4
+
+
+@pytest.mark.parametrize("name", [name for name in BUTTONS if name not in ATTACKS])
+def test_the_past_cannot_be_changed_but_a_branch_of_it_can(name: str) -> None:
+    with opened(BREAK) as lab:
+        train(lab, 40)
+        lab.touch("scrub", 20)
+        step = lab.sight().frame.shown
+        with pytest.raises(ConfigError, match=f"{name}: step {step} is past; press Now, or Branch here"):
+            lab.touch(name)
+        assert "is past" in lab.message()
+        lab.touch("branch")
+        lab.touch(name)
+        assert "is past" not in lab.message()
+        assert (number(lab, "residual_float64") > 0.05) == (name != "recompute")
+        lab.touch("runs", {"action": "select", "number": lab.sight().frame.runs[0].number})
+        assert number(lab, "residual_float64") < 1e-12
+
+
+def test_pictures_show_both_lanes_and_the_target_of_now_and_then() -> None:
+    with opened(BREAK) as lab:
+        lab.touch("attack:cross")
+        train(lab, 500)
+        points = marks(lab, "eigenvalues")
+        assert set(points) == {"target", *LANES}
+        np.testing.assert_allclose(points["float32"], points["float64"], atol=1e-3)
+        for lane in LANES:
+            assert np.linalg.norm(points[lane][:, None] - points["target"][None], axis=-1).min(0).max() < 1e-2
+        assert lab.numbers()["det"] == {"value": "−", "unit": ""}
+        np.testing.assert_allclose(marks(lab, "singular")["float64"][:, 1], 0, atol=1e-2)
+        lab.touch("scrub", 0)
+        np.testing.assert_allclose(marks(lab, "eigenvalues")["float32"], [[1, 0]] * 16, atol=1e-6)
+        assert lab.numbers()["det"] == {"value": "+", "unit": ""}
+        lab.touch("now")
+        lab.touch("attack:singular")
+        train(lab, 400)
+        assert marks(lab, "singular")["float64"][-1, 1] < -3
+        assert number(lab, "smallest") < 1e-3
+
+
+def test_a_lane_that_carries_the_wrong_sign_says_so() -> None:
+    with opened(BREAK, skip=False) as lab:
+        train(lab, 5)
+        lab.player.ask(lambda runs: runs.active.engine.engines["float32"].model.frozen_sign.neg_(), 10)
+        assert lab.numbers()["det"] == {"value": "+", "unit": "carried 32 bit: −"}
+
+
+def test_a_lane_that_is_not_finite_stops_and_the_pictures_stay() -> None:
+    with opened(BREAK) as lab:
+        train(lab, 5)
+        lab.player.ask(lambda runs: runs.active.engine.engines["float32"].model.frozen_weight.fill_(math.nan), 10)
+        train(lab, 5)
+        assert lab.message().startswith("float32 stopped: step ")
+        numbers = lab.numbers()
+        assert (numbers["residual_float32"], numbers["smallest"], numbers["det"]["value"]) == ("–", "–", "?")
+        assert number(lab, "residual_float64") < 1e-12
+        points = marks(lab, "eigenvalues")
+        assert not np.isfinite(points["float32"]).any()
+        assert np.isfinite(points["float64"]).all()
+
+
+def test_curves_are_the_exact_losses_of_both_lanes() -> None:
+    with opened(BREAK) as lab:
+        train(lab, 30)
+        lines = {trace["name"]: trace for trace in BREAK.curves(lab.sight())["data"] if trace.get("showlegend")}
+        assert set(lines) == set(LANES)
+        for lane, snapshot in lab.sight().lanes.items():
+            np.testing.assert_allclose(lines[lane]["y"], snapshot.curves["loss"][1])
