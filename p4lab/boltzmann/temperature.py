@@ -98,9 +98,6 @@ class SteerableFlow(LatentDensity):
             log_prob: log p_T(y) in nats, any shape.
             temperature: T'.
             of: T.
-
-        Raises:
-            OptionError: a temperature is not positive.
         """
         there, here = positive(temperature), positive(of)
         like = self.like()
@@ -123,7 +120,6 @@ class SteerableFlow(LatentDensity):
         """Return positions with momenta drawn from N(0, T I), shape (n, dim) for x of shape (n, positions).
 
         Raises:
-            OptionError: the temperature is not positive.
             ShapeError, DtypeError: x has another width, or is no tensor.
         """
         check_tensor("SteerableFlow.augment", x)

@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 _ZUKO = {"BentTransform", "BijectionTransform", "FromZuko", "as_lazy", "as_transform", "to_zuko"}
+"""Names that are imported when somebody asks for them."""
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,9 @@ class LatentDensity(nn.Module, ABC):
     Attributes:
         dim: width d.
         turns: number m of latent angles, the first coordinates; 0 but where a subclass says otherwise.
+
+    Raises:
+        OptionError: from all methods, if a temperature is not positive.
     """
 
     dim: int
@@ -46,7 +49,6 @@ class LatentDensity(nn.Module, ABC):
 
         Raises:
             ShapeError, DtypeError, DeviceError: x does not fit.
-            OptionError: the temperature is not positive.
         """
         temperature = positive(temperature)
         z, logabsdet = self(x)
@@ -62,7 +64,6 @@ class LatentDensity(nn.Module, ABC):
 
         Raises:
             ShapeError: n < 0.
-            OptionError: the temperature is not positive.
         """
         temperature = positive(temperature)
         if n < 0:

@@ -19,11 +19,7 @@ class Mixing(Protocol):
     """Makes a mixing layer."""
 
     def __call__(
-        self,
-        dim: int,
-        seed: int | torch.Generator | None = None,
-        preset: Preset = RECOMMENDED,
-        **options: Any,
+        self, dim: int, seed: int | torch.Generator | None = None, preset: Preset = RECOMMENDED, **options: Any
     ) -> Linear:
         """Return a linear layer of width ``dim``.
 

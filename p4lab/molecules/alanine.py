@@ -22,6 +22,7 @@ RESIDUES = {
 """Atom names by residue, in the order of the coordinates."""
 ATOM_NAMES = tuple(f"{residue}-{name}" for residue, names in RESIDUES.items() for name in names)
 N_ATOMS = len(ATOM_NAMES)
+"""There are 22 atoms."""
 OTHER_NAMES = {
     **{f"ACE-H{i}": f"ACE-HH3{i}" for i in (1, 2, 3)},
     **{f"NME-HH3{i}": f"NME-H{i}" for i in (1, 2, 3)},
@@ -31,6 +32,7 @@ OTHER_NAMES = {
 }
 """What some programs call these atoms."""
 ELEMENTS = tuple(name.partition("-")[2][0] for name in ATOM_NAMES)
+"""The chemical elements of the atoms, in their order."""
 
 ROWS = (
     (8, -1, -1, -1),
@@ -62,10 +64,13 @@ Torsions are taken from a sibling where there is one, so that all but five are n
 those of the methyl groups (11, 0 and 19).
 """
 PHI, PSI = (4, 6, 8, 14), (6, 8, 14, 16)
+"""The atoms of the two torsions of the backbone."""
 METHYLS = ((11, 12, 13), (0, 2, 3), (19, 20, 21))
 """Hydrogens that rotate into each other: of CB, ACE and NME."""
 FORCE_FIELD = ("amber99sbildn.xml", "amber99_obc.xml")
+"""OpenMM's files of the force field and of the solvent."""
 HYDROGEN_MASS = 3.0
+"""What a hydrogen weighs (Da)."""
 
 _START = (
     (0.3212, -0.0884, -0.2088),
@@ -111,21 +116,21 @@ def places(names: Sequence[str]) -> list[int]:
         >>> places(ATOM_NAMES[::-1])[:3]
         [21, 20, 19]
     """
-    known = [OTHER_NAMES.get(name, name) for name in names]
-    counts = Counter(known)
-    unknown = [name for name, said in zip(names, known, strict=True) if said not in ATOM_NAMES]
+    ours = [OTHER_NAMES.get(name, name) for name in names]
+    counts = Counter(ours)
+    unknown = [name for name, said in zip(names, ours, strict=True) if said not in ATOM_NAMES]
     wrong = {
         "unknown": unknown,
         "missing": [name for name in ATOM_NAMES if name not in counts],
         "more than once": [name for name in ATOM_NAMES if counts[name] > 1],
     }
     if any(wrong.values()):
-        said = "; ".join(f"{kind}: {_few(found)}" for kind, found in wrong.items() if found)
+        said = "; ".join(f"{kind}: {_few(wrong_names)}" for kind, wrong_names in wrong.items() if wrong_names)
         raise UnknownAtomsError(
-            f"these {len(known)} atoms are not the {N_ATOMS} of ACE-ALA-NME ({said}): leave out solvent and ions, and "
+            f"these {len(ours)} atoms are not the {N_ATOMS} of ACE-ALA-NME ({said}): leave out solvent and ions, and "
             "name atoms as in p4lab.molecules.alanine.RESIDUES"
         )
-    return [known.index(name) for name in ATOM_NAMES]
+    return [ours.index(name) for name in ATOM_NAMES]
 
 
 def _few(names: Sequence[str], most: int = 6) -> str:
@@ -180,9 +185,9 @@ def pdb_text(x: Tensor) -> str:
         for i, (label, (a, b, c)) in enumerate(zip(ATOM_NAMES, frame, strict=True)):
             residue, _, name = label.partition("-")
             order = list(RESIDUES).index(residue) + 1
-            shown = name if len(name) == 4 else f" {name:<3}"
+            column = name if len(name) == 4 else f" {name:<3}"
             place = f"    {a:8.3f}{b:8.3f}{c:8.3f}  1.00  0.00          {ELEMENTS[i]:>2}"
-            lines.append(f"HETATM{i + 1:5d} {shown} {residue} A{order:4d}{place}")
+            lines.append(f"HETATM{i + 1:5d} {column} {residue} A{order:4d}{place}")
         lines.append("ENDMDL")
     partners: dict[int, list[int]] = {}
     for i, j in bonds():

@@ -16,6 +16,7 @@ from p4lab.molecules.flow import ARCHITECTURES, molecule_flow
 from p4lab.p4 import P4Inv
 
 FORMAT = "p4lab molecule flow 1"
+"""What a file says that it is."""
 SHIPPED = Path(__file__).parent / "data" / "alanine_flow.pt"
 SHIPPED_METHOD = "spline_p4"
 """The flow that comes with p4lab: file, and name of its architecture."""

@@ -21,6 +21,7 @@ from p4lab.p4 import RECOMMENDED, P4Inv
 __all__ = ["ARCHITECTURES", "MoleculeFlow", "emptiest", "molecule_flow", "realnvp_flow", "spline_flow"]
 
 REALNVP_BLOCKS, REALNVP_PARAMETERS = 25, 735_050
+"""The paper's number of couplings, and of parameters of the flow without P4Inv swaps."""
 SWAP_RANK = 5
 """Rank of P4Inv swaps: with it the 24 of them have 8,640 trained numbers."""
 
@@ -32,12 +33,12 @@ def emptiest(angles: Tensor, bins: int = 72) -> Tensor:
         angles: samples.
         bins: of the histograms, which are smoothed over five bins.
     """
-    found = []
+    cuts = []
     for column in angles.detach().cpu().double().t():
         counts = torch.histc(column, bins, -math.pi, math.pi)
         smooth = torch.stack([counts.roll(i) for i in range(-2, 3)]).sum(0)
-        found.append((float(smooth.argmin()) + 0.5) * 2 * math.pi / bins - math.pi)
-    return torch.tensor(found, dtype=angles.dtype, device="cpu")
+        cuts.append((float(smooth.argmin()) + 0.5) * 2 * math.pi / bins - math.pi)
+    return torch.tensor(cuts, dtype=angles.dtype, device="cpu")
 
 
 def realnvp_flow(y: Tensor, circular: int, mixing: str, seed: int, hidden: int = 0) -> MoleculeFlow:

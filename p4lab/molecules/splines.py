@@ -168,8 +168,8 @@ class _Bin(torch.autograd.Function):
             outer = (first, last)
         ctx.save_for_backward(shares, share, start, k, k_left, k_right, *outer)
         ctx.bins, ctx.scale, ctx.closed, ctx.shape = bins, span * kept, closed, parameters.shape
-        found = (corner[0], side[0], corner[1], side[1], *ends)
-        return tuple(t.reshape(shape) for t in found)
+        ends_and_sides = (corner[0], side[0], corner[1], side[1], *ends)
+        return tuple(t.reshape(shape) for t in ends_and_sides)
 
     @staticmethod
     @once_differentiable
@@ -178,18 +178,18 @@ class _Bin(torch.autograd.Function):
         bins = ctx.bins
         g = torch.stack([t.reshape(1, -1) for t in gradients])
         corner, side = g[0:4:2] * ctx.scale, g[1:4:2] * ctx.scale
-        found = g.new_empty((ctx.shape[0], g.shape[-1]))
-        logits = found[: 2 * bins].view(2, bins, -1)
+        slope_of_parameters = g.new_empty((ctx.shape[0], g.shape[-1]))
+        logits = slope_of_parameters[: 2 * bins].view(2, bins, -1)
         index = torch.arange(bins, device=g.device).unsqueeze(1)
         torch.where(index < k, corner, torch.zeros_like(corner), out=logits)
         logits.scatter_(1, k.expand(2, 1, -1), side)
         logits.sub_(corner * start + side * share).mul_(shares)
-        slopes = found[2 * bins :].zero_()
+        slopes = slope_of_parameters[2 * bins :].zero_()
         left, right = g[4], g[5]
         if outer:
             left, right = left.masked_fill(outer[0], 0.0), right.masked_fill(outer[1], 0.0)
         slopes.scatter_add_(0, k_left, left).scatter_add_(0, k_right, right)
-        return None, found.view(ctx.shape), None, None, None, None
+        return None, slope_of_parameters.view(ctx.shape), None, None, None, None
 
 
 def knots(parameters: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:

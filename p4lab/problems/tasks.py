@@ -15,7 +15,9 @@ from p4lab.problems.linear import MAPS as MAPS
 from p4lab.problems.linear import linear_target
 
 TEST_SIZE = 2048
+"""Number of points that a map is tested on."""
 FILTERS = 64
+"""Number of filters that are drawn."""
 PATCH = 8
 """Side of a photo patch in pixels."""
 

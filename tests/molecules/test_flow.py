@@ -82,10 +82,10 @@ def test_samples_carry_their_score(name: str) -> None:
     flow = flow_of(name)
     y, log_q, score = flow.sample_with_score(30, torch.Generator().manual_seed(1))
     at = y.detach().requires_grad_()
-    found = flow.log_prob(at)
-    (wanted,) = torch.autograd.grad(found.sum(), at)
+    log_prob = flow.log_prob(at)
+    (wanted,) = torch.autograd.grad(log_prob.sum(), at)
     torch.testing.assert_close(score, wanted, rtol=1e-8, atol=1e-7)
-    torch.testing.assert_close(log_q, found, rtol=0, atol=1e-7)
+    torch.testing.assert_close(log_q, log_prob, rtol=0, atol=1e-7)
     assert not score.requires_grad
 
 

@@ -111,6 +111,6 @@ PROBLEMS: dict[str, Callable[[], list[Any]]] = {
 def test_the_default_device_changes_nothing(name: str) -> None:
     plain = tree_leaves(PROBLEMS[name]())
     with default_device():
-        found = tree_leaves(PROBLEMS[name]())
-    assert {leaf.device.type for leaf in found if isinstance(leaf, Tensor)} <= {"cpu"}
-    torch.testing.assert_close(found, plain, rtol=0, atol=0, equal_nan=True)
+        leaves = tree_leaves(PROBLEMS[name]())
+    assert {leaf.device.type for leaf in leaves if isinstance(leaf, Tensor)} <= {"cpu"}
+    torch.testing.assert_close(leaves, plain, rtol=0, atol=0, equal_nan=True)
