@@ -112,7 +112,9 @@ class SteerableFlow(LatentDensity):
         return torch.cat([2 * math.pi * (torch.rand(n, self.angles, **kind) - 0.5), numbers], -1)
 
     @torch.no_grad()
-    def sample(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+    def sample(  # type: ignore[override]
+        self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Draw ``n`` samples of p_T, shape (n, dim): positions, then momenta. As `sample_with_log_prob`."""
         return self.sample_with_log_prob(n, generator, temperature)[0]
 

@@ -120,19 +120,6 @@ class Flow(LatentDensity):
             path.append(moved if is_linear(layer) else moved[0])
         return path
 
-    @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw ``n`` samples of shape (n, d).
-
-        Args:
-            n: number of samples.
-            generator: CPU generator for the latent variables; every device then draws the same (None: torch's default).
-
-        Raises:
-            ShapeError: n < 0.
-        """
-        return self.inverse(self.latent(n, generator))
-
     def joined(self, z: Tensor, logabsdet: Tensor, temperature: float = 1.0) -> Tensor:
         """Return log p(x) from the prior at z and log|det dz/dx|."""
         square = 0.5 * z.square().sum(-1)
