@@ -12,7 +12,7 @@ from p4lab.flows import Flow, Standardize, coupling_flow
 from p4lab.flows.bijection import Bijection
 from p4lab.flows.coupling import VolumePreservingCoupling
 from p4lab.flows.latent import LatentDensity, positive
-from p4lab.flows.linear import is_linear
+from p4lab.flows.linear_layers import is_linear
 from p4lab.flows.mixing import check_mixing_options
 from p4lab.flows.torus import BesideAngles, TorusCoupling
 from p4lab.p4 import RECOMMENDED, Preset

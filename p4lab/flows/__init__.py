@@ -9,7 +9,7 @@ from p4lab.flows.counting import effective_parameters, matched, trainable
 from p4lab.flows.coupling import AffineCoupling, VolumePreservingCoupling
 from p4lab.flows.data import ActNorm, Standardize, Whitening
 from p4lab.flows.flow import Flow
-from p4lab.flows.linear import FoldedLinear, Linear, Permutation
+from p4lab.flows.linear_layers import FoldedLinear, Linear, Permutation
 from p4lab.flows.mixing import MIXINGS, Mixing
 
 if TYPE_CHECKING:

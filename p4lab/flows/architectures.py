@@ -11,7 +11,7 @@ from p4lab.flows.bent import BentIdentity
 from p4lab.flows.bijection import Bijection
 from p4lab.flows.coupling import AffineCoupling
 from p4lab.flows.flow import Flow, Layer
-from p4lab.flows.linear import Linear
+from p4lab.flows.linear_layers import Linear
 from p4lab.flows.mixing import check_mixing_options, mixing_layer, p4inv
 from p4lab.options import takes_options_of
 from p4lab.p4 import RECOMMENDED, P4Inv, Preset

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from p4lab.errors import DataFileError
-from p4lab.flows.linear import FoldedLinear
+from p4lab.flows.linear_layers import FoldedLinear
 from p4lab.molecules.coordinates import Coordinates
 from p4lab.molecules.couplings import Mixed
 from p4lab.molecules.density import MoleculeFlow

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from p4lab.errors import OptionError, ShapeError
 from p4lab.flows.bijection import Carrying
 from p4lab.flows.latent import LatentDensity
-from p4lab.flows.linear import FoldedLinear
+from p4lab.flows.linear_layers import FoldedLinear
 from p4lab.molecules.couplings import Mixed, embedded
 from p4lab.p4 import P4Module
 from p4lab.p4._validate import check_tensor

@@ -12,7 +12,7 @@ from p4lab.errors import OptionError, ShapeError
 from p4lab.flows.architectures import alternating
 from p4lab.flows.bijection import Carrying
 from p4lab.flows.counting import matched
-from p4lab.flows.linear import Permutation
+from p4lab.flows.linear_layers import Permutation
 from p4lab.flows.mixing import mixing_layer
 from p4lab.molecules.couplings import CircularCoupling, ConditionalAffine, ConditionalCoupling, Mixed, Unrolled
 from p4lab.molecules.density import HARMONICS, MoleculeFlow

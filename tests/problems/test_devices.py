@@ -17,7 +17,7 @@ from p4lab.problems.densities import DENSITIES
 from p4lab.problems.density_problem import DensityProblem
 from p4lab.problems.digits import Digits
 from p4lab.problems.energies import PLANE_ENERGIES, plane_energy
-from p4lab.problems.linear import LinearProblem, linear_target
+from p4lab.problems.linear_maps import LinearProblem, linear_target
 from p4lab.problems.matrix import NAMES, MatrixProblem, matrix, matrix_model
 from p4lab.problems.metrics import density_metrics
 from p4lab.problems.particles import DoubleWellParticles, metropolis

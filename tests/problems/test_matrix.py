@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from p4lab.errors import OptionError, ShapeError, SingularMatrixError
 from p4lab.p4 import MergeSchedule, P4Inv, p4_modules
-from p4lab.problems.linear import TARGETS, linear_target
+from p4lab.problems.linear_maps import TARGETS, linear_target
 from p4lab.problems.matrix import NAMES, ROUTES, MatrixProblem, as_text, matrix, matrix_model
 
 EYE = torch.eye(2, dtype=torch.float64)

@@ -11,7 +11,7 @@ import torch
 from p4lab.baselines import METHODS
 from p4lab.errors import OptionError
 from p4lab.problems import tasks
-from p4lab.problems.linear import linear_target
+from p4lab.problems.linear_maps import linear_target
 from p4lab.problems.tasks import MAPS, PATCHES, TASKS, ICATask, MapTask, task
 from p4lab.training.race import unfit
 
