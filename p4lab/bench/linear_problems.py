@@ -16,7 +16,7 @@ from p4lab.bench.timing import one_thread
 from p4lab.command import say
 from p4lab.fit import Schedule, fit
 from p4lab.p4 import PAPER, RECOMMENDED, P4Inv, Preset
-from p4lab.problems.linear import TARGETS, LinearProblem, linear_target
+from p4lab.problems.linear_maps import TARGETS, LinearProblem, linear_target
 
 DIM = 101
 """Width of the problems."""

@@ -16,7 +16,7 @@ from p4lab.bench.tables import table
 from p4lab.bench.timing import median_ratio, one_thread
 from p4lab.command import say
 from p4lab.p4 import ORTHOGONAL, MergeSchedule, P4Givens, P4Reflections
-from p4lab.problems.linear import LinearProblem, linear_target
+from p4lab.problems.linear_maps import LinearProblem, linear_target
 from p4lab.problems.rates import Choice
 
 STEP_SIZES = (64, 128, 256, 512, 1024)

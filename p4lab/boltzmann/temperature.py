@@ -12,7 +12,7 @@ from p4lab.flows import Flow, Standardize, coupling_flow
 from p4lab.flows.bijection import Bijection
 from p4lab.flows.coupling import VolumePreservingCoupling
 from p4lab.flows.latent import LatentDensity, positive
-from p4lab.flows.linear import is_linear
+from p4lab.flows.linear_layers import is_linear
 from p4lab.flows.mixing import check_mixing_options
 from p4lab.flows.torus import BesideAngles, TorusCoupling
 from p4lab.p4 import RECOMMENDED, Preset
@@ -98,9 +98,6 @@ class SteerableFlow(LatentDensity):
             log_prob: log p_T(y) in nats, any shape.
             temperature: T'.
             of: T.
-
-        Raises:
-            OptionError: a temperature is not positive.
         """
         there, here = positive(temperature), positive(of)
         like = self.like()
@@ -115,7 +112,9 @@ class SteerableFlow(LatentDensity):
         return torch.cat([2 * math.pi * (torch.rand(n, self.angles, **kind) - 0.5), numbers], -1)
 
     @torch.no_grad()
-    def sample(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+    def sample(  # type: ignore[override]
+        self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Draw ``n`` samples of p_T, shape (n, dim): positions, then momenta. As `sample_with_log_prob`."""
         return self.sample_with_log_prob(n, generator, temperature)[0]
 
@@ -123,7 +122,6 @@ class SteerableFlow(LatentDensity):
         """Return positions with momenta drawn from N(0, T I), shape (n, dim) for x of shape (n, positions).
 
         Raises:
-            OptionError: the temperature is not positive.
             ShapeError, DtypeError: x has another width, or is no tensor.
         """
         check_tensor("SteerableFlow.augment", x)

@@ -3,6 +3,8 @@
 A log-weight that is NaN or infinite belongs to a sample whose energy or density is not known. Everywhere here it counts
 as -inf: the sample weighs nothing, and is one of the n. Where all weights vanish, shares and densities are 0, and what
 is not known has an error of inf.
+
+What is no tensor raises a `DtypeError`, log-weights that are no vector, or an empty one, a `ShapeError`.
 """
 
 from dataclasses import dataclass
@@ -59,7 +61,6 @@ def log_weights(reduced_energy: Tensor, log_q: Tensor) -> Tensor:
 
     Raises:
         ShapeError: shapes differ.
-        DtypeError: no tensors.
 
     Source: Noé et al., arXiv:1812.01729.
     """
@@ -71,12 +72,7 @@ def log_weights(reduced_energy: Tensor, log_q: Tensor) -> Tensor:
 
 
 def normalized(log_w: Tensor) -> Tensor:
-    """Return weights that sum to 1, float64; 0 for those that are not finite, zeros if all of them vanish.
-
-    Raises:
-        ShapeError: not a vector, or an empty one.
-        DtypeError: no tensor.
-    """
+    """Return weights that sum to 1, float64; 0 for those that are not finite, zeros if all of them vanish."""
     _check(log_w)
     wide = _finite(log_w.detach().to(log_w.dtype if log_w.device.type == "mps" else torch.float64))
     return torch.nan_to_num(torch.softmax(wide, 0), nan=0.0)
@@ -92,10 +88,6 @@ def ess(log_w: Tensor) -> Tensor:
 
     Returns:
         Float64; 0 if all weights vanish.
-
-    Raises:
-        ShapeError: not a vector, or an empty one.
-        DtypeError: no tensor.
 
     Example:
         >>> ess(torch.zeros(8)), ess(torch.tensor([0.0, 0.0, -torch.inf, -torch.inf]))
@@ -115,8 +107,6 @@ def clipped(log_w: Tensor, share: float = 0.001) -> Tensor:
 
     Raises:
         OptionError: share is not in [0, 1).
-        ShapeError: not a vector, or an empty one.
-        DtypeError: no tensor.
     """
     _check(log_w)
     if not 0 <= share < 1:
@@ -157,7 +147,6 @@ def free_energy_difference(log_w: Tensor, in_a: Tensor, in_b: Tensor, blocks: in
 
     Raises:
         ShapeError: shapes differ, or fewer samples than blocks.
-        DtypeError: no tensors.
     """
     for given in (log_w, in_a, in_b):
         check_tensor("free_energy_difference", given)
@@ -182,7 +171,6 @@ def weighted_share(log_w: Tensor, inside: Tensor, blocks: int = BLOCKS) -> Estim
 
     Raises:
         ShapeError: not a vector, or fewer than two samples.
-        DtypeError: no tensor.
     """
     w, blocks = normalized(log_w), max(2, min(blocks, len(log_w)))
     place = _block_of(len(w), blocks, w.device)
@@ -202,7 +190,6 @@ def weighted_histogram(x: Tensor, edges: Tensor, log_w: Tensor | None = None, bl
 
     Raises:
         ShapeError: shapes do not fit, or fewer samples than blocks.
-        DtypeError: no tensors.
         OptionError: edges that do not ascend.
     """
     for given in (x, edges, *(() if log_w is None else (log_w,))):

@@ -9,7 +9,7 @@ from p4lab.flows.counting import effective_parameters, matched, trainable
 from p4lab.flows.coupling import AffineCoupling, VolumePreservingCoupling
 from p4lab.flows.data import ActNorm, Standardize, Whitening
 from p4lab.flows.flow import Flow
-from p4lab.flows.linear import FoldedLinear, Linear, Permutation
+from p4lab.flows.linear_layers import FoldedLinear, Linear, Permutation
 from p4lab.flows.mixing import MIXINGS, Mixing
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 _ZUKO = {"BentTransform", "BijectionTransform", "FromZuko", "as_lazy", "as_transform", "to_zuko"}
+"""Names that are imported when somebody asks for them."""
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import cycle
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -11,7 +11,7 @@ from p4lab.flows.bent import BentIdentity
 from p4lab.flows.bijection import Bijection
 from p4lab.flows.coupling import AffineCoupling
 from p4lab.flows.flow import Flow, Layer
-from p4lab.flows.linear import Linear
+from p4lab.flows.linear_layers import Linear
 from p4lab.flows.mixing import check_mixing_options, mixing_layer, p4inv
 from p4lab.options import takes_options_of
 from p4lab.p4 import RECOMMENDED, P4Inv, Preset
@@ -181,9 +181,22 @@ def coupling_flow(
     if dim < 2 or blocks < 1:
         raise OptionError(f"dim={dim}, blocks={blocks}: expected dim >= 2 (two halves) and blocks >= 1")
     mix = mixing_layer(mixing)
-    # Two generators: the same seed gives the same couplings whatever mixes them.
+    layers = alternating(blocks, coupling, lambda generator: mix(dim, generator, preset, **options), seed)
+    return Flow(cast(list[Layer], layers), dim)
+
+
+def alternating(
+    blocks: int, coupling: Callable[[torch.Generator], Any], mixing: Callable[[torch.Generator], Any], seed: int
+) -> list[Any]:
+    """Return couplings with a mixing layer between any two of them; of one seed couplings do not depend on what mixes.
+
+    Args:
+        blocks: number of couplings, at least 1.
+        coupling, mixing: make a layer from a generator; each kind has one of its own.
+        seed: seed of both.
+    """
     couplings, mixings = (torch.Generator().manual_seed(2 * seed + i) for i in (0, 1))
-    layers: list[Layer] = [coupling(couplings)]
+    layers = [coupling(couplings)]
     for _ in range(blocks - 1):
-        layers += [mix(dim, mixings, preset, **options), coupling(couplings)]
-    return Flow(layers, dim)
+        layers += [mixing(mixings), coupling(couplings)]
+    return layers

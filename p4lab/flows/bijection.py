@@ -28,6 +28,9 @@ class Bijective(nn.Module, ABC):
     Attributes:
         dim: width d; may be absent from a layer that takes any.
         axis: where the coordinates are: -1 for points (..., d), 0 for columns (d, B).
+
+    Raises:
+        ShapeError, DtypeError, DeviceError: from both directions, if points do not fit.
     """
 
     dim: int
@@ -44,20 +47,12 @@ class Bijective(nn.Module, ABC):
         """
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...).
-
-        Raises:
-            ShapeError, DtypeError, DeviceError: x does not fit.
-        """
+        """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...)."""
         self.check(x)
         return self.map(x, False, context)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return ``(x, log|det dx/dy|)`` of shapes (..., d) and (...).
-
-        Raises:
-            ShapeError, DtypeError, DeviceError: y does not fit.
-        """
+        """Return ``(x, log|det dx/dy|)`` of shapes (..., d) and (...)."""
         self.check(y)
         return self.map(y, True, context)
 

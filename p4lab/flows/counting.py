@@ -55,7 +55,7 @@ def matched(builder: Callable[[int], nn.Module], target: int) -> Any:
             low, below = middle, candidate
         else:
             high, above = middle, candidate
-    return min((below, above), key=lambda found: abs(found[1] - target))[0]
+    return min((below, above), key=lambda candidate: abs(candidate[1] - target))[0]
 
 
 def trainable(model: nn.Module) -> int:
@@ -84,9 +84,9 @@ def effective_parameters(model: nn.Module) -> int:
 
 
 def _degrees_of_freedom(module: Any) -> int:
-    known = getattr(module, "degrees_of_freedom", None)
-    if known is not None:
-        return int(known() if callable(known) else known)
+    own = getattr(module, "degrees_of_freedom", None)
+    if own is not None:
+        return int(own() if callable(own) else own)
     seen = trainable(module)
     if not seen or (isinstance(module, P4Module) and not isinstance(module, P4Inv | Orthogonal)):
         return seen

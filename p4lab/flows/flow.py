@@ -11,7 +11,7 @@ from p4lab.errors import OptionError
 from p4lab.flows import fused
 from p4lab.flows.bijection import Bijection
 from p4lab.flows.latent import LatentDensity
-from p4lab.flows.linear import FoldedLinear, Linear, Permutation, is_linear, sum_of_logabsdets
+from p4lab.flows.linear_layers import FoldedLinear, Linear, Permutation, is_linear, sum_of_logabsdets
 from p4lab.p4._validate import no_tensor
 
 Layer = Linear | Bijection
@@ -32,6 +32,7 @@ class Flow(LatentDensity):
 
     Raises:
         OptionError: no layer that tells its dim, or layers of different dim.
+        ShapeError, DtypeError, DeviceError: from all methods, if points do not fit.
 
     Cost for a batch of B: that of its layers; log|det| of a P4Inv layer is O(d k^2), whatever B is.
     Source: arXiv:2010.07033, section 3.2.
@@ -64,11 +65,7 @@ class Flow(LatentDensity):
         return torch.zeros((), device=self.like().device) if total is None else total
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(z, log|det dz/dx|)`` of shapes (..., d) and (...).
-
-        Raises:
-            ShapeError, DtypeError, DeviceError: x does not fit.
-        """
+        """Return ``(z, log|det dz/dx|)`` of shapes (..., d) and (...)."""
         self._check(x)
         layers = list(self.layers)
         return fused.run(layers, x, self.layered) if fused.fusible(layers, x) else self.layered(x)
@@ -90,21 +87,13 @@ class Flow(LatentDensity):
         return x, total.expand(x.shape[:-1])
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Return the data that belong to latent ``z`` of shape (..., d).
-
-        Raises:
-            ShapeError, DtypeError, DeviceError: z does not fit.
-        """
+        """Return the data that belong to latent ``z`` of shape (..., d)."""
         self._check(z)
         layers = list(self.layers)
         return fused.undo(layers, z) if fused.fusible(layers, z, gradients=False) else self.stages(z)[-1]
 
     def inverse_with_logabsdet(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(x, log|det dx/dz|)`` of shapes (..., d) and (...): training by energy needs both.
-
-        Raises:
-            ShapeError, DtypeError, DeviceError: z does not fit.
-        """
+        """Return ``(x, log|det dx/dz|)`` of shapes (..., d) and (...): training by energy needs both."""
         self._check(z)
         return self.layered(z, inverse=True)
 
@@ -120,7 +109,6 @@ class Flow(LatentDensity):
 
         Raises:
             OptionError: unknown direction.
-            ShapeError, DtypeError, DeviceError: the points do not fit.
         """
         if to not in ("data", "latent"):
             raise OptionError(f"to={to!r}: expected 'data' or 'latent'")
@@ -131,19 +119,6 @@ class Flow(LatentDensity):
             moved = layer.inverse(path[-1]) if back else layer(path[-1])
             path.append(moved if is_linear(layer) else moved[0])
         return path
-
-    @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw ``n`` samples of shape (n, d).
-
-        Args:
-            n: number of samples.
-            generator: CPU generator for the latent variables; every device then draws the same (None: torch's default).
-
-        Raises:
-            ShapeError: n < 0.
-        """
-        return self.inverse(self.latent(n, generator))
 
     def joined(self, z: Tensor, logabsdet: Tensor, temperature: float = 1.0) -> Tensor:
         """Return log p(x) from the prior at z and log|det dz/dx|."""

@@ -179,8 +179,8 @@ def _again(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
     inputs = [x, *parameters] if ctx.needs_input_grad[3] else parameters
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
-        found = torch.autograd.grad(ctx.layered(x), inputs, gradients, create_graph=differentiable)
-    return None, None, None, *(found if ctx.needs_input_grad[3] else (None, *found))
+        slopes = torch.autograd.grad(ctx.layered(x), inputs, gradients, create_graph=differentiable)
+    return None, None, None, *(slopes if ctx.needs_input_grad[3] else (None, *slopes))
 
 
 def _inverse_and_logabsdet(q: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:

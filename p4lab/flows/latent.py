@@ -24,6 +24,9 @@ class LatentDensity(nn.Module, ABC):
     Attributes:
         dim: width d.
         turns: number m of latent angles, the first coordinates; 0 but where a subclass says otherwise.
+
+    Raises:
+        OptionError: from all methods, if a temperature is not positive.
     """
 
     dim: int
@@ -37,6 +40,10 @@ class LatentDensity(nn.Module, ABC):
     def inverse_with_logabsdet(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(x, log|det dx/dz|)`` of shapes (..., d) and (...)."""
 
+    def inverse(self, z: Tensor) -> Tensor:
+        """Return the data that belong to latent ``z`` of shape (..., d)."""
+        return self.inverse_with_logabsdet(z)[0]
+
     def log_prob(self, x: Tensor, temperature: float = 1.0) -> Tensor:
         """Return log p(x) in nats, shape (...) for x of shape (..., d).
 
@@ -46,7 +53,6 @@ class LatentDensity(nn.Module, ABC):
 
         Raises:
             ShapeError, DtypeError, DeviceError: x does not fit.
-            OptionError: the temperature is not positive.
         """
         temperature = positive(temperature)
         z, logabsdet = self(x)
@@ -62,7 +68,6 @@ class LatentDensity(nn.Module, ABC):
 
         Raises:
             ShapeError: n < 0.
-            OptionError: the temperature is not positive.
         """
         temperature = positive(temperature)
         if n < 0:
@@ -83,6 +88,11 @@ class LatentDensity(nn.Module, ABC):
         z = self.latent(n, generator, temperature)
         x, logabsdet = self.inverse_with_logabsdet(z)
         return x, self.joined(z, -logabsdet, temperature)
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw ``n`` samples of shape (n, d) without gradient; those of `sample_with_log_prob`."""
+        return self.inverse(self.latent(n, generator))
 
     def penalty(self, **options: Any) -> Tensor:
         """Return the sum of its layers' penalties, to be added to a loss; a differentiable scalar, 0 if none has one.

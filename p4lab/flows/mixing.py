@@ -7,7 +7,7 @@ import torch
 
 from p4lab.baselines import PLU, TorchTrivialized
 from p4lab.errors import OptionError
-from p4lab.flows.linear import Linear, Permutation
+from p4lab.flows.linear_layers import Linear, Permutation
 from p4lab.options import check_known, named_options, options_of, takes_options_of
 from p4lab.p4 import ORTHOGONAL, RECOMMENDED, P4Inv, P4Orthogonal, Preset
 
@@ -19,11 +19,7 @@ class Mixing(Protocol):
     """Makes a mixing layer."""
 
     def __call__(
-        self,
-        dim: int,
-        seed: int | torch.Generator | None = None,
-        preset: Preset = RECOMMENDED,
-        **options: Any,
+        self, dim: int, seed: int | torch.Generator | None = None, preset: Preset = RECOMMENDED, **options: Any
     ) -> Linear:
         """Return a linear layer of width ``dim``.
 

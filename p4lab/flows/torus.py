@@ -10,7 +10,7 @@ from p4lab.baselines.layer import device_of
 from p4lab.errors import OptionError
 from p4lab.flows.bijection import Bijective
 from p4lab.flows.coupling import Affine
-from p4lab.flows.linear import Linear, through
+from p4lab.flows.linear_layers import Linear, through
 from p4lab.p4._validate import check_options, check_tensor, seed_from
 
 HARMONICS = 3

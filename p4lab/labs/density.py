@@ -16,7 +16,7 @@ from torch import Tensor
 from p4lab import flows
 from p4lab.errors import ConfigError
 from p4lab.flows import Flow, effective_parameters
-from p4lab.flows.linear import Permutation
+from p4lab.flows.linear_layers import Permutation
 from p4lab.labs import numbers
 from p4lab.labs.curves import training_figure
 from p4lab.labs.lab import Axes, Bar, Board, Canvas, Lab, Picture, Sight, View, weights_of

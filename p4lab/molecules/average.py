@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from p4lab.flows.linear import FoldedLinear
+from p4lab.flows.linear_layers import FoldedLinear
 from p4lab.molecules.density import MoleculeFlow
 from p4lab.p4 import p4_modules
 

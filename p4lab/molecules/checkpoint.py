@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from p4lab.errors import DataFileError
-from p4lab.flows.linear import FoldedLinear
+from p4lab.flows.linear_layers import FoldedLinear
 from p4lab.molecules.coordinates import Coordinates
 from p4lab.molecules.couplings import Mixed
 from p4lab.molecules.density import MoleculeFlow
@@ -16,6 +15,7 @@ from p4lab.molecules.flow import ARCHITECTURES, molecule_flow
 from p4lab.p4 import P4Inv
 
 FORMAT = "p4lab molecule flow 1"
+"""What a file says that it is."""
 SHIPPED = Path(__file__).parent / "data" / "alanine_flow.pt"
 SHIPPED_METHOD = "spline_p4"
 """The flow that comes with p4lab: file, and name of its architecture."""
@@ -58,9 +58,9 @@ def save(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(saved, path)
-    y, log_q = _probe(flow, probes)
     with torch.no_grad():
-        change = load_flow(path)[0].log_prob(y) - log_q
+        y = flow.sample(probes, torch.Generator().manual_seed(0))
+        change = load_flow(path)[0].log_prob(y) - flow.log_prob(y)
     return math.sqrt(float(change.double().square().mean()))
 
 
@@ -109,21 +109,12 @@ def start_at(flow: MoleculeFlow, plain: MoleculeFlow) -> None:
     try:
         for i, layer in enumerate(flow.numbers):
             if isinstance(layer, Mixed) and isinstance(layer.linear, P4Inv):
-                _start_at(layer.linear, *(state.pop(f"numbers.{i}.linear.{name}") for name in ("weight", "bias")))
+                weight, bias = (state.pop(f"numbers.{i}.linear.{name}") for name in ("weight", "bias"))
+                if layer.linear.bias is not None:
+                    layer.linear.bias.copy_(bias)
+                layer.linear.start_at(weight)
                 state |= {f"numbers.{i}.linear.{name}": value for name, value in layer.linear.state_dict().items()}
                 state.pop(f"numbers.{i}.linear.weight_inverse")
         flow.load_state_dict(state)
     except (KeyError, RuntimeError) as error:
         raise DataFileError(f"the plain flow does not fit ({error}): build both with the same architecture") from error
-
-
-def _start_at(linear: P4Inv, weight: Tensor, bias: Tensor | None) -> None:
-    if bias is not None and linear.bias is not None:
-        linear.bias.copy_(bias)
-    linear.start_at(weight)
-
-
-@torch.no_grad()
-def _probe(flow: MoleculeFlow, n: int) -> tuple[Tensor, Tensor]:
-    y = flow.sample(n, torch.Generator().manual_seed(0))
-    return y, flow.log_prob(y)

@@ -43,6 +43,9 @@ class Coordinates(nn.Module):
         std: of q, shape (55,); buffer, float64.
         center: circular means of the narrow torsions, shape (14,); buffer, float64.
 
+    Raises:
+        ShapeError, DtypeError: from all methods, if tensors have another shape, or are neither float32 nor float64.
+
     Cost O(B) for B frames in either direction.
 
     Example:
@@ -91,8 +94,6 @@ class Coordinates(nn.Module):
             x: training frames, shape (n, 22, 3), nm; of the L form, with trans amides.
 
         Raises:
-            ShapeError: another shape.
-            DtypeError: neither float32 nor float64.
             OptionError: fewer than 2 frames; frames that are not `valid`; a coordinate that is the same in all frames.
         """
         made = cls().to(x.device)
@@ -128,10 +129,6 @@ class Coordinates(nn.Module):
 
         Returns:
             ``(y, log|dy/dx|)``, shapes (B, 60) and (B,), nats for lengths in nm.
-
-        Raises:
-            ShapeError: another shape.
-            DtypeError: neither float32 nor float64.
         """
         internal = self.zmatrix.internal(x)
         return self._standardized(self._columns(internal)).T.contiguous(), -self._log_volume(internal)
@@ -148,10 +145,6 @@ class Coordinates(nn.Module):
 
         Returns:
             ``(x, log|dx/dy|)``, shapes (B, 22, 3) and (B,), nm, nats for lengths in nm.
-
-        Raises:
-            ShapeError: another shape.
-            DtypeError: neither float32 nor float64.
         """
         self._check(y)
         wide, bonds, angles, narrow = self._scaled(y.T.contiguous()).split(_PARTS)
@@ -171,10 +164,6 @@ class Coordinates(nn.Module):
         Args:
             y: shape (B, 60).
             shifts: for CB, ACE and NME, shape (B, 3), integers in 0, 1, 2.
-
-        Raises:
-            ShapeError: other shapes.
-            DtypeError: y neither float32 nor float64.
         """
         self._check(y)
         if shifts.shape != (len(y), len(METHYLS)):
@@ -187,10 +176,6 @@ class Coordinates(nn.Module):
         Args:
             y: shape (B, 60).
             generator: on the CPU.
-
-        Raises:
-            ShapeError: another shape.
-            DtypeError: neither float32 nor float64.
         """
         self._check(y)
         return self.permute(y, torch.randint(3, (len(y), len(METHYLS)), generator=generator, device="cpu").to(y.device))
@@ -201,10 +186,6 @@ class Coordinates(nn.Module):
 
         Args:
             x: shape (B, 22, 3).
-
-        Raises:
-            ShapeError: another shape.
-            DtypeError: neither float32 nor float64.
         """
         check_frames(x, N_ATOMS)
         return is_natural(x) & x.isfinite().all(2).all(1)

@@ -16,7 +16,7 @@ from p4lab.baselines.designed import coupling_network
 from p4lab.errors import OptionError
 from p4lab.flows.bijection import Carried, Carrying, own
 from p4lab.flows.coupling import Affine, Coupling, InTurn, Transformer
-from p4lab.flows.linear import Linear, Permutation, through
+from p4lab.flows.linear_layers import Linear, Permutation, through
 from p4lab.molecules.splines import circular, linear_tails, wrap
 
 

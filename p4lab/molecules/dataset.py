@@ -25,13 +25,17 @@ from p4lab.molecules.replica_exchange import DAMAGED, SETTINGS, arrays, chunks
 
 FOLDER = Path(__file__).parent / "data"
 FRAMES_FILE, REFERENCE_FILE = FOLDER / "alanine_dipeptide.npz", FOLDER / "alanine_dipeptide_reference.npz"
+"""The files that come with p4lab."""
 TEMPERATURE = 300.0
+"""Temperature of frames and reference (K)."""
 BINS = 64
 """Bins of phi and of psi, from -pi to pi."""
 BLOCKS = 20
+"""Blocks of the long simulation that error bars are made of."""
 PHI_POSITIVE = (0.0, 2.4)
 """The range of phi (radians) that counts as the rare state, C7ax and left-handed helix."""
 SHIPPED = 20_000
+"""Number of frames that come with p4lab."""
 SHARES = (0.8, 0.1)
 """Of training and validation; the rest is for the test."""
 
@@ -163,12 +167,12 @@ def reference(path: Path = REFERENCE_FILE) -> Reference:
 
 def _read(path: Path, names: set[str]) -> dict[str, NDArray[Any]]:
     try:
-        found = arrays(path)
+        content = arrays(path)
     except DAMAGED as error:
         raise DataFileError(f"{path} cannot be read ({error}): install p4lab anew, or make the file again") from error
-    if missing := names - set(found):
+    if missing := names - set(content):
         raise DataFileError(f"{path} lacks {', '.join(sorted(missing))}: it is not a file of p4lab.molecules.dataset")
-    return found
+    return content
 
 
 def split(frames: Frames, shares: tuple[float, float] = SHARES, seed: int = 0) -> tuple[Frames, Frames, Frames]:
@@ -271,8 +275,8 @@ def make_frames(folder: Path, path: Path = FRAMES_FILE, number: int = SHIPPED) -
     """
     from p4lab.molecules.openmm_energy import OpenMMEnergy
 
-    found = torch.from_numpy(np.concatenate([x for x, _ in chunks(folder)]))
-    natural = found[is_natural(found.double())]
+    frames = torch.from_numpy(np.concatenate([x for x, _ in chunks(folder)]))
+    natural = frames[is_natural(frames.double())]
     if len(natural) < number:
         raise DataFileError(f"{folder} holds {len(natural)} frames that can be used: expected at least {number}")
     chosen = natural[torch.arange(number, device="cpu") * len(natural) // number].double()
@@ -280,7 +284,7 @@ def make_frames(folder: Path, path: Path = FRAMES_FILE, number: int = SHIPPED) -
     with OpenMMEnergy() as energy:
         energies = energy.kilojoules(stored.double())
     path.parent.mkdir(exist_ok=True)
-    text = _described(folder, len(found), f"{number} frames")
+    text = _described(folder, len(frames), f"{number} frames")
     np.savez_compressed(
         path, x=stored.numpy(), energy=energies.float().numpy(), temperature=TEMPERATURE, provenance=text
     )
@@ -305,7 +309,7 @@ def make_reference(folder: Path, path: Path = REFERENCE_FILE) -> Reference:
     shares = np.stack([histogram(a, b) for a, b in zip(blocks[0], blocks[1], strict=True)])
     means = np.array([part.mean().item() for part in blocks[2]])
     count = math.sqrt(len(rare))
-    found = Reference(
+    summary = Reference(
         shares.mean(0),
         shares.std(0, ddof=1) / count,
         float(rare.mean()),
@@ -317,8 +321,8 @@ def make_reference(folder: Path, path: Path = REFERENCE_FILE) -> Reference:
         _described(folder, total, f"{total} frames"),
     )
     path.parent.mkdir(exist_ok=True)
-    np.savez_compressed(path, **vars(found))
-    return found
+    np.savez_compressed(path, **vars(summary))
+    return summary
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from p4lab.errors import OptionError, ShapeError
 from p4lab.flows.bijection import Carrying
 from p4lab.flows.latent import LatentDensity
-from p4lab.flows.linear import FoldedLinear
+from p4lab.flows.linear_layers import FoldedLinear
 from p4lab.molecules.couplings import Mixed, embedded
 from p4lab.p4 import P4Module
 from p4lab.p4._validate import check_tensor
@@ -35,6 +35,7 @@ class MoleculeFlow(LatentDensity):
 
     Raises:
         OptionError: sizes that do not fit.
+        ShapeError, DtypeError: from all methods, if points have another width, or are no tensor.
     """
 
     def __init__(self, dim: int, circular: int, angles: Sequence[Carrying], numbers: Sequence[Carrying]) -> None:
@@ -48,23 +49,11 @@ class MoleculeFlow(LatentDensity):
     # --- density -----------------------------------------------------------------------------------------------------
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(z, log|det dz/dy|)`` of shapes (..., d) and (...).
-
-        Raises:
-            ShapeError, DtypeError: y has another width, or is no tensor.
-        """
+        """Return ``(z, log|det dz/dy|)`` of shapes (..., d) and (...)."""
         return self._shaped(y, False)
 
-    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(y, log|det dy/dz|)`` of shapes (..., d) and (...).
-
-        Raises:
-            ShapeError, DtypeError: z has another width, or is no tensor.
-        """
-        return self._shaped(z, True)
-
     def inverse_with_logabsdet(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what `inverse` does, under the name that all densities have for it."""
+        """Return ``(y, log|det dy/dz|)`` of shapes (..., d) and (...)."""
         return self._shaped(z, True)
 
     def log_prob_of_angles(self, angles: Tensor) -> Tensor:
@@ -77,11 +66,6 @@ class MoleculeFlow(LatentDensity):
             raise OptionError("this flow has no layers for the angles alone: their density is not known")
         rows, logabsdet, _, _ = _run(self.angles, angles.t().contiguous(), False)
         return logabsdet - math.log(2 * math.pi) * len(rows)
-
-    @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw ``n`` samples of shape (n, d), without gradient."""
-        return self.inverse(self.latent(n, generator))[0]
 
     def draw(self, n: int, **kind: Any) -> Tensor:
         """Draw latent points, shape (n, d): angles, then numbers."""

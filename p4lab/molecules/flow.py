@@ -9,18 +9,20 @@ import torch
 from torch import Tensor
 
 from p4lab.errors import OptionError, ShapeError
+from p4lab.flows.architectures import alternating
 from p4lab.flows.bijection import Carrying
 from p4lab.flows.counting import matched
-from p4lab.flows.linear import Permutation
+from p4lab.flows.linear_layers import Permutation
 from p4lab.flows.mixing import mixing_layer
 from p4lab.molecules.couplings import CircularCoupling, ConditionalAffine, ConditionalCoupling, Mixed, Unrolled
 from p4lab.molecules.density import HARMONICS, MoleculeFlow
 from p4lab.options import check_known, options_of, takes_options_of
-from p4lab.p4 import RECOMMENDED, P4Inv
+from p4lab.p4 import RECOMMENDED
 
 __all__ = ["ARCHITECTURES", "MoleculeFlow", "emptiest", "molecule_flow", "realnvp_flow", "spline_flow"]
 
 REALNVP_BLOCKS, REALNVP_PARAMETERS = 25, 735_050
+"""The paper's number of couplings, and of parameters of the flow without P4Inv swaps."""
 SWAP_RANK = 5
 """Rank of P4Inv swaps: with it the 24 of them have 8,640 trained numbers."""
 
@@ -32,12 +34,12 @@ def emptiest(angles: Tensor, bins: int = 72) -> Tensor:
         angles: samples.
         bins: of the histograms, which are smoothed over five bins.
     """
-    found = []
+    cuts = []
     for column in angles.detach().cpu().double().t():
         counts = torch.histc(column, bins, -math.pi, math.pi)
         smooth = torch.stack([counts.roll(i) for i in range(-2, 3)]).sum(0)
-        found.append((float(smooth.argmin()) + 0.5) * 2 * math.pi / bins - math.pi)
-    return torch.tensor(found, dtype=angles.dtype, device="cpu")
+        cuts.append((float(smooth.argmin()) + 0.5) * 2 * math.pi / bins - math.pi)
+    return torch.tensor(cuts, dtype=angles.dtype, device="cpu")
 
 
 def realnvp_flow(y: Tensor, circular: int, mixing: str, seed: int, hidden: int = 0) -> MoleculeFlow:
@@ -55,18 +57,16 @@ def realnvp_flow(y: Tensor, circular: int, mixing: str, seed: int, hidden: int =
     Source: arXiv:2010.07033, section 4.3 (number of blocks and parameters).
     """
     dim, cuts, mix = y.shape[-1], emptiest(y[:, :circular]), mixing_layer(mixing)
+    options: dict[str, Any] = {"rank": SWAP_RANK, "reset": "gradient"} if mixing == "p4inv" else {}
 
     def build(width: int) -> MoleculeFlow:
-        networks, directions = (torch.Generator().manual_seed(2 * seed + i) for i in (0, 1))
-        layers: list[Carrying] = [Unrolled(dim, cuts)]
-        for i in range(REALNVP_BLOCKS):
-            if i and mixing == "p4inv":
-                swap = P4Inv(dim, rank=SWAP_RANK, reset="gradient", init="reverse", seed=directions, device="cpu")
-                layers.append(Mixed(swap))
-            elif i:
-                layers.append(Mixed(mix(dim, directions, device="cpu")))
-            layers.append(ConditionalCoupling(dim, 0, width, 2, 0, networks))
-        return MoleculeFlow(dim, circular, [], layers)
+        layers = alternating(
+            REALNVP_BLOCKS,
+            lambda networks: ConditionalCoupling(dim, 0, width, 2, 0, networks),
+            lambda directions: Mixed(mix(dim, directions, device="cpu", **options)),
+            seed,
+        )
+        return MoleculeFlow(dim, circular, [], [Unrolled(dim, cuts), *layers])
 
     if hidden:
         return build(hidden)

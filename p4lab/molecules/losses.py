@@ -7,6 +7,7 @@ from p4lab.molecules.density import MoleculeFlow
 from p4lab.molecules.target import InternalEnergy
 
 LARGEST_WEIGHT = 10.0
+"""Importance weights of mean 1 are cut here, for no sample to decide alone."""
 LARGEST_SLOPE = 5.0
 """A sample pulls no stronger than this times the median of its batch: forces of clashing atoms have no bound."""
 LARGEST_EXCESS = 50.0

@@ -132,11 +132,11 @@ class _Reduced(torch.autograd.Function):
         if x.ndim < 2 or x.shape[-2:] != (energy.n_atoms, 3):
             raise ShapeError(f"positions of shape {tuple(x.shape)}: expected (..., {energy.n_atoms}, 3), nm")
         frames = x.detach().to("cpu", torch.float64).reshape(-1, energy.n_atoms, 3).numpy()
-        found, forces = energy.energies_and_forces(frames, ctx.needs_input_grad[0])
+        energies, forces = energy.energies_and_forces(frames, ctx.needs_input_grad[0])
         scale = BOLTZMANN * energy.temperature
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(torch.from_numpy(forces).view(x.shape).to(x) / -scale)
-        return torch.from_numpy(found / scale).view(x.shape[:-2]).to(x.device)
+        return torch.from_numpy(energies / scale).view(x.shape[:-2]).to(x.device)
 
     @staticmethod
     @once_differentiable

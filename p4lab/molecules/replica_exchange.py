@@ -25,7 +25,9 @@ from p4lab.molecules.packages import package
 from p4lab.molecules.units import BOLTZMANN
 
 STATE = "state.npz"
+"""Name of the file with the state of a run."""
 SETTINGS = "settings.json"
+"""Name of the file with the settings of a run."""
 DAMAGED = (OSError, ValueError, SyntaxError, tokenize.TokenError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 """What reading a file of arrays raises if it is not there, or not whole; numpy parses a header as Python does."""
 
@@ -213,9 +215,9 @@ def run(folder: Path, nanoseconds: float, settings: Settings | None = None, prog
     folder.mkdir(parents=True, exist_ok=True)
     described = folder / SETTINGS
     if described.exists():
-        found = json.loads(described.read_text(encoding="utf-8"))
-        if found != asdict(settings):
-            raise DataFileError(f"{folder} holds a run of {found}, not of {asdict(settings)}: choose another folder")
+        before = json.loads(described.read_text(encoding="utf-8"))
+        if before != asdict(settings):
+            raise DataFileError(f"{folder} holds a run of {before}, not of {asdict(settings)}: choose another folder")
     described.write_text(json.dumps(asdict(settings)) + "\n", encoding="utf-8")
     replicas = ReplicaExchange(settings)
     if (folder / STATE).exists():
@@ -264,8 +266,8 @@ def chunks(folder: Path) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float
         raise DataFileError(f"{folder} holds no frames: simulate some with p4lab.molecules.replica_exchange run")
     for path in files:
         try:
-            found = arrays(path)
-            frames, energies = found["x"], found["energy"]
+            content = arrays(path)
+            frames, energies = content["x"], content["energy"]
         except DAMAGED as error:
             raise DataFileError(f"{path} is damaged ({error}): delete the folder, and simulate anew") from error
         yield frames, energies

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from p4lab.errors import OptionError, ShapeError
 
@@ -168,8 +167,7 @@ class _Bin(torch.autograd.Function):
             outer = (first, last)
         ctx.save_for_backward(shares, share, start, k, k_left, k_right, *outer)
         ctx.bins, ctx.scale, ctx.closed, ctx.shape = bins, span * kept, closed, parameters.shape
-        found = (corner[0], side[0], corner[1], side[1], *ends)
-        return tuple(t.reshape(shape) for t in found)
+        return tuple(t.reshape(shape) for t in (corner[0], side[0], corner[1], side[1], *ends))
 
     @staticmethod
     @once_differentiable
@@ -178,30 +176,15 @@ class _Bin(torch.autograd.Function):
         bins = ctx.bins
         g = torch.stack([t.reshape(1, -1) for t in gradients])
         corner, side = g[0:4:2] * ctx.scale, g[1:4:2] * ctx.scale
-        found = g.new_empty((ctx.shape[0], g.shape[-1]))
-        logits = found[: 2 * bins].view(2, bins, -1)
+        slope_of_parameters = g.new_empty((ctx.shape[0], g.shape[-1]))
+        logits = slope_of_parameters[: 2 * bins].view(2, bins, -1)
         index = torch.arange(bins, device=g.device).unsqueeze(1)
         torch.where(index < k, corner, torch.zeros_like(corner), out=logits)
         logits.scatter_(1, k.expand(2, 1, -1), side)
         logits.sub_(corner * start + side * share).mul_(shares)
-        slopes = found[2 * bins :].zero_()
+        slopes = slope_of_parameters[2 * bins :].zero_()
         left, right = g[4], g[5]
         if outer:
             left, right = left.masked_fill(outer[0], 0.0), right.masked_fill(outer[1], 0.0)
         slopes.scatter_add_(0, k_left, left).scatter_add_(0, k_right, right)
-        return None, found.view(ctx.shape), None, None, None, None
-
-
-def knots(parameters: Tensor, bound: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the knots of `linear_tails`: x and y, both of shape (K + 1, ...), and the slopes there.
-
-    Args:
-        parameters: shape (3 K - 1, ...).
-        bound: B.
-    """
-    bins = (len(parameters) + 1) // 3
-    sides = [parameters[i * bins : (i + 1) * bins].softmax(0) * (1 - SMALLEST * bins) + SMALLEST for i in (0, 1)]
-    edges = [2 * bound * torch.cat([torch.zeros_like(side[:1]), side.cumsum(0)]) - bound for side in sides]
-    raw = parameters[2 * bins :]
-    pad = [0, 0] * (raw.ndim - 1) + [1, 1]
-    return edges[0], edges[1], _slope(F.pad(raw, pad))
+        return None, slope_of_parameters.view(ctx.shape), None, None, None, None

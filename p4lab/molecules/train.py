@@ -22,7 +22,9 @@ from p4lab.molecules.target import Examples, InternalEnergy
 from p4lab.p4 import MergeSchedule, p4_modules
 
 KINDS = ("example", "forces", "energy", "mixed")
+"""What a stage may learn from."""
 REFINE_EVERY = 50
+"""Merges between two corrections of the inverses of P4 layers."""
 FEWEST_NORMS, MOST_NORMS = 10, 100
 """Steps of a stage from which gradients are clipped; steps whose norms are looked at."""
 MOST_SKIPPED = 50

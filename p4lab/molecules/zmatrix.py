@@ -48,6 +48,7 @@ class ZMatrix(nn.Module):
 
     Raises:
         OptionError: rows that do not place each atom once, from other atoms that were placed before.
+        ShapeError, DtypeError: from all methods, if tensors have another shape, or are neither float32 nor float64.
 
     Cost O(n B) in either direction; `cartesian` takes as many steps as the tree has levels.
 
@@ -109,10 +110,6 @@ class ZMatrix(nn.Module):
 
         Args:
             x: positions, shape (B, n, 3).
-
-        Raises:
-            ShapeError: another shape.
-            DtypeError: neither float32 nor float64.
         """
         check_frames(x, self.n_atoms)
         p = x.permute(2, 1, 0).contiguous()
@@ -136,10 +133,6 @@ class ZMatrix(nn.Module):
 
         Returns:
             Positions, shape (B, n, 3).
-
-        Raises:
-            ShapeError: other shapes.
-            DtypeError: neither float32 nor float64.
         """
         self._check(internal)
         r, theta, phi = (part.T.contiguous() for part in internal)
@@ -181,10 +174,6 @@ class ZMatrix(nn.Module):
 
         Returns:
             log|det|, shape (B,), nats for lengths in the unit of the bonds.
-
-        Raises:
-            ShapeError: other shapes.
-            DtypeError: neither float32 nor float64.
         """
         self._check(internal)
         regular = _regular(internal)

@@ -59,6 +59,9 @@ class Density2D(ABC):
         label: what a reader is shown.
         bounds: x0, x1, y0, y1 of pictures; nearly all of the mass lies inside.
 
+    Raises:
+        ShapeError: from all methods, if points have another last dimension than 2.
+
     Attributes:
         modes: the pieces as round modes, None if they are not round.
     """
@@ -96,18 +99,11 @@ class Density2D(ABC):
         """Return log p(x) in nats, shape (...) for x of shape (..., 2), in the dtype and on the device of x.
 
         Computed in float64 on the CPU; -inf where p is 0.
-
-        Raises:
-            ShapeError: x has another last dimension.
         """
         return self.piece_log_prob(x).logsumexp(-1)
 
     def piece_log_prob(self, x: Tensor) -> Tensor:
-        """Return the logarithms of the m pieces at x, shape (..., m) for x of shape (..., 2).
-
-        Raises:
-            ShapeError: x has another last dimension.
-        """
+        """Return the logarithms of the m pieces at x, shape (..., m) for x of shape (..., 2)."""
         if x.shape[-1:] != (2,):
             raise ShapeError(f"points of shape {tuple(x.shape)}: expected (..., 2)")
         rows = x.reshape(-1, 2).to("cpu", torch.float64).split(max(1, CHUNK // self._width))

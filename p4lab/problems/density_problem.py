@@ -8,7 +8,9 @@ from torch import Tensor
 from p4lab.problems.density2d import Density2D
 
 TEST = 4096
+"""Number of points in the test set."""
 SIDE = 96
+"""Cells along a side of pictures, if nothing else is said."""
 
 
 class DensityProblem:

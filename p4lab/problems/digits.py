@@ -9,10 +9,15 @@ from p4lab.errors import OptionError, ShapeError
 from p4lab.flows import Flow
 
 SIDE = 8
+"""Pixels along a side of a digit."""
 DIM = SIDE * SIDE
+"""Pixels of a digit."""
 LEVELS = 17
+"""Grey levels of a pixel."""
 MARGIN = 1 / 256
+"""How far pixels are kept from 0 and 1, where logits are infinite."""
 TEST_FRACTION = 0.2
+"""Share of the digits that are kept for testing."""
 
 
 class Digits:

@@ -43,6 +43,10 @@ class PlaneEnergy(ABC):
         box: where quadrature happens at T = 1.
         basins: what the two are called, a and b.
 
+    Raises:
+        ShapeError: from all methods, if points have another last dimension than 2.
+        OptionError: from all methods, if a temperature is not positive.
+
     Attributes:
         dim: 2.
     """
@@ -55,11 +59,7 @@ class PlaneEnergy(ABC):
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
-        """Return u(x) in nats, shape (...) for x of shape (..., 2).
-
-        Raises:
-            ShapeError: x has another last dimension.
-        """
+        """Return u(x) in nats, shape (...) for x of shape (..., 2)."""
 
     @abstractmethod
     def in_b(self, x: Tensor) -> Tensor:
@@ -73,20 +73,11 @@ class PlaneEnergy(ABC):
         return mx + spread * (x0 - mx), mx + spread * (x1 - mx), my + spread * (y0 - my), my + spread * (y1 - my)
 
     def log_z(self, temperature: float = 1.0) -> float:
-        """Return log Z_T (nats).
-
-        Raises:
-            OptionError: the temperature is not positive.
-        """
+        """Return log Z_T (nats)."""
         return _summary(self, positive(temperature))[0]
 
     def log_prob(self, x: Tensor, temperature: float = 1.0) -> Tensor:
-        """Return log p_T(x) in nats, shape (...) for x of shape (..., 2).
-
-        Raises:
-            ShapeError: x has another last dimension.
-            OptionError: the temperature is not positive.
-        """
+        """Return log p_T(x) in nats, shape (...) for x of shape (..., 2)."""
         return -self(x) / positive(temperature) - self.log_z(temperature)
 
     def entropy(self, temperature: float = 1.0) -> float:
@@ -98,11 +89,7 @@ class PlaneEnergy(ABC):
         return _summary(self, positive(temperature))[2]
 
     def free_energy_difference(self, temperature: float = 1.0) -> float:
-        r"""Return the free energy of basin b minus that of basin a in kT of this temperature: -log(p_b / p_a).
-
-        Raises:
-            OptionError: the temperature is not positive.
-        """
+        r"""Return the free energy of basin b minus that of basin a in kT of this temperature: -log(p_b / p_a)."""
         share = self.share_of_b(temperature)
         return math.log1p(-share) - math.log(share)
 

@@ -12,9 +12,13 @@ from p4lab.problems.density2d import SHARE, Density2D
 from p4lab.problems.density_problem import DensityProblem
 
 WIDTHS = (0.1, 0.3, 1.0, 3.0)
+"""Widths of the kernels of `mmd`."""
 DIRECTIONS = 128
+"""Number of directions of `sliced_wasserstein`."""
 BLOCK = 2048
+"""Rows and columns of a kernel matrix at a time."""
 SAMPLES = 10_000
+"""Samples of a model that `density_metrics` looks at."""
 
 
 class Estimate(NamedTuple):

@@ -10,6 +10,7 @@ from p4lab.errors import OptionError, ShapeError
 from p4lab.problems.density2d import BOUNDS, Bounds, Density2D, grid
 
 FACE_BOUNDS: Bounds = (-3.2, 3.2, -3.2, 3.2)
+"""Where the built-in picture lies."""
 
 
 class GridDensity(Density2D):

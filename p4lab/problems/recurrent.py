@@ -15,6 +15,7 @@ from p4lab.options import check_known, named_options, options_of, takes_options_
 from p4lab.p4 import P4Orthogonal
 
 STARTS = ("rotations", "orthogonal", "identity")
+"""Names of the matrices that recurrent weights may start at."""
 
 
 def modrelu(a: Tensor, bias: Tensor) -> Tensor:

@@ -11,10 +11,13 @@ from torch.nn import functional as F
 from p4lab.errors import OptionError
 
 SYMBOLS = 8
+"""Number of different symbols to remember."""
 LENGTH = 10
+"""How many symbols are to be remembered."""
 TEST = 128
 """Sequences in a test set."""
 LONGEST = 10_000
+"""The largest delay."""
 
 Sequences = tuple[Tensor, Tensor]
 """Inputs (steps, batch, channels) and targets, (steps, batch) symbols or (batch,) numbers."""

@@ -14,6 +14,7 @@ from p4lab.problems.digits import Digits
 TABLES = ("wine", "breast_cancer", "digits")
 """Tables of scikit-learn that `table_problem` knows by name."""
 TEST_FRACTION = 0.2
+"""Share of the rows that are kept for testing."""
 
 
 class TableProblem:
@@ -164,11 +165,11 @@ def table_problem(
     if isinstance(source, str):
         if source == "digits":
             return Digits(seed, device, dtype)
-        values, found = _sklearn(source)
+        values, names = _sklearn(source)
         name = name or source
     else:
-        values, found = _numbers(source)
-    return TableProblem(values, columns or found, name or "table", seed, test_fraction, device, dtype)
+        values, names = _numbers(source)
+    return TableProblem(values, columns or names, name or "table", seed, test_fraction, device, dtype)
 
 
 def _sklearn(name: str) -> tuple[Tensor, list[str]]:
@@ -236,7 +237,7 @@ def _as_floats(array: Any) -> Any:
     raise OptionError(f"table of {array.dtype}: expected real numbers; encode text as numbers, or drop it")
 
 
-def _listed(found: dict[str, Any], most: int = 5) -> str:
+def _listed(items: dict[str, Any], most: int = 5) -> str:
     """Return "a: 1, b: 2 and 3 more"."""
-    text = ", ".join(f"{key}: {value}" for key, value in list(found.items())[:most])
-    return text + (f" and {len(found) - most} more" if len(found) > most else "")
+    text = ", ".join(f"{key}: {value}" for key, value in list(items.items())[:most])
+    return text + (f" and {len(items) - most} more" if len(items) > most else "")

@@ -11,11 +11,13 @@ from p4lab.baselines import Method, penalty
 from p4lab.errors import OptionError
 from p4lab.flows import Flow, bent_stack
 from p4lab.problems.digits import Digits
-from p4lab.problems.linear import MAPS as MAPS
-from p4lab.problems.linear import linear_target
+from p4lab.problems.linear_maps import MAPS as MAPS
+from p4lab.problems.linear_maps import linear_target
 
 TEST_SIZE = 2048
+"""Number of points that a map is tested on."""
 FILTERS = 64
+"""Number of filters that are drawn."""
 PATCH = 8
 """Side of a photo patch in pixels."""
 

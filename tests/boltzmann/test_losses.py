@@ -42,9 +42,9 @@ def quartic(x: Tensor) -> Tensor:
 
 def grads(loss: Tensor, model: Flow) -> Tensor:
     parameters = list(model.parameters())
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    slopes = torch.autograd.grad(loss, parameters, allow_unused=True)
     return torch.cat(
-        [torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, found, strict=True)]
+        [torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, slopes, strict=True)]
     )
 
 
@@ -169,11 +169,11 @@ def test_huge_energies_are_compressed() -> None:
 def test_mixed_is_between_example_and_energy(share: float) -> None:
     flow, x = bent_flow(), torch.randn(20, 2, dtype=DOUBLE)
     generators = [torch.Generator().manual_seed(4) for _ in range(2)]
-    found = losses.mixed(flow, x, quartic, share, generator=generators[0], threshold=20.0)
+    loss = losses.mixed(flow, x, quartic, share, generator=generators[0], threshold=20.0)
     energy = losses.by_energy(flow, quartic, 20, generators[1], 20.0)
-    torch.testing.assert_close(found, (1 - share) * losses.by_example(flow, x) + share * energy)
+    torch.testing.assert_close(loss, (1 - share) * losses.by_example(flow, x) + share * energy)
     torch.testing.assert_close(
-        grads(found, flow),
+        grads(loss, flow),
         (1 - share) * grads(losses.by_example(flow, x), flow) + share * grads(energy, flow),
     )
 

@@ -77,8 +77,8 @@ def test_the_law_comes_with_its_constant(flow) -> None:
     flow = flow()
     y = points(flow)
     for here, there in itertools.product(TEMPERATURES, repeat=2):
-        found = flow.rescaled(flow.log_prob(y, here), there, of=here)
-        torch.testing.assert_close(found, flow.log_prob(y, there), rtol=1e-10, atol=1e-10)
+        rescaled = flow.rescaled(flow.log_prob(y, here), there, of=here)
+        torch.testing.assert_close(rescaled, flow.log_prob(y, there), rtol=1e-10, atol=1e-10)
 
 
 def test_a_flow_that_may_change_volume_breaks_the_law() -> None:
@@ -196,8 +196,8 @@ def test_momenta_are_drawn_at_their_temperature_and_leave_positions_alone() -> N
 def test_the_joint_energy_is_that_of_positions_plus_that_of_momenta() -> None:
     flow = amid_training(2, 2)
     y = points(flow, 6)
-    found = flow.joint(lambda x: x[..., 0] ** 4)(y)
-    torch.testing.assert_close(found, y[:, 0] ** 4 + 0.5 * (y[:, 2] ** 2 + y[:, 3] ** 2))
+    total = flow.joint(lambda x: x[..., 0] ** 4)(y)
+    torch.testing.assert_close(total, y[:, 0] ** 4 + 0.5 * (y[:, 2] ** 2 + y[:, 3] ** 2))
 
 
 # --- state, seeds, shapes ---------------------------------------------------------------------------------------------
@@ -345,8 +345,8 @@ def on_a_torus(momenta: int = 1) -> SteerableFlow:
 def test_the_law_holds_on_a_torus(here: float, there: float) -> None:
     flow = on_a_torus()
     y = points(flow)
-    found = flow.rescaled(flow.log_prob(y, here), there, of=here)
-    torch.testing.assert_close(found, flow.log_prob(y, there), rtol=1e-10, atol=1e-10)
+    rescaled = flow.rescaled(flow.log_prob(y, here), there, of=here)
+    torch.testing.assert_close(rescaled, flow.log_prob(y, there), rtol=1e-10, atol=1e-10)
 
 
 def test_samples_on_a_torus_come_with_their_density_wherever_their_angles_are_written() -> None:

@@ -76,10 +76,10 @@ def histogram(log_w: torch.Tensor) -> weights.Histogram:
 def test_a_weight_that_is_not_finite_counts_as_none(of, bad: float) -> None:
     log_w, clean = spoilt(bad)
     before = log_w.clone()
-    found = of(log_w)
-    torch.testing.assert_close(found, of(clean), rtol=0, atol=0)
-    assert not bool(found.isnan().any())
-    assert bool((found > 0).any())
+    result = of(log_w)
+    torch.testing.assert_close(result, of(clean), rtol=0, atol=0)
+    assert not bool(result.isnan().any())
+    assert bool((result > 0).any())
     torch.testing.assert_close(log_w, before, rtol=0, atol=0, equal_nan=True)
 
 
@@ -101,9 +101,9 @@ def test_where_no_weight_is_left_nothing_is_known(bad: float) -> None:
     assert not weights.normalized(log_w).any()
     assert float(weights.ess(log_w)) == float(weights.clipped_ess(log_w)) == 0.0
     assert weights.clipped(log_w).eq(-math.inf).all()
-    found = weights.free_energy_difference(log_w, region(), ~region())
-    assert math.isnan(found.value)
-    assert found.error == math.inf
+    difference = weights.free_energy_difference(log_w, region(), ~region())
+    assert math.isnan(difference.value)
+    assert difference.error == math.inf
     assert not histogram(log_w).density.any()
     assert histogram(log_w).error.eq(math.inf).all()
 
@@ -142,55 +142,57 @@ def test_free_energy_difference_of_halves_of_a_gaussian() -> None:
     # Samples of N(0, 4) weighted towards N(1, 1), whose halves weigh Phi(-1) and Phi(1).
     x = 2 * torch.randn(100_000, dtype=DOUBLE)
     log_w = weights.log_weights(0.5 * (x - 1).square(), -x.square() / 8)
-    found = weights.free_energy_difference(log_w, x < 0, x >= 0)
+    difference = weights.free_energy_difference(log_w, x < 0, x >= 0)
     exact = math.log(0.158655254 / 0.841344746)
-    assert 0.003 < found.error < 0.03
-    assert abs(found.value - exact) < 4 * found.error
+    assert 0.003 < difference.error < 0.03
+    assert abs(difference.value - exact) < 4 * difference.error
 
 
 def test_error_bars_are_as_wide_as_the_spread_of_repetitions() -> None:
-    found = [weights.free_energy_difference(torch.zeros(1000), in_a, ~in_a) for in_a in (torch.rand(200, 1000) < 0.3)]
-    values = torch.tensor([estimate.value for estimate in found])
-    errors = torch.tensor([estimate.error for estimate in found])
+    differences = [
+        weights.free_energy_difference(torch.zeros(1000), in_a, ~in_a) for in_a in (torch.rand(200, 1000) < 0.3)
+    ]
+    values = torch.tensor([estimate.value for estimate in differences])
+    errors = torch.tensor([estimate.error for estimate in differences])
     assert float(errors.mean()) == pytest.approx(float(values.std()), rel=0.2)
 
 
 def test_without_samples_in_a_region_nothing_is_known() -> None:
     nowhere = torch.zeros(100, dtype=torch.bool)
-    found = weights.free_energy_difference(torch.zeros(100), ~nowhere, nowhere)
-    assert found.value == math.inf
-    assert found.error == math.inf
+    difference = weights.free_energy_difference(torch.zeros(100), ~nowhere, nowhere)
+    assert difference.value == math.inf
+    assert difference.error == math.inf
     single = nowhere.clone()
     single[5] = True
-    found = weights.free_energy_difference(torch.zeros(100), ~single, single)
-    assert found.value == pytest.approx(math.log(99))
-    assert found.error == math.inf
+    difference = weights.free_energy_difference(torch.zeros(100), ~single, single)
+    assert difference.value == pytest.approx(math.log(99))
+    assert difference.error == math.inf
 
 
 def test_weighted_histogram_is_the_density() -> None:
     x, log_w = gaussian_weights(1.5)
-    found = weights.weighted_histogram(x, torch.linspace(-2, 2, 9, dtype=DOUBLE), log_w)
-    cumulative = 0.5 * (1 + torch.erf(found.edges / math.sqrt(2)))
+    histogram_of_x = weights.weighted_histogram(x, torch.linspace(-2, 2, 9, dtype=DOUBLE), log_w)
+    cumulative = 0.5 * (1 + torch.erf(histogram_of_x.edges / math.sqrt(2)))
     exact = cumulative.diff() / 0.5
-    assert ((found.density - exact).abs() < 4.5 * found.error).all()
-    assert (found.error < 0.02 * found.density).all()
-    assert (found.free_energy - -exact.log()).abs().max() < 0.03
+    assert ((histogram_of_x.density - exact).abs() < 4.5 * histogram_of_x.error).all()
+    assert (histogram_of_x.error < 0.02 * histogram_of_x.density).all()
+    assert (histogram_of_x.free_energy - -exact.log()).abs().max() < 0.03
 
 
 def test_histogram_without_weights_counts() -> None:
     x = torch.tensor([0.5, 0.5, 1.5, 7.0, -3.0, math.nan])
-    found = weights.weighted_histogram(x, torch.tensor([0.0, 1.0, 2.0, 3.0]), blocks=2)
-    assert found.density.tolist() == pytest.approx([2 / 6, 1 / 6, 0.0])
-    assert found.free_energy[2] == math.inf
-    assert found.free_energy_error[2] == math.inf
-    assert found.centres.tolist() == [0.5, 1.5, 2.5]
+    histogram_of_x = weights.weighted_histogram(x, torch.tensor([0.0, 1.0, 2.0, 3.0]), blocks=2)
+    assert histogram_of_x.density.tolist() == pytest.approx([2 / 6, 1 / 6, 0.0])
+    assert histogram_of_x.free_energy[2] == math.inf
+    assert histogram_of_x.free_energy_error[2] == math.inf
+    assert histogram_of_x.centres.tolist() == [0.5, 1.5, 2.5]
 
 
 def test_a_column_of_a_table_can_be_counted() -> None:
     # Not contiguous: torch.searchsorted warns of such, and warnings are errors here.
     table = torch.tensor([[0.5, 9.0], [1.5, 9.0], [0.5, 9.0], [0.5, 9.0]], dtype=DOUBLE)
-    found = weights.weighted_histogram(table[:, 0], torch.tensor([0.0, 1.0, 2.0]), blocks=2)
-    assert found.density.tolist() == pytest.approx([0.75, 0.25])
+    histogram_of_x = weights.weighted_histogram(table[:, 0], torch.tensor([0.0, 1.0, 2.0]), blocks=2)
+    assert histogram_of_x.density.tolist() == pytest.approx([0.75, 0.25])
 
 
 def test_an_estimate_reads_with_its_error() -> None:

@@ -21,5 +21,5 @@ def test_trains_by_energy_and_fits_the_page(notebook: Notebook) -> None:
         check_fit(notebook)
     assert notebook.state() == "running"
     notebook.pause()
-    becomes(notebook, "lab.player.engine.problem._energy._context", "None")
+    becomes(notebook, "lab.player.engine.problem._energy.context", "None")
     notebook.check_clean()

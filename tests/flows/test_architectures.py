@@ -133,9 +133,9 @@ def test_matched_is_the_nearest_width(target: int) -> None:
     def build(hidden: int) -> Flow:
         return realnvp(2, 8, hidden=hidden, depth=1)
 
-    found = matched(build, target)
-    off = abs(effective_parameters(found) - target)
-    for hidden in (found.layers[0].hidden - 1, found.layers[0].hidden + 1):
+    model = matched(build, target)
+    off = abs(effective_parameters(model) - target)
+    for hidden in (model.layers[0].hidden - 1, model.layers[0].hidden + 1):
         if hidden >= 1:
             assert off <= abs(effective_parameters(build(hidden)) - target)
 

@@ -142,8 +142,8 @@ def test_the_advice_works(kind: str) -> None:
 # --- what torch makes of tensors --------------------------------------------------------------------------------------
 
 
-def first(found: Any) -> Tensor:
-    return found[0] if isinstance(found, tuple) else found
+def first(result: Any) -> Tensor:
+    return result[0] if isinstance(result, tuple) else result
 
 
 @pytest.mark.parametrize("name", sorted(LAYERS.keys() - {"spline"}))  # zuko picks coordinates by a mask

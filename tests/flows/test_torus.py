@@ -91,9 +91,9 @@ def test_the_coupling_starts_at_the_identity() -> None:
 
 
 def test_harmonics_are_sines_and_cosines_of_multiples() -> None:
-    found = harmonics(torch.tensor([[0.3, -1.0]], dtype=DOUBLE))[0].tolist()
+    values = harmonics(torch.tensor([[0.3, -1.0]], dtype=DOUBLE))[0].tolist()
     multiples = [k * a for k in range(1, HARMONICS + 1) for a in (0.3, -1.0)]
-    assert found == pytest.approx([math.cos(m) for m in multiples] + [math.sin(m) for m in multiples])
+    assert values == pytest.approx([math.cos(m) for m in multiples] + [math.sin(m) for m in multiples])
 
 
 def test_linear_layers_beside_angles_are_themselves() -> None:

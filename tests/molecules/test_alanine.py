@@ -49,7 +49,7 @@ def test_a_cis_amide_is_not_natural() -> None:
 
 def test_places_find_atoms_in_any_order_and_by_other_names() -> None:
     order = torch.randperm(alanine.N_ATOMS, generator=torch.Generator().manual_seed(0)).tolist()
-    usual = {known: other for other, known in alanine.OTHER_NAMES.items()}
+    usual = {name: other for other, name in alanine.OTHER_NAMES.items()}
     names = [usual.get(alanine.ATOM_NAMES[i], alanine.ATOM_NAMES[i]) for i in order]
     assert "NME-CH3" in names
     assert [order[place] for place in alanine.places(names)] == list(range(alanine.N_ATOMS))

@@ -97,9 +97,9 @@ def test_circular_columns_lie_in_the_half_open_interval(coordinates: Coordinates
     near = torch.tensor([0.0, 1e-16, 1e-9, 1e-7, 3e-7, 1e-3], dtype=torch.float64)
     y = torch.zeros(2 * len(near), 60, dtype=torch.float64)
     y[:, :5] = torch.cat([math.pi - near, near - math.pi])[:, None]
-    found, _ = coordinates.encode(coordinates.decode(y)[0].to(dtype))
-    assert found[:, :5].min() >= -math.pi - 1e-6 * (dtype == torch.float32)  # float32 has no pi
-    assert torch.all(found[:, :5] < torch.tensor(math.pi, dtype=dtype))
+    again, _ = coordinates.encode(coordinates.decode(y)[0].to(dtype))
+    assert again[:, :5].min() >= -math.pi - 1e-6 * (dtype == torch.float32)  # float32 has no pi
+    assert torch.all(again[:, :5] < torch.tensor(math.pi, dtype=dtype))
 
 
 def test_narrow_columns_are_standardized_over_all_permutations(coordinates: Coordinates, training: Tensor) -> None:
@@ -153,8 +153,8 @@ def test_a_circular_torsion_may_be_any_number(coordinates: Coordinates) -> None:
     y, _ = coordinates.encode(frames(10))
     far = y.clone()
     far[:, :5] += 2 * math.pi * torch.tensor([1.0, -1, 2, -3, 0], dtype=torch.float64)
-    for found, expected in zip(coordinates.decode(far), coordinates.decode(y), strict=True):
-        assert torch.allclose(found, expected, atol=1e-9)
+    for part, expected in zip(coordinates.decode(far), coordinates.decode(y), strict=True):
+        assert torch.allclose(part, expected, atol=1e-9)
 
 
 def test_log_volume_is_that_of_autograd(coordinates: Coordinates) -> None:
@@ -165,10 +165,10 @@ def test_log_volume_is_that_of_autograd(coordinates: Coordinates) -> None:
     x = frames(4, seed=3)
     y, logabsdet = coordinates.encode(x)
     rigid = torch.zeros(3, dtype=torch.float64)
-    for numbers, found in zip(y, logabsdet, strict=True):
+    for numbers, own in zip(y, logabsdet, strict=True):
         jacobian = torch.cat(torch.autograd.functional.jacobian(move, (numbers, rigid, rigid)), 1)
         assert jacobian.shape == (66, 66)
-        assert abs(torch.linalg.slogdet(jacobian).logabsdet + found) < 1e-8
+        assert abs(torch.linalg.slogdet(jacobian).logabsdet + own) < 1e-8
 
 
 def test_one_way_is_the_inverse_jacobian_of_the_other(coordinates: Coordinates) -> None:
@@ -220,12 +220,12 @@ def test_permuting_coordinates_is_permuting_atoms(coordinates: Coordinates, shif
             order[hydrogen] = hydrogens[(at + shift) % 3]
     expected, volume = coordinates.encode(x[:, order])
     y, original = coordinates.encode(x)
-    found = coordinates.permute(y, torch.tensor(shifts).expand(30, 3))
-    assert same(found, expected, 1e-9)
+    turned = coordinates.permute(y, torch.tensor(shifts).expand(30, 3))
+    assert same(turned, expected, 1e-9)
     assert torch.allclose(volume, original, atol=1e-9)
-    assert torch.allclose(coordinates.decode(found)[1], -original, atol=1e-9)
-    assert torch.all((found[:, :5] >= -math.pi) & (found[:, :5] < math.pi))
-    assert any(shifts) == (not same(found, y, 1e-3))
+    assert torch.allclose(coordinates.decode(turned)[1], -original, atol=1e-9)
+    assert torch.all((turned[:, :5] >= -math.pi) & (turned[:, :5] < math.pi))
+    assert any(shifts) == (not same(turned, y, 1e-3))
 
 
 def test_permutations_keep_volume_and_come_back_after_three(coordinates: Coordinates) -> None:
@@ -246,11 +246,11 @@ def test_permutations_keep_volume_and_come_back_after_three(coordinates: Coordin
 def test_augmentation_draws_all_27_and_repeats_from_the_seed(coordinates: Coordinates) -> None:
     one, _ = coordinates.encode(frames(1, seed=7))
     y = one.expand(2000, -1)
-    found = coordinates.augment(y, torch.Generator().manual_seed(0))
-    assert torch.equal(found, coordinates.augment(y, torch.Generator().manual_seed(0)))
+    drawn_y = coordinates.augment(y, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn_y, coordinates.augment(y, torch.Generator().manual_seed(0)))
     every = torch.tensor(list(itertools.product(range(3), repeat=3)))
     table = coordinates.permute(one.expand(27, -1), every)
-    distance, drawn = torch.cdist(found, table).min(1)
+    distance, drawn = torch.cdist(drawn_y, table).min(1)
     assert distance.max() < 1e-5
     counts = torch.bincount(drawn, minlength=27)
     assert counts.min() > 40  # 74 are expected
@@ -283,8 +283,8 @@ def test_state_comes_back(coordinates: Coordinates, dtype: torch.dtype, tmp_path
     loaded.load_state_dict(torch.load(tmp_path / "coordinates.pt"))
     assert set(loaded.state_dict()) == {"mean", "std", "center"}
     x = frames(5).to(dtype)
-    for found, expected in zip(loaded.encode(x), coordinates.encode(x), strict=True):
-        assert torch.equal(found, expected)
+    for part, expected in zip(loaded.encode(x), coordinates.encode(x), strict=True):
+        assert torch.equal(part, expected)
 
 
 def test_copies_and_casts_work(coordinates: Coordinates) -> None:

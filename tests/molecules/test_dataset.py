@@ -154,10 +154,10 @@ def test_a_trajectory_in_another_order_gives_the_same_frames(frames: dataset.Fra
         residue = topology.add_residue(name, chain)
         for atom in reversed(atoms):
             topology.add_atom(atom, mdtraj.element.get_by_symbol(atom[0]), residue)
-    found = dataset.frames_of(mdtraj.Trajectory(frames.x[:10].numpy()[:, ::-1], topology), temperature=310.0)
-    assert torch.equal(found.x, frames.x[:10])
-    assert torch.allclose(found.energy, frames.energy[:10], atol=1e-3)
-    assert (found.temperature, found.provenance) == (310.0, "10 of 10 frames of a trajectory at 310 K")
+    own = dataset.frames_of(mdtraj.Trajectory(frames.x[:10].numpy()[:, ::-1], topology), temperature=310.0)
+    assert torch.equal(own.x, frames.x[:10])
+    assert torch.allclose(own.energy, frames.energy[:10], atol=1e-3)
+    assert (own.temperature, own.provenance) == (310.0, "10 of 10 frames of a trajectory at 310 K")
 
 
 def test_mirror_images_of_a_trajectory_are_left_out(own: Any) -> None:

@@ -45,12 +45,12 @@ def energy() -> Iterator[OpenMMEnergy]:
 def test_examples_hold_all_permutations_with_their_forces(
     frames: Frames, coordinates: Coordinates, energy: OpenMMEnergy
 ) -> None:
-    found = Examples.of(coordinates, frames.x[:6], energy)
-    assert found.y.shape == found.score.shape == (6, 3, 60)
-    y, score = found.batch(200, torch.Generator().manual_seed(0))
+    examples = Examples.of(coordinates, frames.x[:6], energy)
+    assert examples.y.shape == examples.score.shape == (6, 3, 60)
+    y, score = examples.batch(200, torch.Generator().manual_seed(0))
     value, wanted = InternalEnergy(coordinates, energy).value_and_score(y.double())
     torch.testing.assert_close(score.double(), wanted, rtol=1e-3, atol=5e-3)
-    originals = InternalEnergy(coordinates, energy)(found.y[:, 0])
+    originals = InternalEnergy(coordinates, energy)(examples.y[:, 0])
     distance = (value[:, None] - originals).abs().min(1).values
     assert float(distance.max()) < 1e-2, "a permuted row has the energy of some original"
     assert len(torch.unique((y * 1e3).round(), dim=0)) > 60, "6 rows have 162 permutations"
@@ -91,15 +91,15 @@ def perfect(frames: Frames, coordinates: Coordinates) -> Samples:
 
 def test_the_data_judge_themselves(frames: Frames, coordinates: Coordinates) -> None:
     flow = molecule_flow("spline", perfect(frames, coordinates).y, blocks=1, hidden=4)
-    found = judge(perfect(frames, coordinates), flow, coordinates, frames, frames[:50])
-    assert found.ess == pytest.approx(1)
-    assert found.ess_clipped == pytest.approx(1)
-    assert found.energy_shift == pytest.approx(0, abs=1e-9)
-    assert found.below_maximum == pytest.approx(1 - 1 / len(frames))
-    assert found.torsion_kl == pytest.approx(0, abs=1e-3)
+    figures = judge(perfect(frames, coordinates), flow, coordinates, frames, frames[:50])
+    assert figures.ess == pytest.approx(1)
+    assert figures.ess_clipped == pytest.approx(1)
+    assert figures.energy_shift == pytest.approx(0, abs=1e-9)
+    assert figures.below_maximum == pytest.approx(1 - 1 / len(frames))
+    assert figures.torsion_kl == pytest.approx(0, abs=1e-3)
     rare = phi_positive(dihedral(frames.x.double(), alanine.PHI)).double().mean()
-    assert found.phi_positive == pytest.approx(float(rare))
-    assert found.phi_positive_weighted == pytest.approx(float(rare))
+    assert figures.phi_positive == pytest.approx(float(rare))
+    assert figures.phi_positive_weighted == pytest.approx(float(rare))
 
 
 def test_one_clash_does_not_hide_the_mean(frames: Frames, coordinates: Coordinates) -> None:
@@ -107,9 +107,9 @@ def test_one_clash_does_not_hide_the_mean(frames: Frames, coordinates: Coordinat
     flow = molecule_flow("spline", samples.y, blocks=1, hidden=4)
     broken = samples.energy.clone()
     broken[0], broken[1] = 1e30, math.inf
-    found = judge(dataclasses.replace(samples, energy=broken), flow, coordinates, frames, frames[:50])
-    assert found.energy_shift == pytest.approx(2 * LARGEST_ENERGY / len(frames), rel=0.05)
-    assert found.below_maximum < 1
+    figures = judge(dataclasses.replace(samples, energy=broken), flow, coordinates, frames, frames[:50])
+    assert figures.energy_shift == pytest.approx(2 * LARGEST_ENERGY / len(frames), rel=0.05)
+    assert figures.below_maximum < 1
 
 
 def test_weights_are_exact(frames: Frames, coordinates: Coordinates, energy: OpenMMEnergy) -> None:
@@ -137,9 +137,9 @@ def test_a_weighted_share_and_its_error() -> None:
     generator = torch.Generator().manual_seed(0)
     inside = torch.rand(20_000, generator=generator) < 0.2
     log_w = torch.where(inside, math.log(2.0), 0.0).double()
-    found = weighted_share(log_w, inside)
-    assert found.value == pytest.approx(0.4 / 1.2, abs=4 * found.error)
-    assert found.error == pytest.approx(math.sqrt(0.2 * 0.8 / 20_000) * 2 / 1.2**2, rel=0.4)
+    share = weighted_share(log_w, inside)
+    assert share.value == pytest.approx(0.4 / 1.2, abs=4 * share.error)
+    assert share.error == pytest.approx(math.sqrt(0.2 * 0.8 / 20_000) * 2 / 1.2**2, rel=0.4)
 
 
 def test_kl_of_histograms() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from p4lab.errors import OptionError, ShapeError
-from p4lab.molecules.splines import SMALLEST, STEEPEST, circular, knots, linear_tails, wrap
+from p4lab.molecules.splines import SMALLEST, STEEPEST, circular, linear_tails, wrap
 
 BOUND = 3.0
 Spline = Callable[..., tuple[Tensor, Tensor]]
@@ -81,6 +81,15 @@ def test_the_circle_has_no_seam() -> None:
     torch.testing.assert_close(log_slope, log_slope[:1].expand(3), rtol=0, atol=1e-4)
 
 
+def knots(parameters: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The knots of `linear_tails`, x and y, and the slopes there, from its definition."""
+    sides = [parameters[i * bins : (i + 1) * bins].softmax(0) * (1 - SMALLEST * bins) + SMALLEST for i in (0, 1)]
+    edges = [2 * BOUND * torch.cat([torch.zeros_like(side[:1]), side.cumsum(0)]) - BOUND for side in sides]
+    inner = (STEEPEST * torch.tanh(parameters[2 * bins :] / STEEPEST)).exp()
+    ends = torch.ones_like(inner[:1])
+    return edges[0], edges[1], torch.cat([ends, inner, ends])
+
+
 def test_zuko_agrees() -> None:
     from zuko.transforms import MonotonicRQSTransform
 
@@ -93,7 +102,7 @@ def test_zuko_agrees() -> None:
     logits = [((share - SMALLEST) / (1 - SMALLEST * bins)).log() for share in shares]
     slopes = STEEPEST * torch.atanh(theirs.derivatives[:, 1:-1].log() / STEEPEST)
     ours = torch.cat([*logits, slopes], -1).t()
-    horizontal, vertical, derivatives = knots(ours, BOUND)
+    horizontal, vertical, derivatives = knots(ours, bins)
     for mine, other in (
         (horizontal, theirs.horizontal),
         (vertical, theirs.vertical),

@@ -114,13 +114,13 @@ def test_path_gradients_vanish_where_the_flow_is_the_target(name: str) -> None:
 def test_examples_with_forces_pull_as_likelihood_does() -> None:
     flow, toy = away(flow_of().double(), 0.05), Toy()
     y = toy.sample(20_000).double()
-    found = []
+    slopes = []
     for loss in (by_forces(flow, y, toy.value_and_score(y)[1]), -flow.log_prob(y).mean()):
         flow.zero_grad()
         loss.backward()
-        found.append(gradients(flow))
-    assert float(torch.cosine_similarity(*found, dim=0)) > 0.98
-    assert float((found[0] - found[1]).norm() / found[1].norm()) < 0.2
+        slopes.append(gradients(flow))
+    assert float(torch.cosine_similarity(*slopes, dim=0)) > 0.98
+    assert float((slopes[0] - slopes[1]).norm() / slopes[1].norm()) < 0.2
 
 
 def test_by_forces_has_the_value_of_the_likelihood() -> None:
@@ -229,10 +229,10 @@ def test_the_best_validation_is_kept() -> None:
     stage = Stage("example", steps=400, examples=32, rate=3e-2, average=0.0, patience=2)
     done = train(flow_of(), examples(8), None, [stage], validation)
     with torch.no_grad():
-        found = -float(done.flow.log_prob(validation).mean())
+        nll = -float(done.flow.log_prob(validation).mean())
     values = [value for _, value in done.validation]
     assert len(done.records) < 400, "eight examples are overfitted at once"
-    assert found == pytest.approx(min(values), abs=1e-5)
+    assert nll == pytest.approx(min(values), abs=1e-5)
     assert values[-1] > min(values)
 
 

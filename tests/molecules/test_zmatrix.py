@@ -65,13 +65,13 @@ def test_values_and_signs_are_those_of_mdtraj() -> None:
     mdtraj = package("mdtraj")
     x = positions(alanine.N_ATOMS, 50)
     frames = mdtraj.Trajectory(x.numpy(), mdtraj.Topology.from_openmm(alanine.topology()))
-    found = ZMatrix(alanine.ROWS).internal(x)
+    internal = ZMatrix(alanine.ROWS).internal(x)
     bonds = torch.from_numpy(mdtraj.compute_distances(frames, [row[:2] for row in alanine.ROWS[1:]]))
     angles = torch.from_numpy(mdtraj.compute_angles(frames, [row[:3] for row in alanine.ROWS[2:]]))
     torsions = torch.from_numpy(mdtraj.compute_dihedrals(frames, list(alanine.ROWS[3:])))
-    assert (found.bonds - bonds).abs().max() < 1e-5  # mdtraj computes in float32
-    assert (found.angles - angles).abs().max() < 1e-4
-    assert wrapped(found.torsions - torsions).abs().max() < 1e-4
+    assert (internal.bonds - bonds).abs().max() < 1e-5  # mdtraj computes in float32
+    assert (internal.angles - angles).abs().max() < 1e-4
+    assert wrapped(internal.torsions - torsions).abs().max() < 1e-4
 
 
 @molecules
@@ -97,9 +97,9 @@ def test_internal_coordinates_come_back(rows: list[tuple[int, int, int, int]]) -
 def test_log_volume_is_that_of_autograd(rows: list[tuple[int, int, int, int]]) -> None:
     zmatrix = ZMatrix(rows)
     x = positions(len(rows), 3)
-    found = zmatrix.logabsdet(zmatrix.internal(x))
+    logabsdet = zmatrix.logabsdet(zmatrix.internal(x))
     expected = torch.stack([log_volume(zmatrix, zmatrix.internal(frame[None])) for frame in x])
-    assert (found - expected).abs().max() < 1e-8
+    assert (logabsdet - expected).abs().max() < 1e-8
 
 
 @st.composite

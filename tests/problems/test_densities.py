@@ -61,9 +61,9 @@ def test_samples_follow_the_density(truth: Density2D) -> None:
     column = ((x[:, 0] - x0) / (x1 - x0) * side).floor().long()
     row = ((y1 - x[:, 1]) / (y1 - y0) * side).floor().long()
     inside = (column >= 0) & (column < side) & (row >= 0) & (row < side)
-    found = torch.zeros(side * side).index_add_(0, (row * side + column)[inside], torch.ones(int(inside.sum())))
+    counts = torch.zeros(side * side).index_add_(0, (row * side + column)[inside], torch.ones(int(inside.sum())))
     used = expected.flatten() > 8
-    chi_squared = ((found - expected.flatten()).square() / expected.flatten())[used].sum().item()
+    chi_squared = ((counts - expected.flatten()).square() / expected.flatten())[used].sum().item()
     degrees = int(used.sum())
     assert degrees > 15
     # The variance of chi squared is twice its degrees of freedom: five standard deviations.
@@ -137,10 +137,10 @@ def test_the_quadrature_has_converged(name: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("p4lab.problems.shapes.PANEL", 0.7)
     fine = Curves(name, name, coarse.curves, coarse.noise, coarse.power)
     x = torch.cat([coarse.sample(500, generator()), 8 * torch.rand(1500, 2, generator=generator()).double() - 4])
-    found, exact = coarse.log_prob(x), fine.log_prob(x)
+    values, exact = coarse.log_prob(x), fine.log_prob(x)
     used = exact > math.log(1e-9)
     assert used.sum() > 800
-    torch.testing.assert_close(found[used], exact[used], rtol=0, atol=1e-6)
+    torch.testing.assert_close(values[used], exact[used], rtol=0, atol=1e-6)
 
 
 def test_a_straight_curve_is_a_difference_of_error_functions() -> None:
@@ -192,8 +192,8 @@ def test_a_drawing_may_be_anything_like_an_array(kind: str) -> None:
     values = face(16)
     source = {"array": values.numpy(), "bytes": (255 * values).round().to(torch.uint8), "list": values.tolist()}[kind]
     x = torch.tensor([[0.0, 1.0]])
-    found = grid_density(source, bounds=(-1, 1, -1, 1)).log_prob(x)
-    torch.testing.assert_close(found, grid_density(values, bounds=(-1, 1, -1, 1)).log_prob(x), atol=0.02, rtol=0)
+    log_prob = grid_density(source, bounds=(-1, 1, -1, 1)).log_prob(x)
+    torch.testing.assert_close(log_prob, grid_density(values, bounds=(-1, 1, -1, 1)).log_prob(x), atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from p4lab.problems.densities import DENSITIES
 from p4lab.problems.density_problem import DensityProblem
 from p4lab.problems.digits import Digits
 from p4lab.problems.energies import PLANE_ENERGIES, plane_energy
-from p4lab.problems.linear import LinearProblem, linear_target
+from p4lab.problems.linear_maps import LinearProblem, linear_target
 from p4lab.problems.matrix import NAMES, MatrixProblem, matrix, matrix_model
 from p4lab.problems.metrics import density_metrics
 from p4lab.problems.particles import DoubleWellParticles, metropolis
@@ -111,6 +111,6 @@ PROBLEMS: dict[str, Callable[[], list[Any]]] = {
 def test_the_default_device_changes_nothing(name: str) -> None:
     plain = tree_leaves(PROBLEMS[name]())
     with default_device():
-        found = tree_leaves(PROBLEMS[name]())
-    assert {leaf.device.type for leaf in found if isinstance(leaf, Tensor)} <= {"cpu"}
-    torch.testing.assert_close(found, plain, rtol=0, atol=0, equal_nan=True)
+        leaves = tree_leaves(PROBLEMS[name]())
+    assert {leaf.device.type for leaf in leaves if isinstance(leaf, Tensor)} <= {"cpu"}
+    torch.testing.assert_close(leaves, plain, rtol=0, atol=0, equal_nan=True)

@@ -71,10 +71,10 @@ def test_the_double_well_is_a_product_of_one_dimensional_integrals(temperature: 
 
 
 def test_free_energy_differences_grow_as_it_gets_colder() -> None:
-    found = [DoubleWell().free_energy_difference(t) for t in (2.0, 1.0, 0.5, 0.25)]
-    assert found == sorted(found)
+    differences = [DoubleWell().free_energy_difference(t) for t in (2.0, 1.0, 0.5, 0.25)]
+    assert differences == sorted(differences)
     # Two wells of one width: the difference goes to that of their depths.
-    assert 0.25 * found[-1] == pytest.approx(well(np.array([1.6913]))[0] - well(np.array([-1.7722]))[0], abs=0.1)
+    assert 0.25 * differences[-1] == pytest.approx(well(np.array([1.6913]))[0] - well(np.array([-1.7722]))[0], abs=0.1)
 
 
 @ENERGIES
@@ -88,14 +88,14 @@ def test_log_densities_integrate_to_one_at_any_temperature(name: str) -> None:
 @TEMPERATURES
 def test_profiles_are_free_energies_of_bins(temperature: float) -> None:
     edges = torch.linspace(-3, 3, 25)
-    found = DoubleWell().profile(edges, temperature).numpy()
+    profile = DoubleWell().profile(edges, temperature).numpy()
     total = DoubleWell().log_z(temperature) - 0.5 * math.log(2 * math.pi * temperature)
     x = np.linspace(edges[:-1].numpy(), edges[1:].numpy(), 2001)
     exact = total - np.log(np.trapezoid(np.exp(-well(x) / temperature), x, axis=0) / (x[-1] - x[0]))
     # 12 points a bin: where the density falls by orders of magnitude within one, they do not tell it well.
     seen = exact < 12
     assert seen.sum() >= 4
-    np.testing.assert_allclose(found[seen], exact[seen], atol=0.05)
+    np.testing.assert_allclose(profile[seen], exact[seen], atol=0.05)
 
 
 def test_profiles_of_all_bins_make_one() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from p4lab.errors import OptionError, ShapeError, SingularMatrixError
 from p4lab.p4 import MergeSchedule, P4Inv, p4_modules
-from p4lab.problems.linear import TARGETS, linear_target
+from p4lab.problems.linear_maps import TARGETS, linear_target
 from p4lab.problems.matrix import NAMES, ROUTES, MatrixProblem, as_text, matrix, matrix_model
 
 EYE = torch.eye(2, dtype=torch.float64)
@@ -171,21 +171,21 @@ def test_watched_is_the_matrix_of_the_map(route: str) -> None:
 
 @pytest.mark.parametrize(("route", "modules"), [("plain", 0), ("p4inv", 1), ("through_inverse", 1)])
 def test_the_schedule_finds_the_p4_module(route: str, modules: int) -> None:
-    found = p4_modules(matrix_model(route, EYE, rank=2))
-    assert len(found) == modules
-    assert all(isinstance(layer, P4Inv) and layer.rank == 2 and layer.bias is None for layer in found)
+    layers = p4_modules(matrix_model(route, EYE, rank=2))
+    assert len(layers) == modules
+    assert all(isinstance(layer, P4Inv) and layer.rank == 2 and layer.bias is None for layer in layers)
 
 
 def test_pictures_are_copies_that_make_up_the_weight() -> None:
     problem = MatrixProblem(EYE, -EYE)
     model = trained(problem, "p4inv", 7)
-    found = problem.pictures(model, torch.zeros(1))
-    whole = found["frozen"] + found["u"].t() @ found["v"]
-    np.testing.assert_allclose(whole.numpy(), found["weight"].numpy(), atol=1e-6)
-    kept = {name: tensor.clone() for name, tensor in found.items()}
+    pictures = problem.pictures(model, torch.zeros(1))
+    whole = pictures["frozen"] + pictures["u"].t() @ pictures["v"]
+    np.testing.assert_allclose(whole.numpy(), pictures["weight"].numpy(), atol=1e-6)
+    kept = {name: tensor.clone() for name, tensor in pictures.items()}
     torch.nn.init.ones_(model.u)
     model.merge()
-    assert all(torch.equal(kept[name], found[name]) for name in found)
+    assert all(torch.equal(kept[name], pictures[name]) for name in pictures)
     assert set(problem.pictures(matrix_model("plain", EYE), torch.zeros(1))) == {"start", "target", "weight"}
 
 

@@ -23,22 +23,22 @@ def log_normal(x: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
 
 
 def test_estimate_is_mean_and_standard_error() -> None:
-    found = metrics.estimate(torch.tensor([1.0, 2.0, 3.0, 6.0]))
-    assert found.value == 3
-    assert found.error == pytest.approx(math.sqrt(14 / 3) / 2)
+    estimate = metrics.estimate(torch.tensor([1.0, 2.0, 3.0, 6.0]))
+    assert estimate.value == 3
+    assert estimate.error == pytest.approx(math.sqrt(14 / 3) / 2)
 
 
 def test_kl_of_two_gaussians() -> None:
     x = normal(N)
-    found = metrics.kl(log_normal(x), log_normal(x, mean=0.5, std=2.0))
+    divergence = metrics.kl(log_normal(x), log_normal(x, mean=0.5, std=2.0))
     exact = 2 * (math.log(2) + (1 + 0.25) / 8 - 0.5)
-    assert abs(found.value - exact) < 4 * found.error < 0.1
+    assert abs(divergence.value - exact) < 4 * divergence.error < 0.1
     assert metrics.kl(log_normal(x), log_normal(x)) == (0, 0)
 
 
 def test_nll_is_the_cross_entropy() -> None:
-    found = metrics.nll(log_normal(normal(N)))
-    assert abs(found.value - math.log(2 * math.pi * math.e)) < 4 * found.error
+    nll = metrics.nll(log_normal(normal(N)))
+    assert abs(nll.value - math.log(2 * math.pi * math.e)) < 4 * nll.error
 
 
 @pytest.mark.parametrize("dim", [2, 5])
@@ -68,14 +68,14 @@ def exact_mmd(mean: float, widths: tuple[float, ...]) -> float:
 
 @pytest.mark.parametrize("mean", [0.0, 1.0, 5.0])
 def test_mmd_of_two_gaussians(mean: float) -> None:
-    found = metrics.mmd(normal(N), normal(N, seed=1) + torch.tensor([mean, 0.0]), widths=(0.5, 2.0))
-    assert found == pytest.approx(exact_mmd(mean, (0.5, 2.0)), abs=0.01)
+    distance = metrics.mmd(normal(N), normal(N, seed=1) + torch.tensor([mean, 0.0]), widths=(0.5, 2.0))
+    assert distance == pytest.approx(exact_mmd(mean, (0.5, 2.0)), abs=0.01)
 
 
 def test_mmd_is_unbiased() -> None:
-    found = [metrics.mmd(normal(20, seed=i), normal(20, seed=1000 + i)) for i in range(200)]
-    assert abs(metrics.estimate(torch.tensor(found)).value) < 4 * metrics.estimate(torch.tensor(found)).error
-    assert min(found) < 0
+    distances = [metrics.mmd(normal(20, seed=i), normal(20, seed=1000 + i)) for i in range(200)]
+    assert abs(metrics.estimate(torch.tensor(distances)).value) < 4 * metrics.estimate(torch.tensor(distances)).error
+    assert min(distances) < 0
 
 
 def test_mmd_in_blocks_is_mmd(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,8 +87,8 @@ def test_mmd_in_blocks_is_mmd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bridge_mass_of_the_truth_is_zero() -> None:
     truth = density("eight_gaussians")
-    found = metrics.bridge_mass(truth.sample(20_000, torch.Generator().manual_seed(5)), truth)
-    assert abs(found.value) < 4 * found.error + 1e-4
+    mass = metrics.bridge_mass(truth.sample(20_000, torch.Generator().manual_seed(5)), truth)
+    assert abs(mass.value) < 4 * mass.error + 1e-4
 
 
 def test_bridge_mass_counts_what_lies_between_modes() -> None:
@@ -96,9 +96,9 @@ def test_bridge_mass_counts_what_lies_between_modes() -> None:
     x = truth.sample(1000, torch.Generator().manual_seed(0))
     x[:200] = 0.0
     x[200:250] = math.nan
-    found = metrics.bridge_mass(x, truth)
-    assert found.value == pytest.approx(0.25, abs=0.003)
-    assert found.error == pytest.approx(math.sqrt(0.25 * 0.75 / 1000), rel=0.02)
+    mass = metrics.bridge_mass(x, truth)
+    assert mass.value == pytest.approx(0.25, abs=0.003)
+    assert mass.error == pytest.approx(math.sqrt(0.25 * 0.75 / 1000), rel=0.02)
 
 
 def test_mode_coverage_counts_modes_with_half_of_their_mass() -> None:
@@ -133,14 +133,14 @@ def test_round_trip_error() -> None:
 def test_all_metrics_of_a_flow() -> None:
     problem = DensityProblem(density("two_moons"))
     flow = p4inv_bent(2, blocks=2)
-    found = metrics.density_metrics(flow, problem, n=500)
-    assert found["test_nll"] == pytest.approx(problem.test_loss(flow).item(), abs=1e-5)
-    assert found["kl"] == pytest.approx(found["test_nll"] - problem.entropy, abs=1e-4)
-    assert found["bits_per_dim"] == pytest.approx(found["test_nll"] / (2 * math.log(2)))
-    assert found["train_nll"] == pytest.approx(found["test_nll"], abs=0.3)
-    assert found["round_trip"] < 1e-4
-    assert 0 < found["bridge_mass"] < 1
-    assert found == metrics.density_metrics(flow, problem, n=500)
+    figures = metrics.density_metrics(flow, problem, n=500)
+    assert figures["test_nll"] == pytest.approx(problem.test_loss(flow).item(), abs=1e-5)
+    assert figures["kl"] == pytest.approx(figures["test_nll"] - problem.entropy, abs=1e-4)
+    assert figures["bits_per_dim"] == pytest.approx(figures["test_nll"] / (2 * math.log(2)))
+    assert figures["train_nll"] == pytest.approx(figures["test_nll"], abs=0.3)
+    assert figures["round_trip"] < 1e-4
+    assert 0 < figures["bridge_mass"] < 1
+    assert figures == metrics.density_metrics(flow, problem, n=500)
 
 
 @pytest.mark.parametrize(

@@ -133,10 +133,10 @@ def test_exchanging_replicas_cross_barriers_that_single_ones_do_not() -> None:
     together = metropolis(truth, start, 600, generator, ladder, 0.4, swap_every=2)
     exact = truth.share_of_b(t)
     stuck = float(truth.in_b(alone.x[-1, 0]).double().mean())
-    found = float(truth.in_b(together.x[-10:, 0]).double().mean())
+    share = float(truth.in_b(together.x[-10:, 0]).double().mean())
     assert exact < 0.01
     assert stuck > 0.5
-    assert found < 0.15
+    assert share < 0.15
     assert math.isnan(alone.swapped)
     assert 0.1 < together.swapped < 1.0
 

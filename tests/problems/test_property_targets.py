@@ -53,8 +53,8 @@ def test_a_matrix_without_the_property_is_noticed(prop: str) -> None:
     bruised[3, 1] += 0.01
     if prop == "lipschitz":
         bruised = 1.01 * target
-    found = violation(prop, bruised, 1.0, torch.linalg.inv(target))
-    assert 1e-4 < found < 0.2
+    distance = violation(prop, bruised, 1.0, torch.linalg.inv(target))
+    assert 1e-4 < distance < 0.2
     assert violation(prop, torch.full((4, 4), math.nan), 1.0, torch.eye(4)) == math.inf
 
 

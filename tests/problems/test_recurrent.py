@@ -61,8 +61,8 @@ def test_states_and_gradients_are_those_of_autograd(seed: int) -> None:
     torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
     assert (ours == 0).any()  # some states are in the gap, and let no gradient through
     cotangent = torch.randn_like(plain)
-    found, expected = (torch.autograd.grad(states, (weight, drive, bias), cotangent) for states in (ours, plain))
-    for one, other in zip(found, expected, strict=True):
+    slopes, expected = (torch.autograd.grad(states, (weight, drive, bias), cotangent) for states in (ours, plain))
+    for one, other in zip(slopes, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 

@@ -31,13 +31,13 @@ def test_copy_asks_for_what_it_showed(delay: int) -> None:
     x, y = task.batch(7, generator())
     assert (x.shape, y.shape, task.steps) == ((delay + 20, 7, SYMBOLS + 2), (delay + 20, 7), delay + 20)
     assert bool((x.sum(-1) == 1).all())
-    shown = x.argmax(-1)
-    assert bool(((shown[:LENGTH] >= 1) & (shown[:LENGTH] <= SYMBOLS)).all())
-    assert torch.equal(y[-LENGTH:], shown[:LENGTH])
+    symbols = x.argmax(-1)
+    assert bool(((symbols[:LENGTH] >= 1) & (symbols[:LENGTH] <= SYMBOLS)).all())
+    assert torch.equal(y[-LENGTH:], symbols[:LENGTH])
     assert not y[:-LENGTH].any()
-    signs = (shown == SYMBOLS + 1).nonzero()
+    signs = (symbols == SYMBOLS + 1).nonzero()
     assert signs[:, 0].tolist() == [delay + LENGTH - 1] * 7
-    assert not shown[delay + LENGTH :].any()
+    assert not symbols[delay + LENGTH :].any()
 
 
 def test_the_baseline_of_copy_is_what_chance_gets() -> None:

@@ -11,7 +11,7 @@ import torch
 from p4lab.baselines import METHODS
 from p4lab.errors import OptionError
 from p4lab.problems import tasks
-from p4lab.problems.linear import linear_target
+from p4lab.problems.linear_maps import linear_target
 from p4lab.problems.tasks import MAPS, PATCHES, TASKS, ICATask, MapTask, task
 from p4lab.training.race import unfit
 
@@ -70,8 +70,8 @@ def test_targets_have_their_determinant_and_condition(
     name: str, sign: int, condition: float, seed: int, dim: int
 ) -> None:
     matrix = linear_target(name, dim, seed).double()
-    found, logabsdet = torch.linalg.slogdet(matrix)
-    assert float(found) == sign
+    determinant_sign, logabsdet = torch.linalg.slogdet(matrix)
+    assert float(determinant_sign) == sign
     assert float(logabsdet) == pytest.approx(0, abs=1e-4)  # singular values are 1, or from 1/10 to 10 symmetrically
     assert float(torch.linalg.cond(matrix)) == pytest.approx(condition, rel=1e-3)
 

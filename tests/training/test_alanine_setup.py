@@ -84,9 +84,9 @@ def test_training_makes_samples_that_weigh_more_alike(engine: Engine) -> None:
 def test_released_energy_is_taken_again(engine: Engine) -> None:
     engine.set("by_energy", 1.0)
     engine.run(1)
-    assert engine.problem._energy._context is not None
+    assert engine.problem._energy.context is not None
     engine.release()
-    assert engine.problem._energy._context is None
+    assert engine.problem._energy.context is None
     engine.run(1)
     assert engine.step == 2
 
@@ -98,12 +98,12 @@ def test_pausing_and_closing_a_player_frees_the_context() -> None:
         player.ask(lambda runs: runs.active.engine.run(1), 60)
         assert player.state is State.RUNNING
         player.pause()
-        assert player.ask(lambda runs: runs.active.engine.problem._energy._context, 60) is None
+        assert player.ask(lambda runs: runs.active.engine.problem._energy.context, 60) is None
         player.step()
-        assert player.ask(lambda runs: runs.active.engine.problem._energy._context, 60) is not None
+        assert player.ask(lambda runs: runs.active.engine.problem._energy.context, 60) is not None
     finally:
         player.close()
-    assert player.engine.problem._energy._context is None
+    assert player.engine.problem._energy.context is None
 
 
 def test_samples_without_energy_are_left_out_and_none_left_stops_the_run(

@@ -69,9 +69,9 @@ def test_two_runs_of_one_lab_are_looked_at_each_by_itself(lab: AlanineLab) -> No
 def test_closing_frees_what_the_pictures_hold() -> None:
     lab = alanine_lab(name="closing", **SMALL)
     drawn(lab)
-    assert lab._looks_with._energy._context is not None
+    assert lab._looks_with._energy.context is not None
     lab.close()
-    assert lab._looks_with._energy._context is None
+    assert lab._looks_with._energy.context is None
 
 
 def test_setting_out_of_range_is_refused_with_its_name() -> None:

@@ -53,6 +53,7 @@ class Permutation(nn.Module):
 
     Raises:
         OptionError: not a permutation.
+        ShapeError, DtypeError: from both directions, if points have another last dimension, or are no tensor.
 
     Cost for a batch of B: O(B d), forward and inverse.
 
@@ -84,19 +85,11 @@ class Permutation(nn.Module):
         return cls(list(reversed(range(dim))), device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the permuted coordinates of x, shape (..., d).
-
-        Raises:
-            ShapeError, DtypeError: x has another last dimension, or is no tensor.
-        """
+        """Return the permuted coordinates of x, shape (..., d)."""
         return self._take(x, self.order)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Undo `forward`.
-
-        Raises:
-            ShapeError, DtypeError: y has another last dimension, or is no tensor.
-        """
+        """Undo `forward`."""
         return self._take(y, self.inverse_order)
 
     def logabsdet(self) -> Tensor:
@@ -141,6 +134,7 @@ class FoldedLinear(Derived):
         DtypeError: weight or bias is no tensor.
         SingularMatrixError: weight or bias is not finite, or weight is singular; also where the layer is cast up after
             a cast down made it so.
+        ShapeError, DtypeError, DeviceError: from both directions, if points do not fit.
 
     Inverse and log|det| are computed in float64, and anew when the layer is cast to a wider dtype: they are then those
     of the weight as it is. Cost O(d^3) each time; forward and inverse B d^2 for a batch of B. On the meta device, and
@@ -198,20 +192,12 @@ class FoldedLinear(Derived):
             return FoldedLinear(layer.weight, layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``W x + b`` for x of shape (..., d).
-
-        Raises:
-            ShapeError, DtypeError, DeviceError: x does not fit.
-        """
+        """Return ``W x + b`` for x of shape (..., d)."""
         check_input(type(self).__name__, self.dim, self.weight, x)
         return F.linear(x, self.weight, self.bias)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Return ``W^-1 (y - b)`` for y of shape (..., d).
-
-        Raises:
-            ShapeError, DtypeError, DeviceError: y does not fit.
-        """
+        """Return ``W^-1 (y - b)`` for y of shape (..., d)."""
         check_input(type(self).__name__, self.dim, self.weight, y)
         return F.linear(y if self.bias is None else y - self.bias, self.weight_inverse)
 
