@@ -10,7 +10,7 @@ why it cannot.
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,25 +114,20 @@ class Command:
         name: what is written behind ``python -m``.
         text: what it does; the first paragraph is shown.
         work: gets the values of the options.
-        quick: values with ``--quick`` for options that are not given (None: there is no such option).
         defaults: by option; for one that chooses, its `Names`.
+        quick: values with ``--quick`` of options that are not given.
     """
 
     name: str
     text: str
     work: Callable[[argparse.Namespace], None]
-    quick: Mapping[str, Any] | None = None
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def taken(self) -> dict[str, Any]:
-        """The defaults of all its options, ``quick`` among them."""
-        return {"quick": False, **self.defaults} if self.quick is not None else dict(self.defaults)
+    defaults: Mapping[str, Any]
+    quick: Mapping[str, Any]
 
     def parser(self) -> argparse.ArgumentParser:
         """Return what reads the command line; an option that is not given is None."""
         parser = argparse.ArgumentParser(prog=f"python -m {self.name}", description=self.text.partition("\n\n")[0])
-        for name, default in self.taken.items():
+        for name, default in self.defaults.items():
             option = OPTIONS[name]
             more: dict[str, Any] = {"action": "store_true"} if option.kind is bool else {"metavar": name.upper()}
             if option.kind is not bool and not isinstance(default, Names):
@@ -147,17 +142,18 @@ class Command:
             ConfigError: an unknown name, or a number out of range.
         """
         options = self.parser().parse_args(arguments)
-        quick = self.quick if self.quick is not None and options.quick else {}
-        for name, default in self.taken.items():
-            given, least = getattr(options, name), OPTIONS[name].least
-            if given is not None and least is not None and not given >= least:
-                raise ConfigError(f"--{name} {given}: expected at least {least:g}")
-            if given is None and name in quick:
-                setattr(options, name, quick[name])
+        quick = self.quick if getattr(options, "quick", None) else {}
+        for name, default in self.defaults.items():
+            value, least = getattr(options, name), OPTIONS[name].least
+            if value is not None and least is not None and not value >= least:
+                raise ConfigError(f"--{name} {value}: expected at least {least:g}")
+            if value is None and name in quick:
+                value = quick[name]
             elif isinstance(default, Names):
-                setattr(options, name, default.read(f"--{name}", given))
-            elif given is None:
-                setattr(options, name, default)
+                value = default.read(f"--{name}", value)
+            elif value is None:
+                value = default
+            setattr(options, name, value)
         return options
 
     def __call__(self, arguments: Sequence[str] | None = None) -> None:
@@ -176,6 +172,8 @@ def command(
 ) -> Callable[[Callable[[argparse.Namespace], None]], Command]:
     """Make a `Command` of the function below; the options that it takes are keywords, with their defaults.
 
+    With values for ``quick`` (as few as none) it takes ``--quick``, too.
+
     Example:
         >>> @command("p4lab.example", "Say how often.", seeds=3, methods=Names(("plain", "dense")))
         ... def main(options):
@@ -183,25 +181,26 @@ def command(
         >>> main(["--methods", "dense"])
         3 dense
     """
-    return lambda work: Command(name, text or "", work, quick, defaults)
+    options = defaults if quick is None else {"quick": False, **defaults}
+    return lambda work: Command(name, text or "", work, options, quick or {})
 
 
 def choose(commands: Mapping[str, Command], default: str, arguments: Sequence[str] | None = None) -> None:
     """Run the command that is named, first or behind some options; without a name, the default."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     switches = tuple(f"--{name}" for name, option in OPTIONS.items() if option.kind is bool)
-    for place, (before, word) in enumerate(zip(["", *given], given, strict=False)):
+    for place, (before, word) in enumerate(zip(["", *words], words, strict=False)):
         if word in commands and (not before.startswith("-") or "=" in before or before in switches):
-            commands[word](given[:place] + given[place + 1 :])
+            commands[word](words[:place] + words[place + 1 :])
             return
-    if given and not given[0].startswith("-"):
-        sys.exit(f"{given[0]} is not known: choose of {', '.join(commands)}")
-    if {"-h", "--help"} & set(given):
+    if words and not words[0].startswith("-"):
+        sys.exit(f"{words[0]} is not known: choose of {', '.join(commands)}")
+    if {"-h", "--help"} & set(words):
         print("commands, each with its own --help:")
         for name, one in commands.items():
             print(f"  {name}{' (if none is named)' * (name == default)}: {one.text.splitlines()[0]}")
         print()
-    commands[default](given)
+    commands[default](words)
 
 
 def say(text: str) -> None:

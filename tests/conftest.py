@@ -11,7 +11,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
-from lab_server import HOW_TO_INSTALL, NO_CHROMIUM, find_chromium
+from browser_server import HOW_TO_INSTALL, NO_CHROMIUM, find_chromium
 
 # Without it, jupyter_core warns at import (and warnings are errors here). Kernels and servers inherit it.
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")

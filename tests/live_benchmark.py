@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab_page import Notebook, opened
-from lab_server import Server, chromium, jupyterlab
+from browser_page import Notebook, opened
+from browser_server import Server, chromium, jupyterlab
 
 from p4lab.bench.tables import table
 from p4lab.command import say

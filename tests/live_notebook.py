@@ -5,8 +5,8 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from lab_page import WAIT, Notebook
-from lab_server import Server
+from browser_page import WAIT, Notebook
+from browser_server import Server
 
 __all__ = [
     "CANVAS",

@@ -11,7 +11,7 @@ from p4lab.bench.against import SIZES, against
 from p4lab.bench.flows import ROUNDS, flows
 from p4lab.bench.live import DEFAULT, live
 from p4lab.bench.tables import machine
-from p4lab.command import Command, Names, choose
+from p4lab.command import Command, Names, choose, command
 from p4lab.options import named_options
 from p4lab.problems.tasks import TASKS
 
@@ -42,14 +42,14 @@ class Bench:
             print(f"{machine()}\n", flush=True)
             self.show(vars(options))
 
-        return Command(f"p4lab.bench {name}", self.text, work, self.quick, {"threads": None, **self.options})
+        return command(f"p4lab.bench {name}", self.text, self.quick, threads=None, **self.options)(work)
 
     def show(self, options: Mapping[str, Any]) -> None:
         """Print the tables."""
-        given = {ARGUMENTS.get(name, name): value for name, value in options.items()} | dict(options)
-        given["seeds"] = range(options.get("seeds", 0))
+        values = {ARGUMENTS.get(name, name): value for name, value in options.items()} | dict(options)
+        values["seeds"] = range(options.get("seeds", 0))
         for title, make in self.tables.items():
-            body = make(**{name: given[name] for name in named_options(make) & set(given)})
+            body = make(**{name: values[name] for name in named_options(make) & set(values)})
             print(f"\n### {title.format(**options)}\n\n{body}\n", flush=True)
 
 
@@ -141,19 +141,16 @@ BENCHES = {
 }
 
 
-def _all(options: argparse.Namespace) -> None:
+@command("p4lab.bench", "Run steps, linear and methods.", {}, threads=None, methods=Names(METHODS))
+def run_all(options: argparse.Namespace) -> None:
+    """Print the README's first tables."""
     print(f"{machine()}\n", flush=True)
     for name in ("steps", "linear", "methods"):
-        given = COMMANDS[name].read(["--quick"] * options.quick)
-        BENCHES[name].show(vars(given) | {"methods": options.methods})
+        defaults = COMMANDS[name].read(["--quick"] * options.quick)
+        BENCHES[name].show(vars(defaults) | {"methods": options.methods})
 
 
-COMMANDS = {
-    "all": Command(
-        "p4lab.bench", "Run steps, linear and methods.", _all, {}, {"threads": None, "methods": Names(METHODS)}
-    ),
-    **{name: one.command(name) for name, one in BENCHES.items()},
-}
+COMMANDS = {"all": run_all, **{name: bench.command(name) for name, bench in BENCHES.items()}}
 """The benchmarks by name, with the options that they take."""
 
 

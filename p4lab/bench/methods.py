@@ -142,7 +142,7 @@ def methods(
 
 def measure(dim: int, names: Sequence[str], batch: int, rounds: int) -> tuple[float, dict[str, Cell]]:
     """Return the seconds of a step of `nn.Linear` at a width, and the methods' ratios to it."""
-    made = {REFERENCE: contender(None, dim, batch)}
+    contenders = {REFERENCE: contender(None, dim, batch)}
     once: dict[str, float] = {}
     for name in names:
         one = contender(METHODS[name], dim, batch)
@@ -152,8 +152,8 @@ def measure(dim: int, names: Sequence[str], batch: int, rounds: int) -> tuple[fl
         if seconds > SLOW:
             once[name] = seconds
         else:
-            made[name] = one
-    steps = seconds_of_steps(made, rounds)
+            contenders[name] = one
+    steps = seconds_of_steps(contenders, rounds)
     reference = steps.pop(REFERENCE)
     middle = statistics.median(reference)
     cells = {name: Cell(median_ratio(values, reference)) for name, values in steps.items()}

@@ -83,14 +83,14 @@ def steps(sizes: Sequence[int] = STEP_SIZES, rounds: int = 7, names: Sequence[st
     micros = []
     slow: set[str] = set()
     for dim in sizes:
-        made: dict[str, Contender] = {"": contender(None, dim, STEP_BATCH)}
+        contenders: dict[str, Contender] = {"": contender(None, dim, STEP_BATCH)}
         for name in names:
             if name not in slow:
-                made[name] = contender(CONTENDERS[name], dim, STEP_BATCH)
-                if seconds_of(made[name].steps) / made[name].unit > SLOW:
+                contenders[name] = contender(CONTENDERS[name], dim, STEP_BATCH)
+                if seconds_of(contenders[name].steps) / contenders[name].unit > SLOW:
                     slow.add(name)
-                    del made[name]
-        each = seconds_of_steps(made, rounds)
+                    del contenders[name]
+        each = seconds_of_steps(contenders, rounds)
         micros.append(f"{1e6 * statistics.median(each['']):.0f}")
         for name in names:
             rows[name].append(median_ratio(each[name], each[""]) if name in each else f"> {SLOW} s")
@@ -163,14 +163,14 @@ def targets(
     with one_thread():
         for dim in sizes:
             most = limit or LIMITS.get(dim, 30.0)
-            chosen = {name: tune(name, dim, most / 2) for name in names}
+            choices = {name: tune(name, dim, most / 2) for name in names}
             say(f"targets, d = {dim} tuned")
             runs: dict[str, list[Outcome]] = {name: [] for name in names}
             for seed in seeds:
                 for name in names:
-                    runs[name].append(solve(name, dim, chosen[name], seed, most))
+                    runs[name].append(solve(name, dim, choices[name], seed, most))
             own = seconds(runs[OWN]) if OWN in runs else math.nan
-            rows += [_row(dim, name, chosen[name], runs[name], own) for name in names]
+            rows += [_row(dim, name, choices[name], runs[name], own) for name in names]
             verdicts.append(_verdict(dim, runs, own))
             say(f"targets, d = {dim} done")
     header = ["d", "method", "optimizer", "reached", "steps", "seconds", "x P4Orthogonal", "max abs(W^T W - I)"]
@@ -195,10 +195,10 @@ def _row(dim: int, name: str, choice: Choice, runs: Sequence[Outcome], own: floa
 def _verdict(dim: int, runs: Mapping[str, Sequence[Outcome]], own: float) -> str:
     def best(names: Sequence[str]) -> str:
         # Those that got there come before those that did not.
-        ranked = [(reached(runs[name]) < len(runs[name]), seconds(runs[name]), name) for name in names if name in runs]
-        if not ranked:
+        ends = [(reached(runs[name]) < len(runs[name]), seconds(runs[name]), name) for name in names if name in runs]
+        if not ends:
             return "not run"
-        late, middle, name = min(ranked)
+        late, middle, name = min(ends)
         return f"{CONTENDERS[name].label}, {'more than ' if late else ''}{middle / own:.3g} x P4Orthogonal"
 
     return f"d = {dim}: best of torch as it comes: {best(STATIC)}; of torch and geotorch, re-based: {best(PACKAGED)}."

@@ -12,6 +12,7 @@ from p4lab.bench.timing import exponent, interleaved, median_ratio
 from p4lab.command import say
 from p4lab.fit import Schedule, fit
 from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule, P4Inv
+from p4lab.p4.watch import remember
 
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 """Widths that are timed."""
@@ -110,9 +111,9 @@ def growth(
         table(["d", *(f"{name} [us]" if name == next(iter(seconds)) else name for name in group)], body)
         for group, body in zip(groups, zip(*rows, strict=True), strict=True)
     ]
-    fitted = [i for i, dim in enumerate(sizes) if dim >= large]
-    if len(fitted) >= 2:
-        slopes = [[n, exponent([sizes[i] for i in fitted], [t[i] for i in fitted])] for n, t in seconds.items()]
+    places = [i for i, dim in enumerate(sizes) if dim >= large]
+    if len(places) >= 2:
+        slopes = [[n, exponent([sizes[i] for i in places], [t[i] for i in places])] for n, t in seconds.items()]
         parts.append(table([f"time ~ d^p, d >= {large}", "p"], slopes))
     return "\n\n".join(parts)
 
@@ -129,7 +130,7 @@ def _contenders(dim: int, batch: int, input_gradient: bool) -> list[dict[str, Ca
         y, logabsdet = lu(x)
         return y.square().mean() - logabsdet.mean() / dim
 
-    known = P4Inv(dim, seed=0)
+    nll = P4Inv(dim, seed=0)
     layers = {
         "P4Inv": P4Inv(dim, seed=0),
         "P4Inv paper": PAPER.layer(dim, seed=0),
@@ -140,7 +141,7 @@ def _contenders(dim: int, batch: int, input_gradient: bool) -> list[dict[str, Ca
         "linear + slogdet": _ten_steps(slogdet, x, lambda: slogdet(x).square().mean() - slogdet.logabsdet() / dim),
         "nflows LULinear": _ten_steps(lu, x, lu_loss),
         **{name: _ten_steps(p4, x, lambda p4=p4: p4(x).square().mean()) for name, p4 in layers.items()},  # type: ignore[misc]
-        "P4Inv + logdet": _ten_steps(known, x, lambda: known(x).square().mean() - known.logabsdet() / dim),
+        "P4Inv + logdet": _ten_steps(nll, x, lambda: nll(x).square().mean() - nll.logabsdet() / dim),
     }
     return [contenders, {f"merge {name}": _ten_merges(layer, x) for name, layer in layers.items()}]
 
@@ -155,14 +156,15 @@ def _ten_merges(layer: P4Inv, x: Tensor) -> Callable[[], object]:
     """Time merges of a layer that remembers a batch, as in training (without one, a gradient reset has less to do)."""
     optimizer = torch.optim.Adam(layer.parameters(), lr=1e-4)
     schedule = MergeSchedule(layer, optimizer, refine_every=0)
-    layer(x).square().mean().backward()
+    y = layer(x)
+    (gradient,) = torch.autograd.grad(y.square().mean(), y, retain_graph=True)
+    y.backward(gradient)
     optimizer.step()
-    batch = layer._batch
 
     def ten_merges() -> None:
         # Ten, as the steps are timed by ten.
         for _ in range(EVERY):
-            layer._batch = batch
+            remember(layer, x, gradient)
             schedule.merge()
 
     return ten_merges

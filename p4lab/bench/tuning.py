@@ -75,8 +75,8 @@ def grid(task: str, method: Method, dim: int) -> tuple[Choice, ...]:
     choices = []
     for name in method.optimizers:
         momentum = MOMENTUM if name == "sgd" and both and method.name != "geoopt_stiefel" else 0.0
-        tried = rates[name] if both else sorted(rate / by for rate in rates[name] for by in (1, BETWEEN))
-        choices += [Choice(name, float(f"{rate:.3g}"), momentum, dim) for rate in tried]
+        values = rates[name] if both else sorted(rate / by for rate in rates[name] for by in (1, BETWEEN))
+        choices += [Choice(name, float(f"{rate:.3g}"), momentum, dim) for rate in values]
     return tuple(choices)
 
 
@@ -114,10 +114,10 @@ def tune(
     traces = parallel(calls, backend, n_jobs)
     lowest = min(loss for trace in traces for _, _, loss in trace.checks)
     target = known_target if task in MAPS else start - WAY * (start - lowest)
-    ranked: dict[str, list[tuple[tuple[bool, float], int]]] = {}
+    merits: dict[str, list[tuple[tuple[bool, float], int]]] = {}
     for index, ((name, _), trace) in enumerate(zip(pairs, traces, strict=True)):
-        ranked.setdefault(name, []).append((merit(trace, target), index))
-    return Tuned(task, target, {name: pairs[min(of_method)[1]][1] for name, of_method in ranked.items()})
+        merits.setdefault(name, []).append((merit(trace, target), index))
+    return Tuned(task, target, {name: pairs[min(of_method)[1]][1] for name, of_method in merits.items()})
 
 
 def merit(trace: Trace, target: float) -> tuple[bool, float]:

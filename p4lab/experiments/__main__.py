@@ -36,12 +36,12 @@ MOST_STEPS = 1_000_000
 )
 def densities(options: argparse.Namespace) -> None:
     """Run what is missing and print the tables."""
-    runs = chosen(options)
+    runs = runs_for(options)
     results = perform(runs, train, summary, options.file, options.jobs)
     print(f"{machine()}\n\n{report(runs, results)}")
 
 
-def chosen(options: argparse.Namespace) -> list[Run]:
+def runs_for(options: argparse.Namespace) -> list[Run]:
     """Return the runs that the options ask for: all methods and problems with the first seed, then with the next one.
 
     Raises:
@@ -67,24 +67,24 @@ def summary(run: Run, result: Result) -> str:
 
 def report(runs: Sequence[Run], results: Mapping[str, Result]) -> str:
     """Return all tables as Markdown."""
-    grouped: dict[str, dict[str, list[Result]]] = {}
+    by_problem: dict[str, dict[str, list[Result]]] = {}
     for run in runs:
-        grouped.setdefault(run.problem, {}).setdefault(run.method, []).append(results[run.key()])
-    parts = [f"### {problem}\n\n{problem_table(problem, of_methods)}" for problem, of_methods in grouped.items()]
-    toy = toy_verdict({problem: of_methods for problem, of_methods in grouped.items() if problem != DIGITS})
+        by_problem.setdefault(run.problem, {}).setdefault(run.method, []).append(results[run.key()])
+    parts = [f"### {problem}\n\n{problem_table(problem, of_methods)}" for problem, of_methods in by_problem.items()]
+    toy = toy_verdict({problem: of_methods for problem, of_methods in by_problem.items() if problem != DIGITS})
     parts += [f"### P4Inv + Bent against RealNVP\n\n{toy}"] if toy else []
-    digits = digits_verdict(grouped.get(DIGITS, {}))
+    digits = digits_verdict(by_problem.get(DIGITS, {}))
     parts += [f"### Swaps on digits\n\n{digits}"] if digits else []
     return "\n\n".join(parts)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that is named first, or else the one of densities."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given and given[0] in OTHERS:
-        importlib.import_module(f"p4lab.experiments.{given[0]}").main(given[1:])
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in OTHERS:
+        importlib.import_module(f"p4lab.experiments.{words[0]}").main(words[1:])
     else:
-        densities(given)
+        densities(words)
 
 
 if __name__ == "__main__":

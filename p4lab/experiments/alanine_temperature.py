@@ -144,8 +144,8 @@ def train(flat: FlatCoordinates, y: Tensor, validation: Tensor, settings: Settin
     flow = molecule(settings, seed)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(flow.parameters(), settings.learning_rate)
-    held = flow.augment(flat.flat(validation).float(), torch.Generator().manual_seed(0))
-    y, least, best, kept = y.float(), float("inf"), 0, flow.state_dict()
+    heldout = flow.augment(flat.flat(validation).float(), torch.Generator().manual_seed(0))
+    y, least, best, state = y.float(), float("inf"), 0, flow.state_dict()
 
     def loss() -> Tensor:
         rows = torch.randint(len(y), (settings.batch_size,), generator=generator, device="cpu")
@@ -154,12 +154,12 @@ def train(flat: FlatCoordinates, y: Tensor, validation: Tensor, settings: Settin
 
     @torch.no_grad()
     def look(now: Fit) -> None:
-        nonlocal least, best, kept
+        nonlocal least, best, state
         if now.step % settings.look_every and now.progress < 1:
             return
-        value = float(by_example(flow, held))
+        value = float(by_example(flow, heldout))
         if value < least:
-            least, best, kept = value, now.step, copy.deepcopy(flow.state_dict())
+            least, best, state = value, now.step, copy.deepcopy(flow.state_dict())
 
     end = fit(
         loss,
@@ -172,7 +172,7 @@ def train(flat: FlatCoordinates, y: Tensor, validation: Tensor, settings: Settin
         after=look,
         clock=time.process_time,
     )
-    flow.load_state_dict(kept)
+    flow.load_state_dict(state)
     entropy = 0.5 * settings.momenta * float(np.log(2 * np.pi * np.e))
     return Trained(flow, least - entropy, end.step, best, end.elapsed)
 
@@ -363,20 +363,20 @@ def main(options: argparse.Namespace) -> None:
             folder = (options.folder or Path(scratch)) / f"{temperature:.0f}K"
             truths.append(simulated(temperature, options.nanoseconds, folder))
     coordinates = Coordinates.fit(training.x.double())
-    y, held = (coordinates.encode(part.x.double())[0] for part in (training, validation))
+    y, heldout = (coordinates.encode(part.x.double())[0] for part in (training, validation))
     flat = FlatCoordinates(coordinates, coordinates.augment(y, torch.Generator().manual_seed(0)))
     results: dict[float, list[Result]] = {t: [] for t in TEMPERATURES}
-    trained = []
+    flows = []
     with OpenMMEnergy(temperature=TRAINED) as energy:
         for seed in range(options.seeds):
-            trained.append(train(flat, y, held, settings, seed))
+            flows.append(train(flat, y, heldout, settings, seed))
             for truth in truths:
-                result = evaluate(trained[-1].flow, flat, energy, truth, settings.samples)
+                result = evaluate(flows[-1].flow, flat, energy, truth, settings.samples)
                 results[truth.temperature].append(result)
             say(f"after {seed + 1} of {options.seeds} seeds:\n{table_of(truths, results)}")
     print("\nAlanine dipeptide, trained at 300 K by example; energies of flows are differences from MD\n")
     print(settings)
-    for seed, one in enumerate(trained):
+    for seed, one in enumerate(flows):
         print(
             f"seed {seed}: validation NLL {one.nll:.2f} nats in whitened coordinates, best at step {one.best:,} "
             f"of {one.steps:,}, {one.seconds:.0f} CPU seconds"

@@ -194,7 +194,7 @@ def table(results: Mapping[str, Runs], of_frames: float) -> str:
 def main(options: argparse.Namespace) -> None:
     """Run what is missing and print the table; with a checkpoint, the first method with the first seed alone."""
     torch.set_num_threads(1)
-    budgets = chosen(options)
+    budgets = runs_for(options)
     if options.save:
         budgets = {budget: runs[:1] for budget, runs in budgets.items()}
     problem = lru_cache(Problem.of)
@@ -208,19 +208,19 @@ def main(options: argparse.Namespace) -> None:
                 append(options.file, run, result)
         return result
 
-    asked = [run for runs in budgets.values() for run in runs]
-    results = perform(asked, work, summary, None if options.save else options.file)
+    everything = [run for runs in budgets.values() for run in runs]
+    results = perform(everything, work, summary, None if options.save else options.file)
     print(machine())
     for budget, runs in budgets.items():
-        grouped: dict[str, list[Result]] = {}
+        by_method: dict[str, list[Result]] = {}
         for run in runs:
-            grouped.setdefault(run.method, []).append(results[run.key()])
-        print(f"\n{budget}\n\n{table(grouped, entropy(results.values()))}")
+            by_method.setdefault(run.method, []).append(results[run.key()])
+        print(f"\n{budget}\n\n{table(by_method, entropy(results.values()))}")
     truth = reference()
     print(f"\nReference: phi > 0 {truth.phi_positive:.2%} ± {truth.phi_positive_error:.2%} ({truth.provenance}).")
 
 
-def chosen(options: argparse.Namespace) -> dict[str, list[MoleculeRun]]:
+def runs_for(options: argparse.Namespace) -> dict[str, list[MoleculeRun]]:
     """Return by budget the runs that the options ask for: all methods with the first seed, then with the next one.
 
     Raises:

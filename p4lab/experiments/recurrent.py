@@ -15,6 +15,7 @@ from p4lab.command import Names, command, say
 from p4lab.errors import TrainingError
 from p4lab.problems.recurrent import CELLS
 from p4lab.problems.sequences import TASKS
+from p4lab.training import Engine
 from p4lab.training.rnn_setup import P4, TARGET, Choice, RnnConfig, RnnLane, RnnRace, known
 
 RATES = (1e-3, 3e-3, 1e-2)
@@ -66,7 +67,7 @@ class Outcome:
         return float(np.nanmin(losses[steps <= step], initial=math.inf))
 
 
-def outcome(lane: RnnLane) -> Outcome:
+def outcome(lane: Engine) -> Outcome:
     """Return how the run of a lane ended."""
     measures = lane.records.measures.columns
     steps = np.array(measures["step"])

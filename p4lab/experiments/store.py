@@ -52,11 +52,11 @@ def perform(
     Raises:
         RunFileError: the file is not one of this command.
     """
-    kept = read(file) if file else {}
-    missing = [run for run in runs if run.key() not in kept]
+    before = read(file) if file else {}
+    missing = [run for run in runs if run.key() not in before]
     say(f"{len(runs)} runs, {len(runs) - len(missing)} of them known")
     results = parallel((joblib.delayed(_done)(run, work, summary, file) for run in missing), n_jobs=jobs)
-    return {**kept, **{run.key(): result for run, result in zip(missing, results, strict=True)}}
+    return {**before, **{run.key(): result for run, result in zip(missing, results, strict=True)}}
 
 
 def _done(run: R, work: Callable[[R], Result], summary: Callable[[R, Result], str], file: Path | None) -> Result:

@@ -242,8 +242,8 @@ def main(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     for name in options.systems:
         system = SYSTEMS[name]()
-        given = {key: getattr(options, key) for key in ("steps", "samples") if getattr(options, key) is not None}
-        settings = dataclasses.replace(system.settings, **given)
+        changes = {key: getattr(options, key) for key in ("steps", "samples") if getattr(options, key) is not None}
+        settings = dataclasses.replace(system.settings, **changes)
         results: dict[float, list[Result]] = {t: [] for t in TEMPERATURES}
         seconds = []
         for seed in range(options.seeds):

@@ -61,12 +61,12 @@ def runs_of(problem: str, methods: tuple[str, ...] | None = None, seeds: range =
         ConfigError: unknown problem.
     """
     plan = plan_for(problem)
-    chosen = {name: recipe for name, recipe in plan.recipes.items() if methods is None or name in methods}
-    target = parameters(problem, plan.recipes[plan.matched]) if plan.matched and chosen else 0
+    recipes = {name: recipe for name, recipe in plan.recipes.items() if methods is None or name in methods}
+    target = parameters(problem, plan.recipes[plan.matched]) if plan.matched and recipes else 0
     settings = {"steps": plan.steps, "batch": plan.batch, **{k: v for k, v in changes.items() if v is not None}}
     return [
         Run(problem, name, seed, recipe, matched_to=0 if recipe.hidden or name == plan.matched else target, **settings)
-        for name, recipe in chosen.items()
+        for name, recipe in recipes.items()
         for seed in seeds
     ]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import lab_server
+import browser_server
 import live_benchmark
 import pytest
-from lab_server import BrowserSetupError, chromium, find_chromium
+from browser_server import BrowserSetupError, chromium, find_chromium
 from live_benchmark import QUICK, Plan, growth, latencies, latency
 from live_probe import Log, Throughput
 
@@ -144,7 +144,7 @@ def test_the_first_chromium_on_the_path_that_starts_is_taken(program: Any, monke
 
 
 def test_without_chromium_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lab_server, "find_chromium", lambda: None)
+    monkeypatch.setattr(browser_server, "find_chromium", lambda: None)
     with pytest.raises(BrowserSetupError, match="P4LAB_CHROMIUM"), chromium():
         pass
 
@@ -157,11 +157,11 @@ def test_without_playwright_the_error_names_the_extra(monkeypatch: pytest.Monkey
 
 def test_a_server_that_does_not_start_shows_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "notebooks").mkdir()
-    monkeypatch.setattr(lab_server, "LAB_FLAGS", ("--no-such-flag-of-jupyterlab",))
-    monkeypatch.setattr(lab_server.sys, "executable", "/bin/false")
+    monkeypatch.setattr(browser_server, "LAB_FLAGS", ("--no-such-flag-of-jupyterlab",))
+    monkeypatch.setattr(browser_server.sys, "executable", "/bin/false")
     with (
         pytest.raises(BrowserSetupError, match="did not start"),
-        lab_server.jupyterlab(tmp_path / "notebooks", tmp_path / "home"),
+        browser_server.jupyterlab(tmp_path / "notebooks", tmp_path / "home"),
     ):
         pass
 

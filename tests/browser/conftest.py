@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab_page import Notebook, opened
-from lab_server import Server, chromium, jupyterlab
+from browser_page import Notebook, opened
+from browser_server import Server, chromium, jupyterlab
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 

@@ -43,7 +43,7 @@ def result(nll: float, bridges: float = 0.1, finite: int = 1) -> dict[str, Any]:
 
 
 def test_the_default_is_eight_densities_and_digits_with_five_seeds() -> None:
-    runs = command.chosen(command.densities.read([]))
+    runs = command.runs_for(command.densities.read([]))
     assert len(PROBLEMS) == 9
     assert len(runs) == 8 * 2 * 5 + 5 * 5
     assert {run.method for run in runs if run.problem == DIGITS} == {

@@ -37,7 +37,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[MoleculeRun]:
 
 
 def runs_of(*arguments: str) -> dict[str, list[MoleculeRun]]:
-    return command.chosen(command.main.read(arguments))
+    return command.runs_for(command.main.read(arguments))
 
 
 def test_the_default_is_every_architecture_with_three_seeds_and_two_budgets() -> None:

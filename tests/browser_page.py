@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from lab_server import Server
+from browser_server import Server
 
 WAIT = 120_000
 """Milliseconds until the page is given up."""
