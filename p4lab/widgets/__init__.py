@@ -2,7 +2,16 @@
 
 from p4lab.widgets.alanine_lab import alanine_lab
 from p4lab.widgets.boltzmann_lab import boltzmann_lab
-from p4lab.widgets.catalog import break_lab, density_lab, digits_lab, linear_lab, parameter_lab, start_lab, swaps_lab
+from p4lab.widgets.catalog import (
+    break_lab,
+    density_lab,
+    digits_lab,
+    directions_lab,
+    linear_lab,
+    parameter_lab,
+    start_lab,
+    swaps_lab,
+)
 from p4lab.widgets.channel import BrowserError, Channel
 from p4lab.widgets.controls import ControlPanel, Group, Item
 from p4lab.widgets.dashboard import Dashboard
@@ -35,6 +44,7 @@ __all__ = [
     "break_lab",
     "density_lab",
     "digits_lab",
+    "directions_lab",
     "linear_lab",
     "parameter_lab",
     "property_lab",

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 from p4lab.labs.break_it import BREAK
 from p4lab.labs.density import DENSITIES_2D
 from p4lab.labs.digits import DIGITS
+from p4lab.labs.directions import DIRECTIONS
 from p4lab.labs.lab import Lab
 from p4lab.labs.linear import LINEAR
 from p4lab.labs.parameter import PARAMETER
@@ -46,5 +47,6 @@ density_lab = opener(DENSITIES_2D)
 digits_lab = opener(DIGITS)
 linear_lab = opener(LINEAR)
 parameter_lab = opener(PARAMETER)
+directions_lab = opener(DIRECTIONS)
 start_lab = opener(START)
 swaps_lab = opener(SWAPS)
