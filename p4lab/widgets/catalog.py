@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+from p4lab.labs.boltzmann import BOLTZMANN
 from p4lab.labs.break_it import BREAK
 from p4lab.labs.density import DENSITIES_2D
 from p4lab.labs.digits import DIGITS
@@ -10,6 +11,7 @@ from p4lab.labs.linear import LINEAR
 from p4lab.labs.parameter import PARAMETER
 from p4lab.labs.start import START
 from p4lab.labs.swaps import SWAPS
+from p4lab.labs.temperature import TEMPERATURE
 from p4lab.training import RunConfig
 from p4lab.widgets.dashboard import Dashboard
 
@@ -41,6 +43,7 @@ def opener(lab: Lab[Any, Any]) -> Opener:
     return show
 
 
+boltzmann_lab = opener(BOLTZMANN)
 break_lab = opener(BREAK)
 density_lab = opener(DENSITIES_2D)
 digits_lab = opener(DIGITS)
@@ -48,3 +51,4 @@ linear_lab = opener(LINEAR)
 parameter_lab = opener(PARAMETER)
 start_lab = opener(START)
 swaps_lab = opener(SWAPS)
+temperature_lab = opener(TEMPERATURE)
