@@ -1,7 +1,7 @@
 """Controls, live pictures and dashboards: the only room that displays."""
 
-from p4lab.widgets.alanine_lab import alanine_lab
 from p4lab.widgets.catalog import (
+    alanine_lab,
     boltzmann_lab,
     break_lab,
     density_lab,

@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+from p4lab.labs.alanine import ALANINE
 from p4lab.labs.boltzmann import BOLTZMANN
 from p4lab.labs.break_it import BREAK
 from p4lab.labs.density import DENSITIES_2D
@@ -43,6 +44,7 @@ def opener(lab: Lab[Any, Any]) -> Opener:
     return show
 
 
+alanine_lab = opener(ALANINE)
 boltzmann_lab = opener(BOLTZMANN)
 break_lab = opener(BREAK)
 density_lab = opener(DENSITIES_2D)
