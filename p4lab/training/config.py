@@ -203,7 +203,8 @@ class RunConfig(Settings):
             cls.settings[name] = dataclasses.replace(cls.settings.get(name, Setting()), rule=rule)
         if "live" not in vars(cls):
             cls.live = tuple(name for name, setting in cls.settings.items() if setting.live)
-        cls._kinds[cls.problem] = cls
+        if cls.problem:
+            cls._kinds[cls.problem] = cls
 
     # --- what a problem's config supplies ----------------------------------------------------------------------------
 

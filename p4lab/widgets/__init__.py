@@ -1,8 +1,8 @@
 """Controls, live pictures and dashboards: the only room that displays."""
 
-from p4lab.widgets.alanine_lab import alanine_lab
-from p4lab.widgets.boltzmann_lab import boltzmann_lab
 from p4lab.widgets.catalog import (
+    alanine_lab,
+    boltzmann_lab,
     break_lab,
     density_lab,
     digits_lab,
@@ -11,6 +11,7 @@ from p4lab.widgets.catalog import (
     parameter_lab,
     start_lab,
     swaps_lab,
+    temperature_lab,
 )
 from p4lab.widgets.channel import BrowserError, Channel
 from p4lab.widgets.controls import ControlPanel, Group, Item
@@ -24,7 +25,6 @@ from p4lab.widgets.race_lab import race_lab
 from p4lab.widgets.rnn_lab import rnn_lab
 from p4lab.widgets.sketch import Sketch
 from p4lab.widgets.space import Space
-from p4lab.widgets.temperature_lab import temperature_lab
 
 __all__ = [
     "BrowserError",

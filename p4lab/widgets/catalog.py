@@ -2,6 +2,8 @@
 
 from typing import Any, Protocol
 
+from p4lab.labs.alanine import ALANINE
+from p4lab.labs.boltzmann import BOLTZMANN
 from p4lab.labs.break_it import BREAK
 from p4lab.labs.density import DENSITIES_2D
 from p4lab.labs.digits import DIGITS
@@ -11,6 +13,7 @@ from p4lab.labs.linear import LINEAR
 from p4lab.labs.parameter import PARAMETER
 from p4lab.labs.start import START
 from p4lab.labs.swaps import SWAPS
+from p4lab.labs.temperature import TEMPERATURE
 from p4lab.training import RunConfig
 from p4lab.widgets.dashboard import Dashboard
 
@@ -42,6 +45,8 @@ def opener(lab: Lab[Any, Any]) -> Opener:
     return show
 
 
+alanine_lab = opener(ALANINE)
+boltzmann_lab = opener(BOLTZMANN)
 break_lab = opener(BREAK)
 density_lab = opener(DENSITIES_2D)
 digits_lab = opener(DIGITS)
@@ -50,3 +55,4 @@ parameter_lab = opener(PARAMETER)
 directions_lab = opener(DIRECTIONS)
 start_lab = opener(START)
 swaps_lab = opener(SWAPS)
+temperature_lab = opener(TEMPERATURE)

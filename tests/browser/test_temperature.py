@@ -6,8 +6,8 @@ import pytest
 from live_notebook import Notebook, check_fit, drawn, looks, redrawn, start_lab, still
 
 NAME = "12_temperature.ipynb"
-EXACT = ".p4-boltzmann .p4-pictures > :nth-child(1) canvas"
-FLOW = ".p4-boltzmann .p4-pictures > :nth-child(2) canvas"
+EXACT = ".p4-temperature .p4-pictures > :nth-child(1) canvas"
+FLOW = ".p4-temperature .p4-pictures > :nth-child(2) canvas"
 
 
 def turned(notebook: Notebook, text: str) -> None:

@@ -1,0 +1,123 @@
+"""The lab of temperatures: the dial, tables of densities, and what is drawn at any temperature."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lab_tools import opened, train
+
+from p4lab.boltzmann import steerable_flow
+from p4lab.labs import Sight
+from p4lab.labs.temperature import TEMPERATURE, TEMPERATURES, MarginalTable, TemperatureConfig, momenta_grid, side_of
+from p4lab.plots.layers import Heatmap, Path
+from p4lab.problems.energies import DoubleWell
+
+SMALL: dict[str, Any] = {"blocks": 2, "hidden": 8, "batch_size": 32, "measure_every": 5}
+
+
+def heatmap(drawing: Any) -> Any:
+    return next(layer.values for layer in drawing.layers if isinstance(layer, Heatmap))
+
+
+def paths(drawing: Any) -> dict[str, Any]:
+    return {layer.label: layer.points for layer in drawing.layers if isinstance(layer, Path) and layer.label}
+
+
+@pytest.mark.parametrize("temperature", [TEMPERATURES[0], 1.0, TEMPERATURES[-1]])
+def test_the_dial_steers_pictures_and_table(temperature: float) -> None:
+    with opened(TEMPERATURE, **SMALL) as lab:
+        lab.touch("temperature", temperature)
+        drawings: Any = lab.drawings()
+        truth = DoubleWell()
+        exact, rows = heatmap(drawings["exact"]), drawings["board"]
+        x0, x1, y0, y1 = truth.bounds
+        inside = float(np.sum(exact)) * (x1 - x0) * (y1 - y0) / exact.size
+        assert inside == pytest.approx(1.0, abs=0.06)
+        assert list(rows.columns)[:2] == [f"at T = {temperature:.2f}", "ΔF, right − left (kT)"]
+        assert rows.rows[0].cells[1] == f"{truth.free_energy_difference(temperature):.3f}"
+        for area in ("sizes", "differences"):
+            line = paths(drawings[area])["the dial"]
+            assert line[:, 0].tolist() == pytest.approx([temperature, temperature])
+        assert lab.values()["temperature"] == temperature
+
+
+def test_turning_the_dial_moves_the_flow_without_training_it() -> None:
+    with opened(TEMPERATURE, **SMALL) as lab:
+        train(lab, 10)
+        highest = []
+        for temperature in (0.5, 1.0, 2.0):
+            lab.touch("temperature", temperature)
+            highest.append(float(heatmap(lab.drawings()["steered"]).max()))
+        assert highest == sorted(highest, reverse=True)  # colder is sharper
+        assert lab.sight().snapshot.step == 10
+
+
+def test_exact_free_energies_stand_beside_the_flows() -> None:
+    with opened(TEMPERATURE, **SMALL) as lab:
+        train(lab, 20)
+        drawings = lab.drawings()
+        lines = paths(drawings["differences"])
+        assert list(lines) == ["the dial", "exact, right minus left", "flow"]
+        exact = lines["exact, right minus left"]
+        assert exact[:, 1].tolist() == pytest.approx([DoubleWell().free_energy_difference(t) for t in exact[:, 0]])
+        for name, points in paths(drawings["sizes"]).items():
+            assert name == "the dial" or ((points[:, 1] > 0) & (points[:, 1] <= 100.001)).all()
+
+
+def test_the_table_of_densities_is_that_of_the_moment_whatever_was_drawn_in_between() -> None:
+    with opened(TEMPERATURE, **SMALL) as lab:
+        draw = {picture.area: picture.draw for picture in TEMPERATURE.pictures}
+        early = lab.player.frame(10)
+        train(lab, 20)
+        late, sight = lab.player.frame(10), lab.sight(early)
+        expected: Any = draw["steered"](sight)
+        draw["sizes"](Sight(late, sight.view, sight.memory))
+        again: Any = draw["steered"](sight)
+        np.testing.assert_array_equal(again.layers[0].values, expected.layers[0].values)
+
+
+@pytest.mark.parametrize(("momenta", "tolerance"), [(0, 1e-5), (1, 0.01), (2, 0.01)])
+def test_the_table_of_densities_is_the_marginal_at_every_temperature(momenta: int, tolerance: float) -> None:
+    flow = steerable_flow(2, momenta, 2, hidden=8, dtype=torch.float64, seed=3)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+    truth = DoubleWell()
+    densities = MarginalTable(flow, truth, 72)  # with this side the barrier lies between two cells
+    x0, x1, y0, y1 = truth.bounds
+    cell = (x1 - x0) * (y1 - y0) / 72**2
+    for temperature in (0.5, 1.0):
+        density = np.exp(densities.log_density(temperature))
+        x = flow.sample(40_000, temperature, generator)[:, :2]
+        inside = (x[:, 0] > x0) & (x[:, 0] < x1) & (x[:, 1] > y0) & (x[:, 1] < y1)
+        share = float(inside.double().mean())
+        assert density.sum() * cell == pytest.approx(share, abs=0.01 + tolerance)
+        in_b = truth.in_b(x[inside]).double().mean()
+        assert densities.difference(truth, temperature) == pytest.approx(float(-torch.logit(in_b)), abs=0.06)
+
+
+@pytest.mark.parametrize("momenta", [0, 1, 2, 4])
+@pytest.mark.parametrize("temperature", [TEMPERATURES[0], 1.0])
+def test_momenta_are_integrated_out(momenta: int, temperature: float) -> None:
+    nodes, log_weights = momenta_grid(momenta)
+    log_p = -0.5 * nodes.square().sum(-1) / temperature - 0.5 * momenta * math.log(2 * math.pi * temperature)
+    total = float((log_p + log_weights).logsumexp(0))
+    assert total == pytest.approx(0.0, abs=0.05 if momenta <= 2 else 0.5)  # beyond two momenta it is rough
+    assert side_of(momenta, True) <= side_of(momenta, False)
+
+
+@pytest.mark.parametrize(("name", "new"), [("momenta", 4), ("mixing", "plu")])
+def test_other_flows_can_be_drawn(name: str, new: Any) -> None:
+    with opened(TEMPERATURE, **{**SMALL, name: new}) as lab:
+        assert heatmap(lab.drawings()["steered"]).shape == (side_of(lab.sight().config.momenta, False),) * 2
+
+
+def test_a_mixing_that_is_set_is_offered() -> None:
+    config = TemperatureConfig(mixing="plu")
+    assert list(config.settings["mixing"].offered(config, "plu").values())[-1] == "plu"
+    assert "plu" not in config.settings["mixing"].offered(TemperatureConfig(), "p4inv")
