@@ -21,9 +21,5 @@ def test_trains_by_energy_and_fits_the_page(notebook: Notebook) -> None:
         check_fit(notebook)
     assert notebook.state() == "running"
     notebook.pause()
-<<<<<<< HEAD
-    becomes(notebook, "lab.player.engine.problem._energy.context", "None")
-=======
     becomes(notebook, "lab.player.engine.problem.energy.context", "None")
->>>>>>> 8d96d0a (The lab of alanine dipeptide as a value)
     notebook.check_clean()
