@@ -5,6 +5,7 @@ from typing import Any, Protocol
 from p4lab.labs.density import DENSITIES_2D
 from p4lab.labs.digits import DIGITS
 from p4lab.labs.lab import Lab
+from p4lab.labs.property import PROPERTY
 from p4lab.labs.start import START
 from p4lab.labs.swaps import SWAPS
 from p4lab.training import RunConfig
@@ -41,4 +42,5 @@ def opener(lab: Lab[Any, Any]) -> Opener:
 density_lab = opener(DENSITIES_2D)
 digits_lab = opener(DIGITS)
 start_lab = opener(START)
+property_lab = opener(PROPERTY)
 swaps_lab = opener(SWAPS)
