@@ -441,18 +441,15 @@ PROPERTY = Lab(
     disabled=without_meaning,
     layout="wide",
     style="""
-.p4-lab.p4-property .p4-layout .p4-pictures { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 14px 20px; }
-.p4-property .p4-property-matrices { grid-column: 1 / -1; }
-.p4-property .p4-grids {
-  display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 8px 12px; padding: 0 4px;
+.p4-property .p4-layout .p4-pictures { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 14px 20px; }
+.p4-property .p4-property-matrices {
+  grid-column: 1 / -1; display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 8px 12px; padding: 0 4px;
 }
-.p4-property .p4-layout .p4-grid canvas {
+.p4-property .p4-grid canvas {
   width: 100% !important; height: auto !important; image-rendering: pixelated; box-sizing: border-box;
 }
-.p4-property .p4-grid figcaption span { white-space: nowrap; }
-.p4-property .p4-board .p4-table :is(th, td):nth-child(2) { text-align: left; }
-.p4-lab.p4-property .p4-curves { min-height: 560px; }
+.p4-property .p4-table :is(th, td):nth-child(2) { text-align: left; }
+.p4-property .p4-curves { min-height: 560px; }
 .p4-property .p4-side .p4-select { width: 92px; }
-@container (min-width: 1080px) { .p4-lab.p4-property .p4-curves { height: 560px; } }
 """,
 )
