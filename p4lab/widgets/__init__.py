@@ -3,7 +3,7 @@
 from p4lab.widgets.alanine_lab import alanine_lab
 from p4lab.widgets.boltzmann_lab import boltzmann_lab
 from p4lab.widgets.break_lab import break_lab
-from p4lab.widgets.catalog import density_lab, digits_lab, property_lab, start_lab, swaps_lab
+from p4lab.widgets.catalog import density_lab, digits_lab, property_lab, race_lab, start_lab, swaps_lab
 from p4lab.widgets.channel import BrowserError, Channel
 from p4lab.widgets.controls import ControlPanel, Group, Item
 from p4lab.widgets.dashboard import Dashboard
@@ -13,7 +13,6 @@ from p4lab.widgets.live import train_live
 from p4lab.widgets.live_plot import LivePlot
 from p4lab.widgets.parameter_lab import parameter_lab
 from p4lab.widgets.plane import Plane
-from p4lab.widgets.race_lab import race_lab
 from p4lab.widgets.rnn_lab import rnn_lab
 from p4lab.widgets.sketch import Sketch
 from p4lab.widgets.space import Space

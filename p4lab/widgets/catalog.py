@@ -6,6 +6,7 @@ from p4lab.labs.density import DENSITIES_2D
 from p4lab.labs.digits import DIGITS
 from p4lab.labs.lab import Lab
 from p4lab.labs.property import PROPERTY
+from p4lab.labs.race import RACE
 from p4lab.labs.start import START
 from p4lab.labs.swaps import SWAPS
 from p4lab.training import RunConfig
@@ -41,6 +42,7 @@ def opener(lab: Lab[Any, Any]) -> Opener:
 
 density_lab = opener(DENSITIES_2D)
 digits_lab = opener(DIGITS)
+race_lab = opener(RACE)
 start_lab = opener(START)
 property_lab = opener(PROPERTY)
 swaps_lab = opener(SWAPS)
