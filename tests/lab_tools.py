@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,3 +51,11 @@ def table(lab: Dashboard, area: str = "board") -> list[dict[str, str]]:
 def as_number(text: str) -> float:
     """Return the number that a text shows."""
     return float(text.replace("−", "-").replace(",", "").split()[0])
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait until something holds, and fail if it never does."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)

@@ -10,7 +10,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
 from p4lab.errors import ConfigError, TrainingError
 from p4lab.problems.rates import Choice
-from p4lab.training.race import Lane, RaceConfig, race_figures
+from p4lab.training.race import RaceConfig, memory_of, race_figures, racer
 
 CHECK_EVERY = 5
 """Steps between looks at the test loss; they are not part of the training time."""
@@ -69,7 +69,7 @@ def train(
     Raises:
         ConfigError: the method cannot do the task.
     """
-    lane = Lane(config.replace(methods=name, measure_every=1_000_000), name, settings)
+    lane = racer(config.replace(methods=name, measure_every=1_000_000), name, settings)
     checks = [(0, 0.0, lane.records.measures.columns["test_loss"][0])]
     stopped = ""
     while not stopped and checks[-1][2] > target and lane.seconds < seconds and (steps is None or lane.step < steps):
@@ -85,7 +85,7 @@ def train(
             stopped = f"step {lane.step}: the test loss is {loss}"
     figures = race_figures(lane.model)
     return Trace(
-        name, config.seed, tuple(checks), figures["residual"], figures["logabsdet_error"], lane.memory(), stopped
+        name, config.seed, tuple(checks), figures["residual"], figures["logabsdet_error"], memory_of(lane), stopped
     )
 
 

@@ -146,6 +146,26 @@ def step_time(form: str = ".1f", help: str = "Median time of a step of this lane
     return Column("ms/step", read, help)
 
 
+def violation_text(value: float) -> str:
+    """Return how a violation reads.
+
+    Example:
+        >>> violation_text(3.21e-7), violation_text(0.0), violation_text(math.nan)
+        ('3e−07', '0', '–')
+    """
+    return "0" if value == 0 else number(value, ".0e")
+
+
+def worst_violation() -> Column:
+    """Return the column of the largest violation so far, which the measurements call "residual"."""
+
+    def read(snapshot: Snapshot) -> str:
+        steps, violations = snapshot.curves["residual"]
+        return violation_text(float(np.max(violations[steps <= snapshot.step])))
+
+    return Column("worst", read, "Largest violation so far")
+
+
 def merge_columns() -> tuple[Column, Column]:
     """Return the columns of merges that were done and refused."""
     return (

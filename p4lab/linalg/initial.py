@@ -82,3 +82,16 @@ def inverse_and_logabsdet(matrix: Tensor, dim: int, dtype: torch.dtype) -> tuple
             "Add a multiple of the identity, or use dtype=torch.float64"
         )
     return inverse, sign, logabsdet
+
+
+def haar_rotation(noise: Tensor) -> Tensor:
+    """Return the rotation in SO(d) that normal noise, shape (d, d), is mapped to; uniformly distributed (Haar)."""
+    q, r = torch.linalg.qr(noise)
+    rotation = q * r.diagonal().sign()
+    rotation[:, 0] *= torch.linalg.det(rotation).sign()
+    return rotation
+
+
+def spread_spd(noise: Tensor) -> Tensor:
+    """Return ``M M^T + I / 2`` with ``M = noise / sqrt(d)``: symmetric, eigenvalues from 0.5 to about 4.5."""
+    return noise @ noise.t() / len(noise) + 0.5 * torch.eye(len(noise), dtype=noise.dtype, device="cpu")

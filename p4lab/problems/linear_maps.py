@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from p4lab.errors import OptionError
-from p4lab.problems.matrix import haar_rotation, spread_spd
+from p4lab.linalg.initial import haar_rotation, spread_spd
 
 TARGETS = ("spd", "so", "minus_identity")
 """The targets of the paper."""

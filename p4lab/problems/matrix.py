@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from p4lab.errors import OptionError, ShapeError, SingularMatrixError
 from p4lab.linalg import inverse_and_logabsdet
+from p4lab.linalg.initial import haar_rotation, spread_spd
 from p4lab.p4 import P4Inv
 from p4lab.p4.linear import Reset
 
@@ -71,19 +72,6 @@ def as_text(matrix: Tensor, decimals: int = 4) -> str:
         '1 0; 0.3333 1'
     """
     return "; ".join(" ".join(f"{round(entry, decimals) + 0.0:.15g}" for entry in row) for row in matrix.tolist())
-
-
-def haar_rotation(noise: Tensor) -> Tensor:
-    """Return the rotation in SO(d) that normal noise, shape (d, d), is mapped to; uniformly distributed (Haar)."""
-    q, r = torch.linalg.qr(noise)
-    rotation = q * r.diagonal().sign()
-    rotation[:, 0] *= torch.linalg.det(rotation).sign()
-    return rotation
-
-
-def spread_spd(noise: Tensor) -> Tensor:
-    """Return ``M M^T + I / 2`` with ``M = noise / sqrt(d)``: symmetric, eigenvalues from 0.5 to about 4.5."""
-    return noise @ noise.t() / len(noise) + 0.5 * _eye(noise)
 
 
 def _eye(noise: Tensor) -> Tensor:

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,10 +16,10 @@ from p4lab.flows import Flow
 from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule
 from p4lab.problems.rates import Choice, choice
 from p4lab.problems.tasks import TASKS, Task, task
-from p4lab.training.config import POSITIVE, Rule, RunConfig, one_of, whole
+from p4lab.training.config import POSITIVE, Rule, RunConfig, one_of, setting, whole
 from p4lab.training.engine import Engine
 from p4lab.training.lanes import Lanes
-from p4lab.training.records import Records, Snapshot
+from p4lab.training.records import Snapshot
 
 if TYPE_CHECKING:
     import pandas
@@ -36,6 +35,20 @@ def _are_methods(text: str) -> bool:
     return 1 <= len(names) == len(set(names)) and all(name in METHODS for name in names)
 
 
+TURN = Rule(float, lambda value: 1 <= value <= 1000, "1 to 1000 milliseconds")
+TASK_TEXTS = {
+    "spd": "Map: SPD",
+    "so": "Map: rotation",
+    "minus_identity": "Map: −I",
+    "ill_conditioned": "Map: ill-conditioned",
+    "negative": "Map: det < 0",
+    "ica_photos": "ICA: photos",
+    "ica_digits": "ICA: digits",
+    "digits": "Flow: digits",
+}
+"""What the tasks are called."""
+
+
 @dataclass(frozen=True)
 class RaceConfig(RunConfig):
     """Train several methods from the same start on the same data, each for the same time.
@@ -43,34 +56,43 @@ class RaceConfig(RunConfig):
     Rank, directions and merges are those of each P4 method's preset; learning rates are each method's own best
     (`p4lab.problems.rates`) times ``rate_factor``.
 
-    Attributes:
-        task: what is learned, one of `p4lab.problems.tasks.TASKS`.
-        methods: names of `p4lab.baselines.METHODS`, joined by "+".
-        dim: width d; the task "digits" has its own.
-        rate_factor: factor on all learning rates; live.
-        turn: milliseconds that each lane trains before the next one's turn.
-        budget: seconds of training for each lane.
+    Raises:
+        ConfigError: as `RunConfig`.
     """
 
     problem: ClassVar[str] = "race"
-    rules: ClassVar[dict[str, Rule]] = {
-        "task": one_of(*TASKS),
-        "methods": Rule(str, _are_methods, f"different names joined by {SEPARATOR}, of {', '.join(METHODS)}"),
-        "dim": whole(2, 512),
-        "rate_factor": POSITIVE,
-        "turn": Rule(float, lambda value: 1 <= value <= 1000, "1 to 1000 milliseconds"),
-        "budget": POSITIVE,
-    }
     live: ClassVar[tuple[str, ...]] = ("rate_factor", "budget")
 
     batch_size: int = 64
     measure_every: int = 25
-    task: str = "so"
-    methods: str = "plain+p4inv+plu+dense+exponential"
-    dim: int = 64
-    rate_factor: float = 1.0
-    turn: float = 20.0
-    budget: float = 20.0
+    task: str = setting("so", "Task", one_of(*TASKS), choices={name: TASK_TEXTS[name] for name in TASKS}, look="wide")
+    methods: str = setting(
+        "plain+p4inv+plu+dense+exponential",
+        "",
+        Rule(str, _are_methods, f"different names joined by {SEPARATOR}, of {', '.join(METHODS)}"),
+    )
+    dim: int = setting(64, "Width d", whole(2, 512), choices=(8, 16, 32, 48, 64, 128, 256), own=True)
+    rate_factor: float = setting(
+        1.0,
+        "Learning rates ×",
+        POSITIVE,
+        choices=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
+        own=True,
+        live=True,
+        help="On top of each method's best",
+    )
+    turn: float = setting(20.0, "", TURN, help="Milliseconds that each lane trains before the next one's turn")
+    budget: float = setting(
+        20.0,
+        "Time each",
+        POSITIVE,
+        choices=(2.0, 5.0, 10.0, 20.0, 60.0, 300.0),
+        kind="choice",
+        own=True,
+        live=True,
+        unit="s",
+        help="Seconds of training",
+    )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,16 +110,24 @@ class RaceConfig(RunConfig):
         Raises:
             ConfigError: the method cannot do the task.
         """
-        return self._parts(METHODS[self.names[0]])
+        return self.parts_of(METHODS[self.names[0]])
 
-    def _parts(self, method: Method) -> tuple[Task, nn.Module]:
-        dtype = getattr(torch, self.dtype)
-        chosen = task(self.task, self.dim, self.seed + 1, dtype, self.device)
+    def parts_of(self, method: Method) -> tuple[Task, nn.Module]:
+        """Return the task, and the model of a method.
+
+        Raises:
+            ConfigError: the method cannot do the task.
+        """
+        chosen = task(self.task, self.dim, self.seed + 1, **self.where)
         reason = unfit(self.task, method)
         if reason:
             raise ConfigError(f"methods={method.name!r}: {reason}")
         options = {"bias": self.task == "digits"} if method.linear else {}
-        return chosen, chosen.model(method, self.seed, dtype=dtype, device=self.device, **options)
+        return chosen, chosen.model(method, self.seed, **self.where, **options)
+
+    def measures(self, problem: Any, model: nn.Module, watched: Tensor | None) -> dict[str, Any]:
+        """Return the test loss, and `race_figures`."""
+        return {"test_loss": float(problem.test_loss(model)), **race_figures(model)}
 
 
 def unfit(task_name: str, method: Method) -> str:
@@ -110,73 +140,72 @@ def unfit(task_name: str, method: Method) -> str:
     return ""
 
 
-class Lane(Engine):
-    """One method of a race.
+def racer(config: RaceConfig, name: str, settings: Choice | None = None) -> Engine:
+    """Return the engine of one method of a race.
 
     Args:
         config: the race's settings.
         name: of the method.
         settings: optimizer and rate (None: the tuned ones, see `p4lab.problems.rates`).
 
-    Attributes:
-        method: the method.
+    Raises:
+        ConfigError: the method cannot do the task.
+        MissingPackageError: its package is not installed.
     """
+    method = METHODS[name]
+    best = settings or choice(config.task, method, config.width)
+    problem, model = config.parts_of(method)
+    optimizer = method.optimizer(model, best.rate, best.optimizer, **best.options)
+    schedule = method.schedule(model, optimizer)
+    if name in PRESETS_OF:
+        config = config.replace(**config.preset_values(PRESETS_OF[name].name))
+    engine = Engine(
+        config,
+        problem,
+        model,
+        optimizer,
+        schedule if isinstance(schedule, MergeSchedule) else None,
+        rates=lambda config: [best.rate * config.rate_factor] * len(optimizer.param_groups),
+        extras=lambda engine: {"memory": np.array(memory_of(engine))},
+        stateful={"rebase": schedule} if isinstance(schedule, Rebase) else {},
+    )
+    if isinstance(schedule, Rebase):
+        optimizer.register_step_post_hook(lambda *_: _move_base(schedule, engine.step + 1))
+    return engine
 
-    def __init__(self, config: RaceConfig, name: str, settings: Choice | None = None) -> None:
-        self.method = METHODS[name]
-        best = settings or choice(config.task, self.method, config.width)
-        self._rate = best.rate
-        chosen, model = config._parts(self.method)
-        optimizer = self.method.optimizer(model, best.rate, best.optimizer, **best.options)
-        schedule = self.method.schedule(model, optimizer)
-        self._rebase = schedule if isinstance(schedule, Rebase) else None
-        if self._rebase is not None:
-            optimizer.register_step_post_hook(self._move_base)
-        preset = PRESETS_OF.get(name)
-        if preset is not None:
-            config = replace(config, **config.preset_values(preset.name))
-        merges = schedule if isinstance(schedule, MergeSchedule) else None
-        super().__init__(config, chosen, model, optimizer, merges)
 
-    def _move_base(self, *_: Any) -> None:
-        assert self._rebase is not None
-        try:
-            self._rebase.step()
-        except ValueError as error:  # what geotorch refuses
-            reason = str(error).partition("\n")[0]
-            raise TrainingError(f"step {self.step + 1}: the weights cannot be a new base: {reason}") from error
+def _move_base(schedule: Rebase, step: int) -> None:
+    try:
+        schedule.step()
+    except ValueError as error:  # what geotorch refuses
+        reason = str(error).partition("\n")[0]
+        raise TrainingError(f"step {step}: the weights cannot be a new base: {reason}") from error
 
-    def _apply(self, config: RunConfig) -> None:
-        assert isinstance(config, RaceConfig)
-        super()._apply(replace(config, learning_rate=self._rate * config.rate_factor))
 
-    @torch.no_grad()
-    def _measure(self) -> None:
-        test = float(self.problem.test_loss(self.model))
-        self.records.measures.append(step=self.step, test_loss=test, **race_figures(self.model))
+def memory_of(engine: Engine) -> int:
+    """Return the bytes of parameters, buffers, gradients and optimizer state."""
+    tensors: list[Tensor] = [*engine.model.parameters(), *engine.model.buffers()]
+    tensors += [p.grad for p in engine.model.parameters() if p.grad is not None]
+    tensors += [
+        value for state in engine.optimizer.state.values() for value in state.values() if torch.is_tensor(value)
+    ]
+    return sum(tensor.nbytes for tensor in tensors)
 
-    def state(self) -> dict[str, Any]:
-        """Return a copy of everything that the next step depends on."""
-        rebase = self._rebase.state_dict() if self._rebase else {}
-        return {**super().state(), "rebase": rebase}
 
-    def load_state(self, state: dict[str, Any], records: Records | None = None) -> None:
-        """Go to a state, as `Engine.load_state`."""
-        super().load_state(state, records)
-        if self._rebase is not None:
-            self._rebase.load_state_dict(state["rebase"])
+def race(config: RaceConfig) -> Lanes:
+    """Return lanes by method that take turns, so that each has trained for the same time.
 
-    def _pictures(self) -> MappingProxyType[str, Any]:
-        return MappingProxyType({**super()._pictures(), "memory": np.array(self.memory())})
+    Raises:
+        ConfigError: a method cannot do the task.
+        MissingPackageError: a method's package is not installed.
 
-    def memory(self) -> int:
-        """Return the bytes of parameters, buffers, gradients and optimizer state."""
-        tensors: list[Tensor] = [*self.model.parameters(), *self.model.buffers()]
-        tensors += [p.grad for p in self.model.parameters() if p.grad is not None]
-        tensors += [
-            value for state in self.optimizer.state.values() for value in state.values() if torch.is_tensor(value)
-        ]
-        return sum(tensor.nbytes for tensor in tensors)
+    Example:
+        >>> lanes = race(RaceConfig(methods="plain+p4inv", dim=8, turn=1.0))
+        >>> lanes.run(2)
+        >>> sorted(lanes.engines)
+        ['p4inv', 'plain']
+    """
+    return Lanes(config, "methods", {name: racer(config, name) for name in config.names})
 
 
 @torch.no_grad()
@@ -226,36 +255,6 @@ def _layer_figures(layer: Any) -> dict[str, float]:
 
 def _worst(values: list[float]) -> float:
     return math.nan if any(map(math.isnan, values)) else max(values)
-
-
-class Race(Lanes):
-    """Lanes by method that take turns, so that each has trained for the same time; a step is a turn of every lane.
-
-    A lane whose step takes longer than its turn waits until the others have caught up.
-
-    Args:
-        config: the race's settings.
-
-    Attributes:
-        finished: whether the budget is used up.
-
-    Raises:
-        ConfigError: a method cannot do the task.
-        MissingPackageError: a method's package is not installed.
-
-    Example:
-        >>> race = Race(RaceConfig(methods="plain+p4inv", dim=8, turn=1.0))
-        >>> race.run(2)
-        >>> sorted(race.engines)
-        ['p4inv', 'plain']
-    """
-
-    def __init__(self, config: RaceConfig) -> None:
-        super().__init__(config, "methods", {name: Lane(config, name) for name in config.names})
-
-    def leaderboard(self) -> "pandas.DataFrame":
-        """Return one row per lane, the best first; see `standings`."""
-        return standings(self.snapshot())
 
 
 def standings(snapshot: Snapshot) -> "pandas.DataFrame":

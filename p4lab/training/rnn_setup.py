@@ -19,7 +19,6 @@ from p4lab.training.config import POSITIVE, Rule, RunConfig, one_of, whole
 from p4lab.training.engine import Engine
 from p4lab.training.lanes import Lanes
 from p4lab.training.measure import eigenvalues
-from p4lab.training.race import Race
 
 P4, RIVAL, PLAIN = "p4orthogonal", "rival", "plain"
 LANES = (P4, RIVAL, PLAIN)
@@ -222,7 +221,7 @@ class RnnLane(Engine):
             self.records.spectrum.add(self.step, eigenvalues(weight.cpu().numpy()))
 
 
-class RnnRace(Race):
+class RnnRace(Lanes):
     """Lanes by kind of weights that take turns, so that each has trained for the same time; a step is such a turn.
 
     Args:
@@ -260,7 +259,7 @@ class RnnRace(Race):
             _warm_up(cell, config.dtype, config.device)
         rates = choices or {}
         engines = {name: RnnLane(config, cell, rates.get(name), spectra, clock) for name, cell in lanes.items()}
-        Lanes.__init__(self, config, "cell", engines)
+        super().__init__(config, "cell", engines)
 
 
 def cells_of(config: RnnConfig) -> dict[str, str]:

@@ -9,6 +9,8 @@ from p4lab.widgets.catalog import (
     directions_lab,
     linear_lab,
     parameter_lab,
+    property_lab,
+    race_lab,
     start_lab,
     swaps_lab,
     temperature_lab,
@@ -20,8 +22,6 @@ from p4lab.widgets.image_grid import ImageGrid, Panel
 from p4lab.widgets.live import train_live
 from p4lab.widgets.live_plot import LivePlot
 from p4lab.widgets.plane import Plane
-from p4lab.widgets.property_lab import property_lab
-from p4lab.widgets.race_lab import race_lab
 from p4lab.widgets.rnn_lab import rnn_lab
 from p4lab.widgets.sketch import Sketch
 from p4lab.widgets.space import Space

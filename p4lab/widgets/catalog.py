@@ -11,6 +11,8 @@ from p4lab.labs.directions import DIRECTIONS
 from p4lab.labs.lab import Lab
 from p4lab.labs.linear import LINEAR
 from p4lab.labs.parameter import PARAMETER
+from p4lab.labs.property import PROPERTY
+from p4lab.labs.race import RACE
 from p4lab.labs.start import START
 from p4lab.labs.swaps import SWAPS
 from p4lab.labs.temperature import TEMPERATURE
@@ -53,6 +55,8 @@ digits_lab = opener(DIGITS)
 linear_lab = opener(LINEAR)
 parameter_lab = opener(PARAMETER)
 directions_lab = opener(DIRECTIONS)
+race_lab = opener(RACE)
 start_lab = opener(START)
+property_lab = opener(PROPERTY)
 swaps_lab = opener(SWAPS)
 temperature_lab = opener(TEMPERATURE)

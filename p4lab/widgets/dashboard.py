@@ -29,7 +29,7 @@ from p4lab.training import Frame, Player, Pump, RunConfig, State, describe, load
 from p4lab.training.config import Setting
 from p4lab.widgets import files
 from p4lab.widgets.channel import Channel
-from p4lab.widgets.controls import STYLE, ControlPanel, Group, Item, Kind
+from p4lab.widgets.controls import ControlPanel, Group, Item, Kind
 from p4lab.widgets.formula import Formula
 from p4lab.widgets.image_grid import ImageGrid, Panel
 from p4lab.widgets.live_plot import LivePlot
@@ -110,11 +110,8 @@ class Dashboard:
         if taken := BUTTONS & {control for names in offered for control in names}:
             raise OptionError(f"settings named {', '.join(sorted(taken))}: buttons have these names; choose others")
         self.player = Player(lab.trainer, config)
-        # anywidget keeps one style sheet for each id on a page, in any order: a lab's own rules must win by themselves.
-        own = f".p4-lab{4 * f'.p4-{lab.name}'} {{{lab.style}}}"
-        looks_of = {"_css": STYLE + own, "_anywidget_id": f"p4lab.labs.{lab.name}"}
         self._head = ControlPanel(
-            header(lab.title, lab.subtitle, lab.numbers), self._touched, direction="row", **looks_of
+            header(lab.title, lab.subtitle, lab.numbers), self._touched, direction="row", **own_sheet(lab)
         )
         self._time = ControlPanel(time_bar(), self._touched, direction="row")
         self._side = ControlPanel(
@@ -462,6 +459,16 @@ class Dashboard:
         if text := stopped_lanes(frame, self.lab.lanes(frame.snapshot.config)):
             return {"level": self.lab.alarm, "text": text}
         return {**message, "text": self.lab.hint(sight) or message["text"]}
+
+
+def own_sheet(lab: Lab[Any, Any]) -> dict[str, str]:
+    """Return options for the widget that brings a lab's style along, as a sheet of the lab's own.
+
+    A page has one sheet for widgets of one id, that of the latest; and sheets come in any order. So the lab has an id,
+    and its rules, nested below its name, weigh more than the general ones.
+    """
+    own = f".p4-lab{4 * f'.p4-{lab.name}'} {{{lab.style}}}"
+    return {"_css": own, "_anywidget_id": f"p4lab.labs.{lab.name}"}
 
 
 def item_of(name: str, setting: Setting, config: RunConfig, value: Any) -> Item:

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from p4lab.labs.numbers import violation_text
 from p4lab.plots import Figure, Shown
+from p4lab.plots.format import number
 from p4lab.plots.property_curves import step_times
 from p4lab.plots.race import Axis, race_curves
 from p4lab.problems.recurrent import CELLS, STARTS
@@ -16,7 +18,6 @@ from p4lab.widgets import settings_items as shared
 from p4lab.widgets.controls import Group, Item
 from p4lab.widgets.old_dashboard import Dashboard, Picture, Style
 from p4lab.widgets.old_panels import Readout, readout, with_stopped
-from p4lab.widgets.property_board import number, violation_text
 from p4lab.widgets.rnn_pictures import (
     COLORS,
     AnswerPicture,

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from p4lab.labs.numbers import violation_text
+from p4lab.plots.format import DASH, number
 from p4lab.plots.layers import Layer, Path, Points
 from p4lab.plots.race import lane_style
 from p4lab.problems.sequences import LENGTH
@@ -17,7 +19,6 @@ from p4lab.widgets.channel import FOLDER
 from p4lab.widgets.controls import ControlPanel, Group, Item
 from p4lab.widgets.image_grid import ImageGrid, Panel
 from p4lab.widgets.plane import Plane
-from p4lab.widgets.property_board import DASH, number, violation_text
 from p4lab.widgets.spectrum import CIRCLE
 
 COLORS = {lane: lane_style(place)[0] for place, lane in enumerate(LANES)}

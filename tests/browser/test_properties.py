@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from live_notebook import Notebook, becomes, check_fit, drawn, looks, redrawn, start_lab, to_now
 
-from p4lab.widgets.property_lab import TEXTS
+from p4lab.baselines.properties import PROPERTIES
 
 NAME = "08_properties.ipynb"
 CONFIG = "lab.player.engine.config"
@@ -32,7 +32,7 @@ def test_another_property_a_slider_time_travel_and_reset(notebook: Notebook) -> 
     assert drawn(notebook, P4) == first
     to_now(notebook, last)
 
-    notebook.choose("prop", TEXTS["circulant"])
+    notebook.choose("prop", PROPERTIES["circulant"].label)
     notebook.wait_for_message("Press Reset to apply: prop")
     notebook.reset()
     notebook.item("board").locator("td", has_text="P4Circulant").wait_for()
@@ -46,21 +46,21 @@ def test_another_property_a_slider_time_travel_and_reset(notebook: Notebook) -> 
 @pytest.mark.long
 def test_every_property_and_every_control_while_it_runs(notebook: Notebook) -> None:
     start_lab(notebook, NAME, whole=False)
-    for prop, text in TEXTS.items():
-        if prop != "orthogonal":
-            notebook.choose("prop", text)
+    for name, prop in PROPERTIES.items():
+        if name != "orthogonal":
+            notebook.choose("prop", prop.label)
             notebook.reset()
-        becomes(notebook, f"{CONFIG}.prop", prop)
+        becomes(notebook, f"{CONFIG}.prop", name)
         notebook.train(5)
-        for name in ("noise", "rate_factor", "strength", "merge_every"):
-            notebook.drag_by(name, 1)
-            notebook.drag_by(name, -1)
+        for slider in ("noise", "rate_factor", "strength", "merge_every"):
+            notebook.drag_by(slider, 1)
+            notebook.drag_by(slider, -1)
         for text_of in ("Error W − T", "Matrix W"):
             before = drawn(notebook, P4)
             notebook.item("matrix").get_by_role("button", name=text_of, exact=True).click()
             redrawn(notebook, P4, before)
         notebook.pause()
-        notebook.screenshot(prop)
+        notebook.screenshot(name)
     for name in ("dim", "samples", "batch_size", "rank", "reset", "dtype", "speed"):
         select = notebook.item(name).locator("select")
         first = select.input_value()

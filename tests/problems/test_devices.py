@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from p4lab import flows
 from p4lab.baselines import METHODS
+from p4lab.baselines.properties import PROPERTIES
 from p4lab.problems.densities import DENSITIES
 from p4lab.problems.density_problem import DensityProblem
 from p4lab.problems.digits import Digits
@@ -21,7 +22,7 @@ from p4lab.problems.linear_maps import LinearProblem, linear_target
 from p4lab.problems.matrix import NAMES, MatrixProblem, matrix, matrix_model
 from p4lab.problems.metrics import density_metrics
 from p4lab.problems.particles import DoubleWellParticles, metropolis
-from p4lab.problems.property_targets import PROPERTIES, PropertyProblem, property_target, violation
+from p4lab.problems.property_targets import PropertyProblem, property_target, violation
 from p4lab.problems.recurrent import CELLS, recurrent_net, start_of
 from p4lab.problems.sequences import KINDS, sequence_task
 from p4lab.problems.tables import table_problem

@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from p4lab.baselines.properties import PROPERTIES
+from p4lab.baselines.property_maps import channels_of
 from p4lab.errors import OptionError
 from p4lab.problems.property_targets import (
-    PROPERTIES,
-    VIOLATIONS,
     PropertyProblem,
-    channels_of,
     property_target,
     violation,
 )
@@ -93,10 +92,6 @@ def test_without_an_inverse_there_is_no_figure() -> None:
 def test_unknown_properties_are_refused(call: Any) -> None:
     with pytest.raises(OptionError, match="property 'convex' is not known: choose one of"):
         call("convex", 4)
-
-
-def test_every_violation_has_its_symbols() -> None:
-    assert tuple(VIOLATIONS) == PROPERTIES
 
 
 # --- the problem ------------------------------------------------------------------------------------------------------

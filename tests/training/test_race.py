@@ -11,13 +11,14 @@ import torch
 from p4lab.baselines import METHODS
 from p4lab.errors import ConfigError, OptionError, TrainingError
 from p4lab.problems.rates import Choice
-from p4lab.training.race import PRESETS_OF, Lane, Race, RaceConfig, race_figures, standings, unfit
+from p4lab.training import Engine
+from p4lab.training.race import PRESETS_OF, RaceConfig, race, race_figures, racer, standings, unfit
 
 CONFIG = RaceConfig(task="so", methods="plain+p4inv+exponential_dynamic", dim=8, batch_size=16, turn=5.0, budget=0.05)
 DYNAMIC = [name for name in METHODS if name.endswith("_dynamic")]
 
 
-def numbers(lane: Lane) -> list[float]:
+def numbers(lane: Engine) -> list[float]:
     return list(lane.records.steps.columns["loss"])
 
 
@@ -25,32 +26,32 @@ def numbers(lane: Lane) -> list[float]:
 
 
 def test_every_lane_has_the_same_time() -> None:
-    race = Race(CONFIG)
-    race.run(4)
-    assert (race.step, race.clock) == (4, pytest.approx(0.02))
-    for lane in race.engines.values():
+    lanes = race(CONFIG)
+    lanes.run(4)
+    assert (lanes.step, lanes.clock) == (4, pytest.approx(0.02))
+    for lane in lanes.engines.values():
         longest = max(lane.records.steps.columns["step_seconds"])
-        assert race.clock <= lane.seconds <= race.clock + longest + 1e-6
+        assert lanes.clock <= lane.seconds <= lanes.clock + longest + 1e-6
 
 
 def test_a_slow_lane_waits_until_the_others_have_caught_up() -> None:
-    race = Race(CONFIG)
-    race.engines["plain"].seconds = 0.012  # as if a step had taken more than two turns
-    race.run(2)
-    assert race.engines["plain"].step == 0
-    assert race.engines["p4inv"].step > 0
-    race.run(1)
-    assert race.engines["plain"].step > 0
+    lanes = race(CONFIG)
+    lanes.engines["plain"].seconds = 0.012  # as if a step had taken more than two turns
+    lanes.run(2)
+    assert lanes.engines["plain"].step == 0
+    assert lanes.engines["p4inv"].step > 0
+    lanes.run(1)
+    assert lanes.engines["plain"].step > 0
 
 
 def test_the_race_is_over_when_the_budget_is_used_up() -> None:
-    race = Race(CONFIG)
-    race.run(9)
-    assert not race.finished
-    race.run(1)
-    assert race.finished
-    race.set("budget", 1.0)
-    assert not race.finished
+    lanes = race(CONFIG)
+    lanes.run(9)
+    assert not lanes.finished
+    lanes.run(1)
+    assert lanes.finished
+    lanes.set("budget", 1.0)
+    assert not lanes.finished
 
 
 # --- the same numbers ---
@@ -59,7 +60,7 @@ def test_the_race_is_over_when_the_budget_is_used_up() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_the_same_config_gives_the_same_numbers(name: str) -> None:
     config = CONFIG.replace(methods=name, dtype="float64")
-    one, two = Lane(config, name), Lane(config, name)
+    one, two = racer(config, name), racer(config, name)
     one.run(12)
     two.run(12)
     assert numbers(one) == pytest.approx(numbers(two), rel=1e-9)
@@ -67,12 +68,12 @@ def test_the_same_config_gives_the_same_numbers(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["plain", "p4inv", "relative"])
 def test_who_else_races_does_not_matter(name: str) -> None:
-    alone, race = (
-        Lane(CONFIG.replace(methods=name, dtype="float64"), name),
-        Race(CONFIG.replace(methods=f"plu+{name}", dtype="float64")),
+    alone, lanes = (
+        racer(CONFIG.replace(methods=name, dtype="float64"), name),
+        race(CONFIG.replace(methods=f"plu+{name}", dtype="float64")),
     )
-    race.run(3)
-    lane = race.engines[name]
+    lanes.run(3)
+    lane = lanes.engines[name]
     alone.run(lane.step)
     assert numbers(lane) == pytest.approx(numbers(alone), rel=1e-9)
 
@@ -82,11 +83,11 @@ def test_who_else_races_does_not_matter(name: str) -> None:
 )
 def test_a_lane_comes_back_and_goes_on_as_it_did(name: str) -> None:
     config = CONFIG.replace(methods=name, dtype="float64")
-    lane = Lane(config, name)
+    lane = racer(config, name)
     lane.run(95)
     state = lane.state()
     lane.run(15)  # over step 100, where dynamic methods take a new base
-    other = Lane(config, name)
+    other = racer(config, name)
     other.load_state(state)
     assert other.step == 95
     other.run(15)
@@ -94,61 +95,70 @@ def test_a_lane_comes_back_and_goes_on_as_it_did(name: str) -> None:
 
 
 def test_the_counter_of_new_bases_comes_back() -> None:
-    lane = Lane(CONFIG, "exponential_dynamic")
+    lane = racer(CONFIG, "exponential_dynamic")
     lane.run(7)
-    other = Lane(CONFIG, "exponential_dynamic")
+    other = racer(CONFIG, "exponential_dynamic")
     other.load_state(lane.state())
-    assert other._rebase is not None
-    assert (other._rebase.steps, other._rebase.every) == (7, 100)
+    assert other.state()["rebase"] == lane.state()["rebase"]
+    assert lane.state()["rebase"]["steps"] == 7
+
+
+def test_files_of_lanes_without_new_bases_had_an_empty_state_of_them() -> None:
+    lane, other = (racer(CONFIG, "plain") for _ in range(2))
+    lane.run(3)
+    other.load_state({**lane.state(), "rebase": {}})
+    lane.run(3)
+    other.run(3)
+    assert numbers(other) == numbers(lane)[3:]
 
 
 def test_a_race_comes_back() -> None:
-    race = Race(CONFIG)
-    race.run(2)
-    state, seconds = race.state(), [lane.seconds for lane in race.engines.values()]
-    race.run(2)
-    race.load_state(state)
-    assert race.step == 2
-    assert [lane.seconds for lane in race.engines.values()] == seconds
-    race.run(1)
+    lanes = race(CONFIG)
+    lanes.run(2)
+    state, seconds = lanes.state(), [lane.seconds for lane in lanes.engines.values()]
+    lanes.run(2)
+    lanes.load_state(state)
+    assert lanes.step == 2
+    assert [lane.seconds for lane in lanes.engines.values()] == seconds
+    lanes.run(1)
 
 
 # --- lanes that stop ---
 
 
-def broken(lane: Lane) -> None:
+def broken(lane: Engine) -> None:
     with torch.no_grad():
         next(lane.model.parameters()).fill_(math.nan)
 
 
 def test_a_lane_that_breaks_down_stops_alone() -> None:
-    race = Race(CONFIG)
-    race.run(1)
-    broken(race.engines["plain"])
-    while not race.failed and race.step < 200:  # on a busy machine a lane that had a slow turn waits for the others
-        race.run(1)
-    assert list(race.failed) == ["plain"]
-    assert "loss nan" in race.failed["plain"]
-    steps = race.engines["plain"].step
-    assert race.engines["p4inv"].seconds >= race.clock
-    race.run(1)
-    assert race.engines["plain"].step == steps
+    lanes = race(CONFIG)
+    lanes.run(1)
+    broken(lanes.engines["plain"])
+    while not lanes.failed and lanes.step < 200:  # on a busy machine a lane that had a slow turn waits for the others
+        lanes.run(1)
+    assert list(lanes.failed) == ["plain"]
+    assert "loss nan" in lanes.failed["plain"]
+    steps = lanes.engines["plain"].step
+    assert lanes.engines["p4inv"].seconds >= lanes.clock
+    lanes.run(1)
+    assert lanes.engines["plain"].step == steps
 
 
 def test_a_race_without_a_lane_left_is_an_error() -> None:
-    race = Race(CONFIG.replace(methods="plain+dense"))
-    for lane in race.engines.values():
+    lanes = race(CONFIG.replace(methods="plain+dense"))
+    for lane in lanes.engines.values():
         broken(lane)
     with pytest.raises(TrainingError, match=r"plain: step 1.*; dense: step 1"):
-        race.run()
-    assert (race.step, race.failed) == (0, {})
+        lanes.run()
+    assert (lanes.step, lanes.failed) == (0, {})
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_rate_that_is_far_too_high_breaks_nothing_else(name: str) -> None:
     """Not finite, singular, or refused by a package: each becomes a TrainingError, or the lane goes on."""
     optimizer = next(iter(METHODS[name].optimizers))
-    lane = Lane(CONFIG.replace(methods=name, measure_every=5), name, Choice(optimizer, 1e5))
+    lane = racer(CONFIG.replace(methods=name, measure_every=5), name, Choice(optimizer, 1e5))
     try:
         lane.run(250)
     except TrainingError as error:
@@ -171,22 +181,22 @@ def test_figures_of_weights_without_inverse() -> None:
 
 def test_p4_lanes_have_their_presets() -> None:
     for name, preset in PRESETS_OF.items():
-        lane = Lane(CONFIG, name)
+        lane = racer(CONFIG, name)
         assert lane.schedule is not None
         assert (lane.config.rank, lane.schedule.every) == (preset.rank_for(8), preset.every)
         assert lane.layers[0].rank == preset.rank_for(8)
 
 
 def test_the_factor_moves_all_rates() -> None:
-    race = Race(CONFIG)
-    before = {name: lane.optimizer.param_groups[0]["lr"] for name, lane in race.engines.items()}
-    race.set("rate_factor", 0.5)
-    for name, lane in race.engines.items():
+    lanes = race(CONFIG)
+    before = {name: lane.optimizer.param_groups[0]["lr"] for name, lane in lanes.engines.items()}
+    lanes.set("rate_factor", 0.5)
+    for name, lane in lanes.engines.items():
         assert lane.optimizer.param_groups[0]["lr"] == pytest.approx(before[name] / 2)
 
 
 def test_settings_of_ones_own() -> None:
-    lane = Lane(CONFIG, "plain", Choice("sgd", 0.25, 0.3))
+    lane = racer(CONFIG, "plain", Choice("sgd", 0.25, 0.3))
     (group,) = lane.optimizer.param_groups
     assert isinstance(lane.optimizer, torch.optim.SGD)
     assert (group["lr"], group["momentum"]) == (0.25, 0.3)
@@ -203,7 +213,7 @@ def test_settings_of_ones_own() -> None:
 def test_who_cannot_do_a_task_is_told_why(task: str, name: str, why: str) -> None:
     assert why in unfit(task, METHODS[name])
     with pytest.raises(ConfigError, match=f"methods='{name}': ") as caught:
-        Race(RaceConfig(task=task, methods=name, dim=8))
+        race(RaceConfig(task=task, methods=name, dim=8))
     assert why in str(caught.value)
 
 
@@ -225,16 +235,16 @@ def test_settings_that_are_refused(settings: dict[str, Any]) -> None:
 
 def test_data_that_are_too_narrow_are_a_named_error() -> None:
     with pytest.raises(OptionError, match="dim=64: these images have at most 63 components"):
-        Race(RaceConfig(task="ica_photos", methods="dense", dim=64))
+        race(RaceConfig(task="ica_photos", methods="dense", dim=64))
 
 
 # --- standings ---
 
 
 def test_the_leaderboard() -> None:
-    race = Race(CONFIG.replace(measure_every=2))
-    race.run(6)
-    board = race.leaderboard()
+    lanes = race(CONFIG.replace(measure_every=2))
+    lanes.run(6)
+    board = standings(lanes.snapshot())
     assert list(board.columns) == [
         "method",
         "loss",
@@ -252,27 +262,27 @@ def test_the_leaderboard() -> None:
     assert math.isnan(plain["inverse_error"])
     assert (board.drop("plain")["inverse_error"] < 1e-3).all()
     assert (board["memory_kb"] > 0).all()
-    for name, lane in race.engines.items():
+    for name, lane in lanes.engines.items():
         assert board.loc[name, "steps"] == lane.step
         assert board.loc[name, "step_ms"] == pytest.approx(1e3 * lane.seconds / lane.step)
 
 
 def test_losses_at_the_same_step_are_those_of_the_slowest_lane() -> None:
-    race = Race(CONFIG.replace(methods="plain+dense", measure_every=5))
-    race.engines["plain"].run(20)
-    race.engines["dense"].run(10)
-    board = standings(race.snapshot())
-    measures = {name: lane.records.measures.columns for name, lane in race.engines.items()}
+    lanes = race(CONFIG.replace(methods="plain+dense", measure_every=5))
+    lanes.engines["plain"].run(20)
+    lanes.engines["dense"].run(10)
+    board = standings(lanes.snapshot())
+    measures = {name: lane.records.measures.columns for name, lane in lanes.engines.items()}
     assert board.loc["plain", "at_step"] == measures["plain"]["test_loss"][2]
     assert board.loc["dense", "at_step"] == measures["dense"]["test_loss"][-1]
     assert board.loc["plain", "loss"] == measures["plain"]["test_loss"][-1]
 
 
 def test_who_stopped_comes_last() -> None:
-    race = Race(CONFIG)
-    broken(race.engines["p4inv"])
-    race.run(2)
-    board = race.leaderboard()
+    lanes = race(CONFIG)
+    broken(lanes.engines["p4inv"])
+    lanes.run(2)
+    board = standings(lanes.snapshot())
     assert board.index[-1] == "p4inv"
     assert math.isnan(board.loc["p4inv", "loss"])
     assert board.loc["p4inv", "stopped"].startswith("step 1")

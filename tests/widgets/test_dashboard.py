@@ -9,9 +9,12 @@ from simulated_page import Page, threads
 
 from p4lab.errors import ConfigError, OptionError
 from p4lab.labs import Lab
+from p4lab.labs.density import DENSITIES_2D
 from p4lab.labs.digits import DIGITS
+from p4lab.labs.swaps import SWAPS
 from p4lab.training import DigitsConfig, Engine, Frame, State
 from p4lab.widgets import Dashboard, digits_lab
+from p4lab.widgets.dashboard import own_sheet
 
 SMALL = DigitsConfig(blocks=1, rank=2, batch_size=16, merge_every=5)
 
@@ -206,3 +209,11 @@ def test_a_setting_called_like_a_button_is_refused() -> None:
 def test_a_lab_names_what_it_does_not_have() -> None:
     with pytest.raises(OptionError, match="lab 'x': no setting, control or button is named 'blocs'"):
         make(groups={"Flow": ("blocs",)})
+
+
+def test_labs_on_one_page_have_styles_of_their_own_that_weigh_more_than_the_general_one() -> None:
+    sheets = [own_sheet(lab) for lab in (SWAPS, DENSITIES_2D)]
+    assert len({sheet["_anywidget_id"] for sheet in sheets}) == 2
+    for lab, sheet in zip((SWAPS, DENSITIES_2D), sheets, strict=True):
+        assert sheet["_css"].startswith(".p4-lab" + 4 * f".p4-{lab.name}")
+        assert lab.style in sheet["_css"]

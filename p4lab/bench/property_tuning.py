@@ -1,14 +1,14 @@
-"""Which optimizer and learning rate suits each way to keep a property: ``python -m p4lab.training.property_tuning``."""
+"""Which optimizer and learning rate suits each way to keep a property: ``python -m p4lab.bench.property_tuning``."""
 
 import math
 from typing import Any
 
 import numpy as np
 
+from p4lab.baselines.properties import PROPERTIES, WAYS
 from p4lab.errors import TrainingError
-from p4lab.problems.property_targets import PROPERTIES
-from p4lab.training.property_setup import PropertyConfig, PropertyEngine, best_error
-from p4lab.training.property_ways import LANES, WAYS
+from p4lab.labs.property import PropertyConfig, best_error
+from p4lab.training import Engine
 
 RATES = {"sgd": (0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5), "adam": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)}
 """The grid of learning rates; those for "sgd" are relative to `Way.scale`."""
@@ -45,9 +45,9 @@ def _errors(prop: str, way: str, dim: int, optimizer: str, rate: float, steps: i
         dim=dim,
         seed=seed,
         optimizer=optimizer,
-        learning_rate=rate * LANES[prop][way].scale(dim) if optimizer == "sgd" else rate,
+        learning_rate=rate * PROPERTIES[prop].ways[way].scale(dim) if optimizer == "sgd" else rate,
     )
-    engine = PropertyEngine(config)
+    engine = Engine(config)
     try:
         engine.run(steps)
     except TrainingError:

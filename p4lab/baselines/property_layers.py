@@ -1,4 +1,4 @@
-"""The usual ways to keep a property, as layers ``y = W x``, for the lab of properties."""
+"""The usual ways to keep a property, as layers ``y = W x``."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
-from p4lab.baselines import Rebase, SoftDeterminant
+from p4lab.baselines.dense import SoftDeterminant
 from p4lab.baselines.layer import require
+from p4lab.baselines.schedule import Rebase
 from p4lab.p4 import P4Permutation
 from p4lab.p4.circulant import circulant
 
