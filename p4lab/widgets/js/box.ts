@@ -19,15 +19,15 @@ export function follow(layers: Filling[], before: Box | null, { dim, equal }: { 
   });
   if (framing(layers)) return data;
   const widest = Math.max(...data.map(([low, high]) => high - low));
-  const padded = data.map(([low, high]) => {
+  const roomy = data.map(([low, high]) => {
     const least = (equal ? 0.25 * widest : 0) || 0.02 * Math.max(Math.abs(low), Math.abs(high)) || 1;
     const wide = Math.max(high - low, least), middle = (low + high) / 2;
     return [middle - 0.6 * wide, middle + 0.6 * wide];
   });
-  if (!before) return padded;
+  if (!before) return roomy;
   const inside = data.every(([low, high], a) => low >= before[a][0] && high <= before[a][1]);
-  const fills = padded.map(([low, high], a) => (high - low) / (before[a][1] - before[a][0]) > 0.45);
-  return inside && (equal ? fills.some(Boolean) : fills.every(Boolean)) ? before : padded;
+  const fills = roomy.map(([low, high], a) => (high - low) / (before[a][1] - before[a][0]) > 0.45);
+  return inside && (equal ? fills.some(Boolean) : fills.every(Boolean)) ? before : roomy;
 }
 
 /** Move a box a part of the way to another; returns whether it is still on its way. */
@@ -36,9 +36,9 @@ export function approach(box: Box, goal: Box) {
   let moving = false;
   goal.forEach((side, a) => {
     const size = side[1] - side[0];
-    side.forEach((wanted, i) => {
-      const left = wanted - box[a][i], far = !jump && Math.abs(left) > 2e-3 * size;
-      box[a][i] = far ? box[a][i] + 0.3 * left : wanted;
+    side.forEach((end, i) => {
+      const left = end - box[a][i], far = !jump && Math.abs(left) > 2e-3 * size;
+      box[a][i] = far ? box[a][i] + 0.3 * left : end;
       moving ||= far;
     });
   });

@@ -51,8 +51,8 @@ function acknowledge(model: Model, [kernel, name]: [string, string], id: number,
   waiting.due = due;
   waiting.timer = setTimeout(() => {
     all.delete(kernel);
-    const end = performance.now(), shown = [...waiting.frames];
-    const acks = Object.fromEntries(shown.map(([key, [frame, at]]) => [key, [frame, end - at]]));
+    const end = performance.now(), frames = [...waiting.frames];
+    const acks = Object.fromEntries(frames.map(([key, [frame, at]]) => [key, [frame, end - at]]));
     try {
       waiting.model.send({ acks });
     } catch (error) { // the lab was closed or its kernel restarted in the meantime: nobody waits for these
@@ -69,7 +69,7 @@ function acknowledge(model: Model, [kernel, name]: [string, string], id: number,
 export function connect<Message>(model: Model, { receive, paint }: Ends<Message>) {
   let answered = false, newest = 0, newestAt = 0, acked = 0, painting = false, dirty = false, awaited = false;
   let channel: [string, string] | null = null;
-  const watched = new Set<HTMLElement>();
+  const places = new Set<HTMLElement>();
 
   function fail(error: unknown) {
     console.error(error);
@@ -85,9 +85,9 @@ export function connect<Message>(model: Model, { receive, paint }: Ends<Message>
         dirty = false;
         const id = newest, arrived = newestAt;
         await nextFrame();
-        const drawn = (await paint()) !== false;
-        for (const el of watched) {
-          if (drawn && id > Number(el.dataset.frames ?? 0) && isVisible(el)) el.dataset.frames = String(id);
+        const complete = (await paint()) !== false;
+        for (const el of places) {
+          if (complete && id > Number(el.dataset.frames ?? 0) && isVisible(el)) el.dataset.frames = String(id);
         }
         if (id <= acked || !channel) continue;
         acked = id;
@@ -104,7 +104,7 @@ export function connect<Message>(model: Model, { receive, paint }: Ends<Message>
   /** Repaint when an element gets another size, becomes visible, or the page another theme; returns the undo. */
   function watch(el: HTMLElement) {
     let width = 0, height = 0;
-    watched.add(el);
+    places.add(el);
     const sizes = new ResizeObserver(() => {
       if (el.clientWidth === width && el.clientHeight === height) return;
       [width, height] = [el.clientWidth, el.clientHeight];
@@ -115,7 +115,7 @@ export function connect<Message>(model: Model, { receive, paint }: Ends<Message>
     themes.observe(document.body, { attributeFilter: ["data-jp-theme-light", "data-jp-theme-name"] });
     document.addEventListener("visibilitychange", repaint);
     return () => {
-      watched.delete(el);
+      places.delete(el);
       sizes.disconnect();
       themes.disconnect();
       document.removeEventListener("visibilitychange", repaint);

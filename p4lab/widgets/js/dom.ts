@@ -37,6 +37,13 @@ export function segments(label: string, texts: string[], choose: (place: number)
   return { row, show };
 }
 
+/** A dot in the colour of what it stands before. */
+export function chip(color: string) {
+  const node = make("i", "p4-chip");
+  node.style.background = color;
+  return node;
+}
+
 /** The heading of a figure: its title, and a few words after it. */
 export function caption(title: string, note = "") {
   const node = make("figcaption");

@@ -9,7 +9,7 @@ const FLASH = [{ backgroundColor: "rgb(255 170 60 / 0.65)" }, { backgroundColor:
 /** A symbol with its numbers, as text. */
 interface Term { symbol: string; rows: string[][]; color: string; flash: boolean; matrix: boolean }
 type Equation = (Term | string)[];
-interface Cell { term: HTMLElement; numbers: HTMLElement; entries: HTMLElement[]; told: string | null }
+interface Cell { term: HTMLElement; numbers: HTMLElement; entries: HTMLElement[]; text: string | null }
 
 const isTerm = (part: Term | string): part is Term => typeof part !== "string";
 
@@ -33,7 +33,7 @@ function build(el: HTMLElement, rows: Equation[]) {
       const entries = part.rows.flat().map(() => make("span"));
       numbers.append(...entries);
       term.append(numbers, make("i", "", part.symbol));
-      cells.push({ term, numbers, entries, told: null });
+      cells.push({ term, numbers, entries, text: null });
       return term;
     }));
     return line;
@@ -44,12 +44,12 @@ function build(el: HTMLElement, rows: Equation[]) {
 function fill(el: HTMLElement, cells: Cell[], rows: Equation[]) {
   const terms = rows.flat().filter(isTerm);
   cells.forEach((cell, k) => {
-    const { rows: values, color, flash } = terms[k], told = values.join();
+    const { rows: values, color, flash } = terms[k], text = values.join();
     cell.term.dataset.color = color;
-    if (cell.told === told) return;
-    values.flat().forEach((text, i) => { cell.entries[i].textContent = text; });
-    if (flash && cell.told !== null && !still()) cell.numbers.animate(FLASH, FLASH_MS);
-    cell.told = told;
+    if (cell.text === text) return;
+    values.flat().forEach((number, i) => { cell.entries[i].textContent = number; });
+    if (flash && cell.text !== null && !still()) cell.numbers.animate(FLASH, FLASH_MS);
+    cell.text = text;
   });
   rows.forEach((row, k) => { el.children[k].setAttribute("aria-label", spoken(row)); });
 }

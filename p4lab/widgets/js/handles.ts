@@ -14,33 +14,33 @@ export type Holds = ReturnType<typeof holds>;
 
 /** Who holds which point, on all views of a picture; `report` is what the kernel hears, 16 times a second at most. */
 export function holds(report: (name: string, point: Numbers) => void, repaint: () => void) {
-  const held = new Map<string, Hold>();
+  const byName = new Map<string, Hold>();
   return {
-    pointOf: ({ name, point }: Movable) => held.get(name)?.point ?? point,
-    busy: () => [...held.values()].some((hold) => hold.grabbed),
+    pointOf: ({ name, point }: Movable) => byName.get(name)?.point ?? point,
+    busy: () => [...byName.values()].some((hold) => hold.grabbed),
     grab(name: string, point: Numbers) {
       const moved = throttled(() => report(name, hold.point));
-      const hold: Hold = held.get(name) ?? { point: Array.from(point), grabbed: true, moved };
-      held.set(name, hold);
+      const hold: Hold = byName.get(name) ?? { point: Array.from(point), grabbed: true, moved };
+      byName.set(name, hold);
       clearTimeout(hold.expiry);
       hold.grabbed = true;
       return hold.point;
     },
     move(name: string, point: Numbers) {
-      const hold = held.get(name);
+      const hold = byName.get(name);
       if (!hold) return;
       hold.point = point;
       hold.moved();
       repaint();
     },
     release(name: string) {
-      const hold = held.get(name);
+      const hold = byName.get(name);
       if (!hold?.grabbed) return;
       hold.grabbed = false;
-      hold.expiry = setTimeout(() => { held.delete(name); repaint(); }, HOLD_MS);
+      hold.expiry = setTimeout(() => { byName.delete(name); repaint(); }, HOLD_MS);
       repaint();
     },
-    stop() { for (const { expiry } of held.values()) clearTimeout(expiry); },
+    stop() { for (const { expiry } of byName.values()) clearTimeout(expiry); },
   };
 }
 
@@ -115,12 +115,12 @@ export function handles(
       for (const layer of present) {
         const { name, label } = layer, node = nodes.get(name) ?? handle(name), point = hands.pointOf(layer);
         const spot = sight.locate(point), where = Array.from(point, short).join(", ");
-        const told = `${label || name}, at ${where}. Arrow keys move it, Shift in small steps.`;
+        const text = `${label || name}, at ${where}. Arrow keys move it, Shift in small steps.`;
         nodes.set(name, node);
         node.hidden = !spot;
         if (spot) node.style.transform = `translate(${spot[0]}px, ${spot[1]}px)`;
         node.style.setProperty("--color", color(layer.color));
-        if (node.getAttribute("aria-label") !== told) node.setAttribute("aria-label", told);
+        if (node.getAttribute("aria-label") !== text) node.setAttribute("aria-label", text);
       }
     },
     leave() { for (const name of nodes.keys()) hands.release(name); },

@@ -1,7 +1,7 @@
 // Grids of small images of one channel on canvases: sharp, square, in the theme's colours.
 
 import { typed } from "./channel.ts";
-import { caption, make, write } from "./dom.ts";
+import { caption, chip, make, write } from "./dom.ts";
 import { type RampName, shades } from "./ramp.ts";
 import { isDark } from "./theme.ts";
 import { widget } from "./widget.ts";
@@ -52,24 +52,20 @@ export default widget("p4-grids", () => {
     let scale = "";
     const boxes = panels.map(({ label, color }, index) => {
       const box = make("figure", "p4-grid"), head = caption(label), canvas = make("canvas"), [, note] = head.children;
-      let drawn: Panel | null = null, looks = "";
+      let before: Panel | null = null, key = "";
       canvas.setAttribute("role", "img");
-      if (color) {
-        const chip = make("i", "p4-chip");
-        chip.style.background = color;
-        head.firstElementChild?.prepend(chip);
-      }
+      if (color) head.children[0].prepend(chip(color));
       box.append(head, canvas);
       // What stays is not touched: the page's layout is then not computed anew for every picture.
       function draw(palette: number[][], look: string) {
         const panel = panels[index], now = `${look} ${box.clientWidth} ${devicePixelRatio}`;
-        if (drawn === panel && looks === now) return;
-        if (drawn?.note !== panel.note) {
+        if (before === panel && key === now) return;
+        if (before?.note !== panel.note) {
           write(note, panel.note);
           canvas.setAttribute("aria-label", `${panel.label}: ${panel.note}`);
         }
         if (panel.shape[0]) enlarged(canvas, tiled(panel, palette), box.clientWidth);
-        [drawn, looks] = [panel, now];
+        [before, key] = [panel, now];
       }
       return { box, draw };
     });

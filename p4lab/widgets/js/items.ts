@@ -1,6 +1,6 @@
 // What stands in a panel.
 
-import { button, make, segments, write } from "./dom.ts";
+import { button, chip, make, segments, write } from "./dom.ts";
 import { nearest, onCommit, patient, player, throttled } from "./touch.ts";
 
 type Choice = string | number | boolean | null;
@@ -57,10 +57,10 @@ function field(item: Item, box: HTMLElement, input: HTMLInputElement, commit: ()
 
 /** A control that tells each change at once, and that the kernel does not move for a second after that. */
 function setting<Of>(item: Item, box: HTMLElement, control: HTMLElement, tell: () => void, show: (value: Of) => void) {
-  const shown = patient(1000, show);
+  const patience = patient(1000, show);
   labelled(item, box, control);
-  control.addEventListener("change", () => { shown.touched(); tell(); });
-  return shown.show;
+  control.addEventListener("change", () => { patience.touched(); tell(); });
+  return patience.show;
 }
 
 /** What the places of a slider stand for; `find` tells where a value stands, and the last place. */
@@ -75,25 +75,19 @@ function range<Value>(item: Item, box: HTMLElement, tell: Tell, ms: number, { va
     input.setAttribute("aria-valuetext", String(out.textContent));
     input.style.setProperty("--fill", `${(100 * input.valueAsNumber) / Math.max(1, Number(input.max))}%`);
   }
-  const shown = patient(ms, (shown: Value) => {
-    const [place, last] = find(shown);
+  const patience = patient(ms, (now: Value) => {
+    const [place, last] = find(now);
     [input.max, input.value] = [String(last), String(place)];
     read();
   });
-  input.addEventListener("input", () => { shown.touched(); read(); moved(); });
-  return { input, show: shown.show };
+  input.addEventListener("input", () => { patience.touched(); read(); moved(); });
+  return { input, show: patience.show };
 }
 
 function line(tag: "th" | "td", texts: string[], className = "") {
   const tr = make("tr");
   tr.append(...texts.map((text) => make(tag, className, text)));
   return tr;
-}
-
-function chip(color: string) {
-  const node = make("i", "p4-chip");
-  node.style.background = color;
-  return node;
 }
 
 /** A row of the table of runs, with what can be done to a run. */
@@ -250,11 +244,11 @@ export const MAKERS: { [Kind in keyof Values]: Maker<Values[Kind]> } = {
   runs(_, box, tell) {
     const table = make("table", "p4-runs-table");
     box.append(table);
-    let drawn = "", shape = "";
+    let before = "", shape = "";
     return (value) => {
       const text = JSON.stringify(value), focus = document.activeElement;
-      if (text === drawn || (table.contains(focus) && focus?.matches("input"))) return;
-      drawn = text;
+      if (text === before || (table.contains(focus) && focus?.matches("input"))) return;
+      before = text;
       const now = JSON.stringify([value.columns, value.rows.map((run) => ({ ...run, cells: 0 }))]);
       if (now === shape) { // new numbers in the same table: no new layout for them
         const cells = table.querySelectorAll(".p4-cell");

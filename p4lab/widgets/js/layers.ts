@@ -85,7 +85,7 @@ export const layered = <Sight>(kindOf: () => Kind<Sight>) => widget("p4-drawing"
   function build(el: HTMLElement) {
     const figure = make("figure", "p4-picture"), canvas = make("canvas"), stage = make("div", "p4-stage");
     const tip = make("div", "p4-tip"), legend = make("div", "p4-legend"), { title, note, height } = look;
-    let sight: Sight, marks: Mark[] = [], mouse: [number, number] | null = null, told = "", middle = 0;
+    let sight: Sight, marks: Mark[] = [], mouse: [number, number] | null = null, legendText = "", middle = 0;
     figure.dataset.lmSuppressShortcuts = "true"; // arrow keys are ours, not the notebook's
     stage.style.height = `${height}px`;
     canvas.setAttribute("role", "img");
@@ -119,8 +119,8 @@ export const layered = <Sight>(kindOf: () => Kind<Sight>) => widget("p4-drawing"
       grips.place(state.layers, state.colors.color);
       if (mouse) point(...mouse);
       const entries = legendOf(state.layers, state.colors), text = JSON.stringify(entries);
-      if (told !== text) legend.replaceChildren(...entries.map(legendItem));
-      told = text;
+      if (legendText !== text) legend.replaceChildren(...entries.map(legendItem));
+      legendText = text;
     }
 
     return { draw, leave: grips.leave };

@@ -107,12 +107,12 @@ function axes(context: Context, frame: Frame, labels: string[], colors: Colors) 
   const across = ticks(frame.x0, frame.x1, room(w)), up = ticks(frame.y0, frame.y1, room(h));
   const vertical = (v: number) => [[crisp(X(v)), y], [crisp(X(v)), y + h]];
   const horizontal = (v: number) => [[x, crisp(Y(v))], [x + w, crisp(Y(v))]];
-  const ruled = (wanted: (value: number) => boolean) => [
-    ...across.filter((t) => wanted(t.value)).map((t) => vertical(t.value)),
-    ...up.filter((t) => wanted(t.value)).map((t) => horizontal(t.value)),
+  const lines = (which: (value: number) => boolean) => [
+    ...across.filter((t) => which(t.value)).map((t) => vertical(t.value)),
+    ...up.filter((t) => which(t.value)).map((t) => horizontal(t.value)),
   ];
-  strokes(context, ruled(() => true), colors.grid);
-  strokes(context, ruled((value) => value === 0), colors.line);
+  strokes(context, lines(() => true), colors.grid);
+  strokes(context, lines((value) => value === 0), colors.line);
   writeTicks(context, frame, across, up, colors);
   letters(context, `12px ${colors.font}`, colors.soft, "center");
   context.fillText(labels[0], x + w / 2, y + h + 30);
@@ -135,8 +135,8 @@ function colorBar(context: Context, layer: Scaled, x: number, { y, h }: Frame, c
   context.fillRect(x, y, BAR, h);
   rim(context, { x, y, w: BAR, h }, colors.line);
   letters(context, `11px ${colors.font}`, colors.soft, "left");
-  const written = layer.kind === "Heatmap" && layer.log ? decades(low, high) : ticks(low, high, room(h, 55, 5));
-  for (const { value, text } of written) context.fillText(text, x + BAR + 5, y + h - h * share(value));
+  const values = layer.kind === "Heatmap" && layer.log ? decades(low, high) : ticks(low, high, room(h, 55, 5));
+  for (const { value, text } of values) context.fillText(text, x + BAR + 5, y + h - h * share(value));
   [context.font, context.textAlign] = [`12px ${colors.font}`, "center"];
   turned(context, layer.label, x + BAR + 44, y + h / 2, 1);
 }

@@ -153,7 +153,8 @@ export default widget("p4-drawing p4-sketch", (line, model) => {
       if (keys) ring(context, spot, colors.color("orange"), true);
       context.restore();
       rim(context, { x, y, w: side - 1, h: side - 1 }, colors.line);
-      const X = (v: number) => x + (side * (v - x0)) / (x1 - x0), Y = (v: number) => y + side - (side * (v - y0)) / (y1 - y0);
+      const X = (v: number) => x + (side * (v - x0)) / (x1 - x0);
+      const Y = (v: number) => y + side - (side * (v - y0)) / (y1 - y0);
       writeTicks(context, { ...area, X, Y }, ticks(x0, x1, room(side)), ticks(y0, y1, room(side)), colors);
       show(empty);
       canvas.dataset.empty = String(empty);

@@ -23,15 +23,15 @@ const normals = kept((layer: Surface, unit: string) => (
   normalsOf(layer.vertices, layer.verticesShape, unit.split(" ").map(Number))));
 
 /** A colour as [r, g, b], whatever CSS calls it. */
-const parsed = new Map<string, number[]>();
+const codes = new Map<string, number[]>();
 function rgb(color: string) {
-  if (!parsed.has(color)) {
+  if (!codes.has(color)) {
     const context = new OffscreenCanvas(1, 1).getContext("2d") as OffscreenCanvasRenderingContext2D;
     context.fillStyle = color;
     context.fillRect(0, 0, 1, 1);
-    parsed.set(color, [...context.getImageData(0, 0, 1, 1).data.slice(0, 3)]);
+    codes.set(color, [...context.getImageData(0, 0, 1, 1).data.slice(0, 3)]);
   }
-  return parsed.get(color) as number[];
+  return codes.get(color) as number[];
 }
 
 /** The shades of a surface, from turned away to facing the light. */
@@ -110,22 +110,22 @@ const farEnds = (eye: Eye) => AXES.map((a) => (eye.towards[a] > 0 ? 0 : 1));
 
 /** The three far walls with their grid, and ticks and names along the rim. */
 function walls(context: Context, eye: Eye, { look, colors }: State) {
-  const { box } = eye, far = farEnds(eye), rounded = box.map(([low, high]) => ticks(low, high, 4));
+  const { box } = eye, far = farEnds(eye), rimTicks = box.map(([low, high]) => ticks(low, high, 4));
   const at = (fixed: Record<number, number>) => project(eye, AXES.map((a) => fixed[a]));
   const grid: Numbers[][] = [], frame = new Map<string, Numbers[]>(); // each edge of the walls once
   for (const wall of AXES) {
     const [a, b] = AXES.filter((k) => k !== wall), fixed = { [wall]: box[wall][far[wall]] };
     for (const [along, across] of [[a, b], [b, a]]) {
       const ends = (value: number) => box[across].map((end) => ({ ...fixed, [along]: value, [across]: end }));
-      for (const { value } of rounded[along]) grid.push(ends(value).map(at));
+      for (const { value } of rimTicks[along]) grid.push(ends(value).map(at));
       for (const value of box[along]) frame.set(JSON.stringify(ends(value)), ends(value).map(at));
     }
   }
   strokes(context, grid, colors.grid);
   strokes(context, [...frame.values()], colors.line);
-  const taken: number[][] = [];
+  const spots: number[][] = [];
   for (const axis of [2, 0, 1]) {
-    labelEdge(context, edgeOf(axis, far, box, at), rounded[axis], look.labels[axis], eye, colors, taken);
+    labelEdge(context, edgeOf(axis, far, box, at), rimTicks[axis], look.labels[axis], eye, colors, spots);
   }
 }
 
@@ -142,12 +142,12 @@ function edgeOf(axis: number, far: number[], box: number[][], at: (fixed: Record
   return candidates.sort((p, q) => score(q) - score(p))[0];
 }
 
-/** Write ticks and name along an edge, away from the middle of the picture; `taken` are the places that are full. */
+/** Write ticks and name along an edge, away from the middle of the picture; `spots` are those that have a text. */
 function labelEdge(
-  context: Context, { place, middle }: Edge, rounded: Tick[], label: string, { x, y, width }: Eye, colors: Colors,
-  taken: number[][],
+  context: Context, { place, middle }: Edge, rimTicks: Tick[], label: string, { x, y, width }: Eye, colors: Colors,
+  spots: number[][],
 ) {
-  const [first, last] = [place(rounded[0].value), place(rounded[rounded.length - 1].value)];
+  const [first, last] = [place(rimTicks[0].value), place(rimTicks[rimTicks.length - 1].value)];
   const length = Math.hypot(last[0] - first[0], last[1] - first[1]);
   if (length < 24) return; // seen end on
   let normal = [(last[1] - first[1]) / length, (first[0] - last[0]) / length];
@@ -155,15 +155,15 @@ function labelEdge(
   const write = (text: string, [px, py]: Numbers, away: number) => {
     const half = context.measureText(text).width / 2, top = py + normal[1] * away;
     const left = Math.max(half + 2, Math.min(width - half - 2, px + normal[0] * (away + half)));
-    if (taken.some((spot) => Math.abs(spot[0] - left) < spot[2] + half + 3 && Math.abs(spot[1] - top) < 13)) return;
-    taken.push([left, top, half]);
+    if (spots.some((spot) => Math.abs(spot[0] - left) < spot[2] + half + 3 && Math.abs(spot[1] - top) < 13)) return;
+    spots.push([left, top, half]);
     context.fillText(text, left, top);
   };
   letters(context, `italic 13px ${colors.font}`, colors.text, "center");
-  const widest = Math.max(...rounded.map(({ text }) => context.measureText(text).width));
+  const widest = Math.max(...rimTicks.map(({ text }) => context.measureText(text).width));
   write(label, middle, 20 + widest * Math.abs(normal[0]));
   letters(context, `11px ${colors.font}`, colors.soft, "center");
-  for (const { value, text } of rounded) write(text, place(value), 11);
+  for (const { value, text } of rimTicks) write(text, place(value), 11);
 }
 
 /** Where a grip that is held stands: its shadow on the far walls. */

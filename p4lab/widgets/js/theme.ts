@@ -10,7 +10,7 @@ export type Colors = ReturnType<typeof theme>;
 
 /** The colours of this moment. */
 export function theme() {
-  const dark = isDark(), named = dark ? DARK : LIGHT, style = getComputedStyle(document.body);
+  const dark = isDark(), colors = dark ? DARK : LIGHT, style = getComputedStyle(document.body);
   const variable = (name: string, otherwise: string) => style.getPropertyValue(name).trim() || otherwise;
   return {
     dark,
@@ -20,6 +20,6 @@ export function theme() {
     font: variable("--jp-ui-font-family", "sans-serif"),
     grid: dark ? "rgba(255,255,255,0.09)" : "rgba(0,0,0,0.07)",
     line: dark ? "rgba(255,255,255,0.30)" : "rgba(0,0,0,0.28)",
-    color: (name: string) => named[NAMES.indexOf(name)] ?? name,
+    color: (name: string) => colors[NAMES.indexOf(name)] ?? name,
   };
 }

@@ -22,17 +22,17 @@ export function throttled(send: () => void) {
  * before the kernel heard of it. The last of that is shown afterwards.
  */
 export function patient<Value>(ms: number, show: (value: Value) => void) {
-  let until = -Infinity, told: Value, waiting = false;
+  let until = -Infinity, newest: Value, waiting = false;
   function settle() {
     const left = until - performance.now();
     waiting = left > 0;
     if (waiting) setTimeout(settle, left);
-    else show(told);
+    else show(newest);
   }
   return {
     touched() { until = performance.now() + ms; },
     show(value: Value) {
-      told = value;
+      newest = value;
       if (!waiting) settle();
     },
   };
