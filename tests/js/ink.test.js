@@ -34,6 +34,9 @@ test("at the edges nothing is painted outside", () => {
   for (const [u, v] of [[0, 0], [1, 1], [0, 1], [1, 0]]) ink.stamp(u, v, 0.12, false);
   assert.equal(ink.cells.length, 16);
   assert.ok([0, 3, 12, 15].every((at) => ink.whole()[at] > 0));
+  const wide = blank();
+  wide.stamp(1, 0.5, 0.12, false);
+  assert.ok(wide.whole().every((v, at) => at % 16 > 7 || v === 0));
 });
 
 test("undo takes back strokes, clearing and drawings from the kernel", () => {
