@@ -115,7 +115,7 @@ def carry_split(
     with torch.no_grad():
         (bend,) = torch.autograd.grad(outputs[1], b, ones, retain_graph=True, allow_unused=True)
         of_b = ((of_b if bend is None else of_b - bend) / outputs[1].exp()).detach()
-    asked = [a] if context is None else [a, context]
-    slopes = torch.autograd.grad(outputs, asked, (of_b, ones), retain_graph=True, allow_unused=True)
+    sources = [a] if context is None else [a, context]
+    slopes = torch.autograd.grad(outputs, sources, (of_b, ones), retain_graph=True, allow_unused=True)
     of_a = of_a if slopes[0] is None else of_a - slopes[0]
     return of_a, of_b, None if context is None else -slopes[1]

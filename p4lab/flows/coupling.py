@@ -122,9 +122,9 @@ class Coupling(Carrying):
     def carry(self, x: Tensor, score: Tensor, inverse: bool = False, context: Tensor | None = None) -> Carried:
         """Return what `map` does, and the score of y from that of x; x (and the context) must require a gradient."""
         context, (a, b) = own(context), self.parts(x)
-        moved, log_slope = self.transform(a, b, inverse, context)
-        of_a, of_b, gained = carry_split((a, b, context), (moved, log_slope), self.parts(score))
-        return Carried(self.whole(a, moved), self.volume(log_slope), self.whole(of_a, of_b), gained)
+        image, log_slope = self.transform(a, b, inverse, context)
+        of_a, of_b, gain = carry_split((a, b, context), (image, log_slope), self.parts(score))
+        return Carried(self.whole(a, image), self.volume(log_slope), self.whole(of_a, of_b), gain)
 
     def volume(self, log_slope: Tensor) -> Tensor:
         """Return log|det dy/dx| from the logarithms of the slopes."""

@@ -77,11 +77,11 @@ class Flow(LatentDensity):
             total = (-total if inverse else total).to(x.dtype)
         layers: Iterable[Any] = reversed(self.layers) if inverse else self.layers
         for layer in layers:
-            moved = layer.inverse(x) if inverse else layer(x)
+            image = layer.inverse(x) if inverse else layer(x)
             if is_linear(layer):
-                x = moved
+                x = image
             else:
-                x, logabsdet = moved
+                x, logabsdet = image
                 total = logabsdet if total is None else total + logabsdet
         total = x.new_zeros(()) if total is None else total
         return x, total.expand(x.shape[:-1])
@@ -116,8 +116,8 @@ class Flow(LatentDensity):
         path, back = [points], to == "data"
         layers: Iterable[Any] = reversed(self.layers) if back else self.layers
         for layer in layers:
-            moved = layer.inverse(path[-1]) if back else layer(path[-1])
-            path.append(moved if is_linear(layer) else moved[0])
+            image = layer.inverse(path[-1]) if back else layer(path[-1])
+            path.append(image if is_linear(layer) else image[0])
         return path
 
     def joined(self, z: Tensor, logabsdet: Tensor, temperature: float = 1.0) -> Tensor:

@@ -88,11 +88,11 @@ class MoleculeFlow(LatentDensity):
             z, differentiable in the parameters; log q(y); and s, which is 0 where q is p.
         """
         rows = y.detach().t().contiguous().requires_grad_()
-        z, total, carried = self._map(rows, False, score.detach().t())
+        z, total, end_score = self._map(rows, False, score.detach().t())
         z = z.t()
         with torch.no_grad():
-            carried = carried.t() - self.prior_score(z)
-        return z, self.joined(z, total), carried
+            end_score = end_score.t() - self.prior_score(z)
+        return z, self.joined(z, total), end_score
 
     def sample_with_score(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return samples y, log q(y), and the gradient of log q at y.
@@ -107,8 +107,8 @@ class MoleculeFlow(LatentDensity):
         """
         z = self.latent(n, generator)
         rows = z.t().contiguous().requires_grad_()
-        y, total, carried = self._map(rows, True, self.prior_score(z).t())
-        return y.t(), self.joined(z, -total), carried.t()
+        y, total, end_score = self._map(rows, True, self.prior_score(z).t())
+        return y.t(), self.joined(z, -total), end_score.t()
 
     def prior_score(self, z: Tensor) -> Tensor:
         """Return the gradient of log p_0 at z, shape (n, d): -z for the numbers, 0 for the angles."""
@@ -164,8 +164,8 @@ class MoleculeFlow(LatentDensity):
             of_angles = of_angles + torch.autograd.grad(context, angles, of_context, retain_graph=True)[0]
         if not inverse:
             angles, more, of_angles, _ = _run(self.angles, angles, False, None, of_angles)
-        carried = None if of_angles is None or of_x is None else torch.cat([of_angles, of_x])
-        return torch.cat([angles, x]), total + more, carried
+        end_score = None if of_angles is None or of_x is None else torch.cat([of_angles, of_x])
+        return torch.cat([angles, x]), total + more, end_score
 
 
 def _run(
@@ -178,7 +178,7 @@ def _run(
         if score is None:
             x, logabsdet = layer.map(x, inverse, context)
         else:
-            x, logabsdet, score, gained = layer.carry(x, score, inverse, context)
-            of_context = gained if of_context is None else of_context if gained is None else of_context + gained
+            x, logabsdet, score, gain = layer.carry(x, score, inverse, context)
+            of_context = gain if of_context is None else of_context if gain is None else of_context + gain
         total = total + logabsdet
     return x, total, score, of_context
