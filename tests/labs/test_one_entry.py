@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-PROGRAM = '''
+PROGRAM = """
 import torch
 from p4lab.baselines import properties
 from p4lab.baselines.properties import PROPERTIES, Property, Way
@@ -34,7 +34,7 @@ worst = {name: lane.last("residual") for name, lane in lab.sight().lanes.items()
 assert worst["p4"] < 1e-6 < worst["plain"], worst
 assert lab.error is None
 lab.close()
-'''
+"""
 
 
 def test_a_property_that_is_registered_is_everywhere() -> None:
