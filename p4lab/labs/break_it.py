@@ -1,9 +1,8 @@
 """A P4Inv layer that is driven toward det = 0, in float32 and float64 side by side, and what rescues it."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -214,19 +213,17 @@ def deed(name: str, label: str, help: str, do: Callable[[Engine | Lanes], None])
     return Button(label, lambda player: player.ask(at_present, WAIT), help)
 
 
-BUTTONS: Mapping[str, Button] = MappingProxyType(
-    {
-        "attack:singular": attack("Drive to 0", "Push = 0: the target is singular", 0.0),
-        "attack:hover": attack("Hover at 1e-3", "Push = 0.001: a target of condition number 1,000", 1e-3),
-        "attack:cross": attack("Cross det = 0", "Push = −1: a target of the other sign", -1.0),
-        "attack:safety": attack("Back to safety", "Push = 1: the target is a rotation", 1.0),
-        "damage": deed("damage", "Damage A⁻¹", f"Noise of {DAMAGE:.0%} on every entry, in both lanes", damage),
-        "wreck": deed(
-            "wreck", "Wreck A⁻¹", f"Noise of {WRECK:.0%}: too much for refinement", lambda run: damage(run, WRECK)
-        ),
-        "recompute": deed("recompute", "Recompute A⁻¹", "Factorize A anew: the last resort, O(d³)", recompute),
-    }
-)
+BUTTONS = {
+    "attack:singular": attack("Drive to 0", "Push = 0: the target is singular", 0.0),
+    "attack:hover": attack("Hover at 1e-3", "Push = 0.001: a target of condition number 1,000", 1e-3),
+    "attack:cross": attack("Cross det = 0", "Push = −1: a target of the other sign", -1.0),
+    "attack:safety": attack("Back to safety", "Push = 1: the target is a rotation", 1.0),
+    "damage": deed("damage", "Damage A⁻¹", f"Noise of {DAMAGE:.0%} on every entry, in both lanes", damage),
+    "wreck": deed(
+        "wreck", "Wreck A⁻¹", f"Noise of {WRECK:.0%}: too much for refinement", lambda run: damage(run, WRECK)
+    ),
+    "recompute": deed("recompute", "Recompute A⁻¹", "Factorize A anew: the last resort, O(d³)", recompute),
+}
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

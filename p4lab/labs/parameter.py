@@ -420,9 +420,7 @@ PARAMETER = Lab(
   }
   .p4-curves { height: 440px; min-height: 0; }
 }
-.p4-pictures {
-  grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 10px 20px;
-}
+.p4-pictures { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 10px 20px; }
 .p4-pictures > :nth-child(-n + 2) { grid-column: 1 / span 2; grid-row: auto; }
 @container (min-width: 1080px) {
   .p4-pictures { grid-template-columns: minmax(0, 1.9fr) minmax(0, 1fr); }
