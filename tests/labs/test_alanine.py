@@ -4,12 +4,15 @@ import dataclasses
 import gc
 import math
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import openmm
 import pytest
 import torch
 from lab_tools import opened, train
+from simulated_page import Page
 
 from p4lab.errors import ConfigError, TrainingError
 from p4lab.labs import Sight
@@ -43,10 +46,8 @@ def engine() -> Iterator[Engine]:
 
 def contexts() -> int:
     """How many contexts of OpenMM there are."""
-    import openmm
-
     gc.collect()
-    return sum(isinstance(thing, openmm.Context) for thing in gc.get_objects())
+    return sum(type(thing) is openmm.Context for thing in gc.get_objects())
 
 
 # --- what is trained --------------------------------------------------------------------------------------------------
@@ -156,11 +157,13 @@ def test_pausing_and_closing_a_player_frees_the_context_and_a_step_takes_it_agai
     assert player.engine.problem.energy.context is None
 
 
-def test_closing_frees_what_looked() -> None:
+def test_closing_a_lab_frees_what_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     before = contexts()
     with opened(ALANINE, **SMALL) as lab:
-        portrait(lab.sight())
-        assert contexts() > before
+        page = Page(lab, monkeypatch)
+        page.told("count", "0")
+        assert contexts() == before + 1
+        assert "|" in page.values["ess"]
     assert contexts() == before
 
 
@@ -218,7 +221,7 @@ def test_a_flow_that_trains_is_looked_at_every_two_seconds_and_one_that_rests_at
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr("p4lab.labs.alanine.time.monotonic", lambda: now)
+    monkeypatch.setattr("p4lab.labs.alanine.time", SimpleNamespace(monotonic=lambda: now))
     with opened(ALANINE, **SMALL) as lab:
         first = lab.player.frame(60)
         train(lab, 1)
@@ -236,8 +239,9 @@ def test_a_flow_that_trains_is_looked_at_every_two_seconds_and_one_that_rests_at
         assert look(second, State.RUNNING) is late  # nothing has changed since
         now += 2.0
         assert look(first, State.RUNNING) is not late
-        for memory in (memory for _, memory in sight.memory.values() if isinstance(memory, AlanineView)):
-            memory.close()
+        for _, held in sight.memory.values():
+            if isinstance(held, AlanineView):
+                held.close()
 
 
 def test_only_one_architecture_starts_pretrained() -> None:
