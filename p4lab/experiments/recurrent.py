@@ -16,7 +16,7 @@ from p4lab.errors import TrainingError
 from p4lab.problems.recurrent import CELLS
 from p4lab.problems.sequences import TASKS
 from p4lab.training import Engine
-from p4lab.training.rnn_setup import P4, TARGET, Choice, RnnConfig, RnnLane, RnnRace, known
+from p4lab.training.rnn import P4, TARGET, Choice, RnnConfig, known, rnn_lane, rnn_race
 
 RATES = (1e-3, 3e-3, 1e-2)
 FACTORS = (0.1, 1.0)
@@ -91,7 +91,7 @@ def trial(config: RnnConfig, cell: str, choice: Choice, seconds: float, clock: s
 
     The merit is whether the target was missed, then the seconds it took, or else the lowest loss.
     """
-    lane = RnnLane(config.replace(seed=SEED, measure_every=5), cell, choice, False, CLOCKS[clock])
+    lane = rnn_lane(config.replace(seed=SEED, measure_every=5), cell, choice, CLOCKS[clock])
     try:
         while lane.seconds < seconds:
             lane.run(5)
@@ -124,7 +124,7 @@ def compare(config: RnnConfig, cells: Sequence[str], seeds: Sequence[int], tunin
     choices = {cell: tune(config, cell, tuning, clock) if tuning else known(config.task, cell) for cell in cells}
     runs: dict[str, list[Outcome]] = {cell: [] for cell in cells}
     for seed in seeds:
-        race = RnnRace(config.replace(seed=seed), cells, choices, False, CLOCKS[clock])
+        race = rnn_race(config.replace(seed=seed), cells, choices, CLOCKS[clock])
         while not race.finished:
             race.run()
         for cell, lane in race.engines.items():

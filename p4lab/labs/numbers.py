@@ -125,14 +125,18 @@ def lane_table(
     heading: str = "",
     label: str = "Lanes",
     colors: Mapping[str, str] | None = None,
+    active: str | None = None,
 ) -> Rows:
-    """Return a table with one row per lane, in the order of ``names``; ``heading`` is that of the names."""
+    """Return a table with one row per lane, in the order of ``names``; ``heading`` is that of the names.
+
+    The row of the lane that is ``active`` is set in bold.
+    """
     colors = colors or dict(zip(sight.lanes, RUN_COLORS, strict=False))
     rows = []
     for lane, name in names.items():
         snapshot = sight.lanes[lane]
         title = f"{name} ({STOPPED})" if snapshot.message else name
-        rows.append(Row([title, *(column.read(snapshot) for column in columns)], colors[lane]))
+        rows.append(Row([title, *(column.read(snapshot) for column in columns)], colors[lane], lane == active))
     return Rows({heading: "", **{column.heading: column.help for column in columns}}, rows, label)
 
 

@@ -267,14 +267,14 @@ def standings(snapshot: Snapshot) -> "pandas.DataFrame":
     import pandas as pd  # here: it takes half a second to import
 
     lanes = snapshot.lanes
-    at_step = at_equal_steps(lanes)
+    common = common_step(lanes)
     rows = []
     for name, lane in lanes.items():
         rows.append(
             {
                 "method": METHODS[name].label,
                 "loss": math.nan if lane.message else lane.last("test_loss"),
-                "at_step": at_step[name],
+                "at_step": loss_at(lane, common),
                 "steps": lane.step,
                 "step_ms": 1e3 * lane.last("seconds") / max(1, lane.step),
                 "memory_kb": float(lane.pictures["memory"]) / 1024,
@@ -286,9 +286,13 @@ def standings(snapshot: Snapshot) -> "pandas.DataFrame":
     return pd.DataFrame(rows, index=list(lanes)).sort_values("loss", na_position="last")
 
 
-def at_equal_steps(lanes: Mapping[str, Snapshot]) -> dict[str, float]:
-    """Return the last test losses up to the step that the slowest lane has reached; lanes that stopped do not count."""
-    common = min((lane.step for lane in lanes.values() if not lane.message), default=0)
-    curves = {name: lane.curves["test_loss"] for name, lane in lanes.items()}
-    here = {name: losses[steps <= common] for name, (steps, losses) in curves.items()}
-    return {name: float(losses[-1]) if len(losses) else math.nan for name, losses in here.items()}
+def common_step(lanes: Mapping[str, Snapshot]) -> int:
+    """Return the step that the slowest lane has reached; lanes that stopped do not count."""
+    return min((lane.step for lane in lanes.values() if not lane.message), default=0)
+
+
+def loss_at(lane: Snapshot, step: int) -> float:
+    """Return the last test loss of a lane up to a step; NaN if there is none."""
+    steps, losses = lane.curves["test_loss"]
+    here = losses[steps <= step]
+    return float(here[-1]) if len(here) else math.nan

@@ -11,6 +11,7 @@ from p4lab.widgets.catalog import (
     parameter_lab,
     property_lab,
     race_lab,
+    rnn_lab,
     start_lab,
     swaps_lab,
     temperature_lab,
@@ -22,7 +23,6 @@ from p4lab.widgets.image_grid import ImageGrid, Panel
 from p4lab.widgets.live import train_live
 from p4lab.widgets.live_plot import LivePlot
 from p4lab.widgets.plane import Plane
-from p4lab.widgets.rnn_lab import rnn_lab
 from p4lab.widgets.sketch import Sketch
 from p4lab.widgets.space import Space
 

@@ -13,6 +13,7 @@ from p4lab.labs.linear import LINEAR
 from p4lab.labs.parameter import PARAMETER
 from p4lab.labs.property import PROPERTY
 from p4lab.labs.race import RACE
+from p4lab.labs.rnn import RNN
 from p4lab.labs.start import START
 from p4lab.labs.swaps import SWAPS
 from p4lab.labs.temperature import TEMPERATURE
@@ -56,6 +57,7 @@ linear_lab = opener(LINEAR)
 parameter_lab = opener(PARAMETER)
 directions_lab = opener(DIRECTIONS)
 race_lab = opener(RACE)
+rnn_lab = opener(RNN)
 start_lab = opener(START)
 property_lab = opener(PROPERTY)
 swaps_lab = opener(SWAPS)

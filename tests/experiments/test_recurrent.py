@@ -8,7 +8,7 @@ import pytest
 
 from p4lab.experiments import recurrent
 from p4lab.experiments.recurrent import FACTORS, RATES, Outcome, compare, main, outcome, trial, tune, verdict
-from p4lab.training.rnn_setup import TARGET, Choice, RnnConfig, RnnLane
+from p4lab.training.rnn import TARGET, Choice, RnnConfig, rnn_lane
 
 EASY = RnnConfig(task="adding", delay=2, dim=16, batch_size=32, turn=20.0, budget=0.06, measure_every=5)
 """Two numbers, both marked: any network adds them in a few steps."""
@@ -21,7 +21,7 @@ def ended(reached: float, best: float = 0.05, **changes: Any) -> Outcome:
 
 
 def test_an_outcome_is_that_of_the_records() -> None:
-    lane = RnnLane(EASY, "plain", Choice(1e-2, 1.0))
+    lane = rnn_lane(EASY, "plain", Choice(1e-2, 1.0))
     lane.run(120)
     found = outcome(lane)
     steps, losses = found.curve
@@ -37,7 +37,7 @@ def test_an_outcome_is_that_of_the_records() -> None:
 
 
 def test_what_does_not_get_there_says_so() -> None:
-    found = outcome(RnnLane(EASY, "plain"))
+    found = outcome(rnn_lane(EASY, "plain"))
     assert math.isinf(found.reached)
     assert math.isinf(found.reached_steps)
 

@@ -1,7 +1,6 @@
 """Recurrent networks with orthogonal weights: configs, and a race of three kinds of weights on one task."""
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,12 +12,13 @@ from torch import Tensor, nn
 from p4lab.baselines.layer import skewness
 from p4lab.errors import OptionError
 from p4lab.p4 import ORTHOGONAL
-from p4lab.problems.recurrent import CELLS, STARTS, RecurrentNet, RecurrentRotation, recurrent_net, recurrent_optimizer
+from p4lab.problems.recurrent import CELLS, STARTS, RecurrentNet, recurrent_net, recurrent_optimizer
 from p4lab.problems.sequences import LONGEST, TASKS, Adding, CopyMemory, Task
-from p4lab.training.config import POSITIVE, Rule, RunConfig, one_of, whole
+from p4lab.training.config import POSITIVE, RunConfig, one_of, setting, whole
 from p4lab.training.engine import Engine
 from p4lab.training.lanes import Lanes
 from p4lab.training.measure import eigenvalues
+from p4lab.training.race import TURN
 
 P4, RIVAL, PLAIN = "p4orthogonal", "rival", "plain"
 LANES = (P4, RIVAL, PLAIN)
@@ -98,49 +98,66 @@ def shown_task(name: str, delay: int, seed: int, device: str, dtype: str) -> Tas
     return kind(delay, seed, torch.device(device), getattr(torch, dtype))
 
 
+TASK_TEXTS = {"copy": "Copy ten symbols", "adding": "Add two numbers"}
+START_TEXTS = {"rotations": "rotations by blocks", "orthogonal": "random rotation", "identity": "identity"}
+
+
 @dataclass(frozen=True)
 class RnnConfig(RunConfig):
     """Train recurrent networks that differ in what keeps their weights orthogonal, each for the same time.
 
-    Attributes:
-        task: "copy" or "adding".
-        delay: T of the task.
-        dim: width d of the states.
-        rival: the parametrization that P4Orthogonal is compared with.
-        initial: how the recurrent weights start, see `p4lab.problems.recurrent.start_of`; the same in all lanes.
-        rate_factor: factor on all learning rates; live.
-        turn: milliseconds that each lane trains before the next one's turn.
-        budget: seconds of training for each lane.
+    Raises:
+        ConfigError: as `RunConfig`.
     """
 
     problem: ClassVar[str] = "rnn"
-    rules: ClassVar[dict[str, Rule]] = {
-        "task": one_of(*TASKS),
-        "delay": whole(2, LONGEST),
-        "dim": whole(2, 1024),
-        "rival": one_of(*RIVALS),
-        "initial": one_of(*STARTS),
-        "rate_factor": POSITIVE,
-        "turn": Rule(float, lambda value: 1 <= value <= 1000, "1 to 1000 milliseconds"),
-        "budget": POSITIVE,
-    }
-    live: ClassVar[tuple[str, ...]] = ("rate_factor", "merge_every", "refine_every", "reset", "budget")
 
-    rank: int = ORTHOGONAL.rank
-    reset: Any = ORTHOGONAL.reset
-    merge_every: int = ORTHOGONAL.every
+    seed: int = setting(0, help="Of sequences, start and batches")
+    rank: int = setting(
+        ORTHOGONAL.rank, choices=(1, 2, 4, 8, 16, 32, 64), help="Directions of a perturbation, no more than fit"
+    )
+    reset: Any = setting(ORTHOGONAL.reset, help="How new directions are drawn at a merge")
+    merge_every: int = setting(ORTHOGONAL.every, choices=(1, 2, 4, 10, 20, 50, 100))
     refine_every: int = ORTHOGONAL.refine_every
-    learning_rate: float = DEFAULT.rate
-    batch_size: int = 16
+    learning_rate: float = setting(DEFAULT.rate, live=False)
+    batch_size: int = setting(16, choices=(8, 16, 32, 64))
     measure_every: int = 10
-    task: str = "copy"
-    delay: int = 60
-    dim: int = 128
-    rival: str = "matrix_exp"
-    initial: str = "rotations"
-    rate_factor: float = 1.0
-    turn: float = 50.0
-    budget: float = 60.0
+    task: str = setting("copy", "Task", one_of(*TASKS), choices={name: TASK_TEXTS[name] for name in TASKS}, look="wide")
+    delay: int = setting(
+        60, "Delay T", whole(2, LONGEST), choices=(10, 20, 40, 60, 100, 200, 300), own=True, help="Time steps"
+    )
+    dim: int = setting(128, "Width d", whole(2, 1024), choices=(16, 32, 64, 128, 256, 512), own=True)
+    rival: str = setting(
+        "matrix_exp",
+        "Rival",
+        choices={name: CELLS[name].label for name in RIVALS},
+        look="wide",
+        help="The parametrization that P4Orthogonal is compared with",
+    )
+    initial: str = setting(
+        "rotations", "Start", one_of(*STARTS), choices={name: START_TEXTS[name] for name in STARTS}, look="wide"
+    )
+    rate_factor: float = setting(
+        1.0,
+        "Learning rates ×",
+        POSITIVE,
+        choices=(0.03, 0.1, 0.3, 0.5, 1.0, 2.0, 5.0),
+        own=True,
+        live=True,
+        help="On top of each lane's best",
+    )
+    turn: float = setting(50.0, "", TURN, help="Milliseconds that each lane trains before the next one's turn")
+    budget: float = setting(
+        60.0,
+        "Time each",
+        POSITIVE,
+        choices=(2.0, 5.0, 10.0, 20.0, 60.0, 300.0),
+        kind="choice",
+        own=True,
+        live=True,
+        unit="s",
+        help="Of training",
+    )
 
     @property
     def width(self) -> int:
@@ -168,98 +185,79 @@ class RnnConfig(RunConfig):
             self.rank,
             self.reset,
             self.seed,
-            dtype=getattr(torch, self.dtype),
-            device=self.device,
+            **self.where,
         )
         return task, net
 
+    def measures(self, problem: Task, model: Any, watched: Tensor | None) -> dict[str, Any]:
+        """Return the test loss, the violation as "residual", and the eigenvalues, unless weights are too wide."""
+        weight = model.layer.weight.detach()
+        return {
+            "test_loss": float(problem.test_loss(model)),
+            **dict.fromkeys(("logabsdet", "sign", "logabsdet_error", "condition"), math.nan),
+            "residual": float(skewness(weight.cpu().double())),
+            **({"spectrum": eigenvalues(weight.cpu().numpy())} if self.dim <= WIDEST else {}),
+        }
 
-class RnnLane(Engine):
-    """A recurrent network of a race.
+
+def rnn_lane(
+    config: RnnConfig, cell: str, choice: Choice | None = None, clock: Callable[[], float] | None = None
+) -> Engine:
+    """Return the engine of a recurrent network.
 
     Args:
         config: the race's settings.
         cell: name of its weights in `p4lab.problems.recurrent.CELLS`.
         choice: rates (None: the best ones that are known).
-        spectra: whether eigenvalues are recorded at measurements.
-        clock: what tells the time that steps take.
+        clock: what tells the time that steps take (None: that of the wall).
+
+    Raises:
+        OptionError: unknown cell.
+        MissingPackageError: its package is not installed.
     """
+    choice = choice or known(config.task, cell)
+    task, net = config.parts_of(cell)
 
-    model: RecurrentNet
+    def rates(config: RnnConfig) -> tuple[float, float]:
+        others = choice.rate * config.rate_factor
+        return choice.factor * others, others
 
-    def __init__(
-        self,
-        config: RnnConfig,
-        cell: str,
-        choice: Choice | None = None,
-        spectra: bool = True,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self.cell = CELLS[cell]
-        self.choice = choice or known(config.task, cell)
-        self._spectra = spectra and config.dim <= WIDEST
-        task, net = config.parts_of(cell)
-        super().__init__(config, task, net, recurrent_optimizer(net, self.choice.rate, self.choice.factor), clock=clock)
-
-    def _apply(self, config: RunConfig) -> None:
-        assert isinstance(config, RnnConfig)
-        super()._apply(config)
-        recurrent, others = self.optimizer.param_groups
-        others["lr"] = self.choice.rate * config.rate_factor
-        recurrent["lr"] = self.choice.factor * others["lr"]
-        if isinstance(self.model.layer, RecurrentRotation):
-            self.model.layer.reset_kind = config.reset
-
-    @torch.no_grad()
-    def _measure(self) -> None:
-        weight = self.model.layer.weight.detach()
-        values = dict.fromkeys(("logabsdet", "sign", "logabsdet_error", "condition"), math.nan)
-        test = float(self.problem.test_loss(self.model))
-        values["residual"] = float(skewness(weight.cpu().double()))
-        self.records.measures.append(step=self.step, test_loss=test, **values)
-        if self._spectra:
-            self.records.spectrum.add(self.step, eigenvalues(weight.cpu().numpy()))
+    return Engine(config, task, net, recurrent_optimizer(net, choice.rate, choice.factor), rates=rates, clock=clock)
 
 
-class RnnRace(Lanes):
-    """Lanes by kind of weights that take turns, so that each has trained for the same time; a step is such a turn.
+def rnn_race(
+    config: RnnConfig,
+    cells: Mapping[str, str] | Sequence[str] | None = None,
+    choices: Mapping[str, Choice] | None = None,
+    clock: Callable[[], float] | None = None,
+) -> Lanes:
+    """Return lanes by kind of weights that take turns, so that each has trained for the same time.
 
     Args:
         config: the settings.
         cells: name of a lane to its kind of weights (None: `LANES`).
         choices: name of a lane to its rates (None: the best ones that are known).
-        spectra: whether eigenvalues are recorded.
         clock: what tells the time; `time.thread_time` is that of the processor, whatever else it has to do.
 
     Raises:
-        ConfigError: a value is out of range.
+        OptionError: unknown cell.
         MissingPackageError: a package is not installed.
 
     Example:
-        >>> race = RnnRace(RnnConfig(dim=8, delay=2, turn=1.0))
+        >>> race = rnn_race(RnnConfig(dim=8, delay=2, turn=1.0))
         >>> race.run(2)
         >>> sorted(race.engines)
         ['p4orthogonal', 'plain', 'rival']
     """
-
-    def __init__(
-        self,
-        config: RnnConfig,
-        cells: Mapping[str, str] | Sequence[str] | None = None,
-        choices: Mapping[str, Choice] | None = None,
-        spectra: bool = True,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        named = cells_of(config) if cells is None else cells
-        lanes = named if isinstance(named, Mapping) else {name: name for name in named}
-        unknown = [cell for cell in lanes.values() if cell not in CELLS]
-        if unknown:
-            raise OptionError(f"cell {unknown[0]!r} is not known: choose one of {', '.join(CELLS)}")
-        for cell in lanes.values():
-            _warm_up(cell, config.dtype, config.device)
-        rates = choices or {}
-        engines = {name: RnnLane(config, cell, rates.get(name), spectra, clock) for name, cell in lanes.items()}
-        super().__init__(config, "cell", engines)
+    cells = cells_of(config) if cells is None else cells
+    lanes = cells if isinstance(cells, Mapping) else {name: name for name in cells}
+    unknown = [cell for cell in lanes.values() if cell not in CELLS]
+    if unknown:
+        raise OptionError(f"cell {unknown[0]!r} is not known: choose one of {', '.join(CELLS)}")
+    for cell in lanes.values():
+        _warm_up(cell, config.dtype, config.device)
+    rates = choices or {}
+    return Lanes(config, "cell", {name: rnn_lane(config, cell, rates.get(name), clock) for name, cell in lanes.items()})
 
 
 def cells_of(config: RnnConfig) -> dict[str, str]:
@@ -270,4 +268,4 @@ def cells_of(config: RnnConfig) -> dict[str, str]:
 @lru_cache(maxsize=64)
 def _warm_up(cell: str, dtype: str, device: str) -> None:
     """Do a few steps once: what libraries load at their first call would count as the lane's."""
-    RnnLane(RnnConfig(task="adding", delay=2, dim=4, batch_size=2, dtype=dtype, device=device), cell).run(5)
+    rnn_lane(RnnConfig(task="adding", delay=2, dim=4, batch_size=2, dtype=dtype, device=device), cell).run(5)
