@@ -17,7 +17,7 @@ plain = Way("nn.Linear", lambda spec: Free(spec.start), "sgd", 0.05, keeps="noth
 masked = Way("triu", lambda spec: Mapped(spec.start, torch.triu), "sgd", 0.05)
 p4 = Way("P4Triangular", lambda spec: P4Triangular(spec.dim).to(**spec.where), "sgd", 0.05, keeps="perturbation")
 PROPERTIES["triangular"] = Property(
-    "upper triangular", "|W below the diagonal|", lambda noise: torch.eye(len(noise[0])).double() + 0.1 * noise[0].triu(),
+    "upper triangular", "|W below the diagonal|", lambda noise: torch.eye(len(noise[0])) + 0.1 * noise[0].triu(),
     violation, {"p4": p4, "usual": masked, "other": masked, "penalty": plain, "plain": plain},
 )
 
