@@ -30,8 +30,11 @@ __all__ = [
 
 # The first picture of a lab.
 CANVAS = ".p4-lab canvas"
-# The settings at the side, and the controls above the pictures where a lab has some.
-PANELS = "[lab._side, *([lab._bar] if hasattr(lab, '_bar') else [])]"
+# The settings at the side, and the rows of controls among the pictures where a lab has some.
+PANELS = (
+    "[panel for part in lab.root.children[0].children for panel in (part, *getattr(part, 'children', ()))"
+    " if {'p4-side', 'p4-bar'} & {*panel._dom_classes}]"
+)
 # Whether a canvas shows more than a new one of its size.
 DRAWN = """s => {
     const canvas = document.querySelector(s), blank = document.createElement("canvas");
