@@ -199,8 +199,6 @@ class RunConfig(Settings):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        for name, rule in vars(cls).get("rules", {}).items():  # TRANSITION
-            cls.settings[name] = dataclasses.replace(cls.settings.get(name, Setting()), rule=rule)
         if "live" not in vars(cls):
             cls.live = tuple(name for name, setting in cls.settings.items() if setting.live)
         if cls.problem:
