@@ -194,8 +194,6 @@ def sketch_size(layer: nn.Module) -> int:
     """How many numbers the sketch of a layer's gradient has: k x d."""
     if isinstance(layer, (P4Givens, P4Circulant)):
         return 0  # they have no directions to learn
-    if isinstance(layer, P4SpecialLinear):
-        return min(2 * RANK, DIM) * DIM  # it looks at twice as many directions as it takes
     return layer.u.numel()
 
 

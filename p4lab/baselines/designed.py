@@ -23,7 +23,8 @@ class Woodbury(Baseline):
     u = 0 and random v. Further arguments as for `p4lab.baselines.Dense`.
 
     Args:
-        rank: k (None: at most 64 and at most two thirds of d, as P4Inv's recommended preset).
+        rank: k, no more than d of which are kept (None: at most 64 and at most two thirds of d, as P4Inv's recommended
+            preset).
 
     Raises:
         OptionError: k < 1, or a start further than rank k from the identity.
@@ -45,6 +46,7 @@ class Woodbury(Baseline):
         super().__init__(dim, bias, dtype, device)
         rank = min(DEFAULT_RANK, max(1, 2 * dim // 3)) if rank is None else rank
         check_options(dim, rank, self._kind["dtype"])
+        rank = min(rank, dim)
         seed = seed_from(seed)
         start = start_matrix(init, dim, self._kind["dtype"], seed)
         left, s, right = torch.linalg.svd(start - torch.eye(dim, dtype=start.dtype, device=start.device))

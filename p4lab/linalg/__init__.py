@@ -20,12 +20,11 @@ from p4lab.linalg.rotation import (
     pairing,
     row_defect,
 )
-from p4lab.linalg.sketch import orthonormal_rows, row_space_sketch
+from p4lab.linalg.sketch import orthonormal_rows, row_space_sketch, usable_rows
 from p4lab.linalg.symmetric import (
     congruence,
     definite,
     definiteness_defect,
-    symmetric_factors,
     symmetric_update,
     symmetrized,
 )
@@ -62,10 +61,10 @@ __all__ = [
     "skew_sketch",
     "small_inverse",
     "small_slogdet",
-    "symmetric_factors",
     "symmetric_update",
     "symmetrized",
     "turn_planes",
     "unit_determinant",
+    "usable_rows",
     "wide_residual",
 ]

@@ -32,6 +32,12 @@ def row_space_sketch(x: Tensor, g: Tensor, omega: Tensor, pull: Callable[[Tensor
     return (z @ g.t()) @ x
 
 
+def usable_rows(y: Tensor, fallback: Tensor) -> Tensor:
+    """Return rows as they are, or ``fallback`` where they are all zero or not all finite (decided on the device)."""
+    norm = torch.linalg.vector_norm(y)
+    return torch.where((norm > 0) & (norm < torch.inf), y, fallback)
+
+
 def orthonormal_rows(y: Tensor, fallback: Tensor) -> Tensor:
     """Orthonormalize rows, taking ``fallback`` instead of ``y`` where ``y`` is not finite (decided on the device).
 
@@ -46,9 +52,7 @@ def orthonormal_rows(y: Tensor, fallback: Tensor) -> Tensor:
         >>> orthonormal_rows(torch.full((1, 2), float("nan")), torch.tensor([[3.0, 0.0]]))
         tensor([[1., 0.]])
     """
-    norm = torch.linalg.vector_norm(y)
-    usable = (norm > 0) & (norm < torch.inf)
-    y = torch.where(usable, y, fallback)
+    y = usable_rows(y, fallback)
     if y.shape[0] == 1:
         return y / torch.linalg.vector_norm(y)
     rows = torch.linalg.qr(y.t()).Q.t()

@@ -39,21 +39,7 @@ def symmetric_update(a: Tensor, v: Tensor, w: Tensor, alpha: int = 1) -> Tensor:
     Returns:
         Shape (d, d). Cost O(d^2 k).
     """
-    return torch.addmm(a, *symmetric_factors(v, w), alpha=alpha)
-
-
-def symmetric_factors(v: Tensor, w: Tensor, where: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return L of shape (d, 2k) and R of shape (2k, d) with ``L R = v^T w + w^T v``, for rows of shape (k, d).
-
-    Args:
-        v: shape (k, d).
-        w: shape (k, d).
-        where: scalar bool tensor; both factors are 0 where it is false, whatever the rows are.
-    """
-    rows = torch.cat((v, w, v))
-    if where is not None:
-        rows = torch.where(where, rows, torch.zeros((), dtype=rows.dtype, device=rows.device))
-    return rows[: 2 * len(v)].t(), rows[len(v) :]
+    return torch.addmm(a, torch.cat((v, w)).t(), torch.cat((w, v)), alpha=alpha)
 
 
 def symmetrized(a: Tensor) -> Tensor:

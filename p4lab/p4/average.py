@@ -93,6 +93,10 @@ class AveragedWeights(Generic[N]):
                 module.start_at(module.nearest(self._means[f"{prefix}.weight".lstrip(".")]))
         return twin
 
+    def __repr__(self) -> str:
+        name = type(self._model).__name__
+        return f"AveragedWeights({name}, decay={self.decay}; {self.updates} updates)"
+
     def state_dict(self) -> dict[str, Any]:
         """Return the average and the number of updates."""
         return {"updates": self.updates, "means": dict(self._means)}

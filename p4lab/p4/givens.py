@@ -1,5 +1,6 @@
 """The orthogonal group by Givens rotations in random coordinate planes: the comparison with `p4lab.p4.orthogonal`."""
 
+import sys
 from functools import partial
 from typing import Any
 
@@ -28,7 +29,7 @@ class P4Givens(Orthogonal):
 
     Args:
         dim: width d.
-        rank: number k of sweeps, at least 1.
+        rank: number k of sweeps, at least 1, and as many as one likes.
         bias, init, seed, device, dtype: as for `p4lab.p4.P4Orthogonal`.
 
     Raises:
@@ -68,6 +69,10 @@ class P4Givens(Orthogonal):
         for name in ("order", "place"):
             self.register_buffer(name, torch.zeros(rank, dim, device=kind["device"], dtype=torch.int64))
         self.reset()
+
+    def largest_rank(self) -> int:
+        """Return no limit: each sweep has planes of its own."""
+        return sys.maxsize
 
     def turn(self, z: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return ``R z + bias`` for z of shape (..., d). Cost for a batch of B: O(B d k)."""

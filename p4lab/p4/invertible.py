@@ -55,7 +55,7 @@ class P4Inv(P4Factored):
 
     Args:
         dim: width d.
-        rank: number k of rank-one terms, at least 1. The paper has 1.
+        rank: number k of rank-one terms, at least 1 (no more than d of them are kept). The paper has 1.
         bias: whether there is an additive bias.
         init: "identity", "reverse", "permutation", "orthogonal" or an invertible (d, d) tensor.
         reset: how ``v`` is redrawn: "gaussian" (the paper) or "gradient" (orthonormal, from a sketch of the weight
@@ -133,14 +133,14 @@ class P4Inv(P4Factored):
         self.register_buffer("frozen_inverse", a_inv.to(**kind).clone().contiguous())
         self.register_buffer("frozen_sign", sign.to(**kind))
         self.register_buffer("frozen_logabsdet", logabsdet.to(kind["device"], widest(torch.device(kind["device"]))))
-        self.u = nn.Parameter(torch.zeros(rank, dim, **kind))
-        v = torch.zeros(rank, dim, **kind)
+        self.u = nn.Parameter(torch.zeros(self.rank, dim, **kind))
+        v = torch.zeros(self.rank, dim, **kind)
         if train_v:
             self.v = nn.Parameter(v)
             self.register_buffer("q", None)
         else:
             self.register_buffer("v", v)
-            self.register_buffer("q", torch.zeros(rank, dim, **kind))
+            self.register_buffer("q", torch.zeros(self.rank, dim, **kind))
         self._fit_slots()
         self.reset()
 

@@ -56,7 +56,7 @@ class P4Linear(P4Module):
     Args:
         dim_in: length of an input.
         dim_out: length of an output.
-        rank: number of rows of the perturbation.
+        rank: number of rows of the perturbation; what is more than `largest_rank` is not kept.
         bias: whether there is an additive bias.
         reset: how directions are redrawn, "gaussian" (random) or "gradient"; both are orthonormal.
         seed: seed of the layer's own generator, or a CPU generator to draw that seed from.
@@ -96,7 +96,8 @@ class P4Linear(P4Module):
         dtype = dtype or torch.get_default_dtype()
         for dim in (dim_in, dim_out):
             check_options(dim, rank, dtype)
-        self.dim_in, self.dim_out, self.rank, self.reset_kind = dim_in, dim_out, rank, reset
+        self.dim_in, self.dim_out, self.reset_kind = dim_in, dim_out, reset
+        self.rank = min(rank, self.largest_rank())
         self._generator = torch.Generator(device="cpu").manual_seed(seed_from(seed))
         self._batch: Batch | None = None
         self._slots: Slots | None = None
@@ -110,6 +111,10 @@ class P4Linear(P4Module):
         self._start_kind = kind
 
     # --- for subclasses ----------------------------------------------------------------------------------------------
+
+    def largest_rank(self) -> int:
+        """Return how many rows of a perturbation make a difference; a layer keeps no more of them than that."""
+        return min(self.dim_in, self.dim_out)
 
     def thresholds(self) -> tuple[float, ...]:
         """Return the limits of all checks but the first."""

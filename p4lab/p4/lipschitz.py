@@ -41,7 +41,7 @@ class P4Lipschitz(OfFixedSize):
         dim_in: length of an input.
         dim_out: length of an output.
         bound: c > 0.
-        rank: number k of rows of ``u``.
+        rank: number k of rows of ``u``, at least 1 (no more than dim_in + dim_out of them are kept).
         bias: whether there is an additive bias.
         init: "orthogonal", "identity", "reverse" or "permutation" (the leading block of such a matrix, with all
             singular values at 0.71 c), or a (dim_out, dim_in) tensor of norm c or less.
@@ -90,14 +90,12 @@ class P4Lipschitz(OfFixedSize):
         if not 0 < bound < math.inf:
             raise OptionError(f"bound={bound!r}: expected a positive, finite spectral norm")
         super().__init__(dim_in, dim_out, rank, bias, reset, seed, device, dtype)
-        if rank > dim_in + dim_out:
-            raise OptionError(f"rank={rank}: expected at most dim_in + dim_out = {dim_in + dim_out}")
         self.bound = float(bound)
         kind = self.kind
         frame = self.bound * complete_frame(self._start(init) / self.bound)
         self.register_buffer("frozen_frame", frame.to(**kind).contiguous())
-        self.u = nn.Parameter(torch.zeros(rank, dim_in + dim_out, **kind))
-        self.register_buffer("v", torch.zeros(rank, dim_in + dim_out, **kind))
+        self.u = nn.Parameter(torch.zeros(self.rank, dim_in + dim_out, **kind))
+        self.register_buffer("v", torch.zeros(self.rank, dim_in + dim_out, **kind))
         self._pairs: Tensor | None = None
         self._pairs_like_u()  # now, so that compilers see no change later
         self._fit_slots()
@@ -136,6 +134,10 @@ class P4Lipschitz(OfFixedSize):
         return torch.addmm(self.frozen_weight, left.t(), rows)
 
     # --- the P4 contract ---------------------------------------------------------------------------------------------
+
+    def largest_rank(self) -> int:
+        """Return dim_in + dim_out, the width of the frame that is turned."""
+        return self.dim_in + self.dim_out
 
     def _absorb(self) -> Changes:
         # Every finite rotation is accepted. Cost O(d^2 k), no d x d temporary.

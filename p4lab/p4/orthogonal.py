@@ -196,9 +196,7 @@ class LowRankRotation(Orthogonal):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        # More than d orthonormal directions there are not. Anything but a number is for the base class to refuse.
-        whole = isinstance(rank, int) and isinstance(dim, int) and rank > 0 and dim > 0
-        super().__init__(dim, min(rank, dim) if whole else rank, bias, init, reset, seed, device, dtype)
+        super().__init__(dim, rank, bias, init, reset, seed, device, dtype)
         kind = self.kind
         self.u = nn.Parameter(torch.zeros(self.rank, dim, **kind))
         self.register_buffer("v", torch.zeros(self.rank, dim, **kind))

@@ -22,7 +22,6 @@ from p4lab.linalg import (
     refined_inverse,
     small_inverse,
     small_slogdet,
-    symmetric_factors,
     symmetric_update,
     symmetrized,
 )
@@ -44,7 +43,11 @@ from p4lab.p4.report import Check
 from p4lab.p4.watch import Batch, transformed
 
 LARGEST_ROUNDING = 1.0
+"""A merge is refused above this rounding that it would add to A A^-1 - I."""
 LARGEST_ASYMMETRY = 1e-5
+"""A start counts as symmetric up to this part of its largest entry."""
+CHECKED_ROWS = 64
+"""A merge looks at so many rows of A A^-1 - I, or some more, and the next merge at the next ones."""
 
 
 class P4PositiveDefinite(P4Factored):
@@ -60,7 +63,7 @@ class P4PositiveDefinite(P4Factored):
 
     Args:
         dim: width d.
-        rank: number k of rows of u.
+        rank: number k of rows of u, at least 1 (no more than d of them are kept).
         bias: whether there is an additive bias.
         init: "identity" or a symmetric positive definite (d, d) tensor.
         reset: how ``v`` is redrawn: "gaussian" (random) or "gradient" (from a sketch of the gradient of the last
@@ -123,8 +126,8 @@ class P4PositiveDefinite(P4Factored):
         self.register_buffer("frozen_weight", a.to(**kind).clone())
         self.register_buffer("frozen_inverse", a_inv.to(**kind).clone())
         self.register_buffer("frozen_logabsdet", logabsdet.to(kind["device"], widest(torch.device(kind["device"]))))
-        self.u = nn.Parameter(torch.zeros(rank, dim, **kind))
-        self.register_buffer("v", torch.zeros(rank, dim, **kind))
+        self.u = nn.Parameter(torch.zeros(self.rank, dim, **kind))
+        self.register_buffer("v", torch.zeros(self.rank, dim, **kind))
         self._fit_slots()
         self.reset()
 
@@ -212,12 +215,18 @@ class P4PositiveDefinite(P4Factored):
         z = torch.addmm(vx, vx @ v.t(), p, alpha=-0.5)  # congruence(x, v, -p)
         w_norm, z_norm, p_norm, c_norm = map(torch.linalg.vector_norm, (w, z, p, c_inv))
         rounding = w_norm * z_norm * p_norm * (torch.finfo(u.dtype).eps * self.rank**0.5)  # v has rows of length 1
-        # Near to a singular matrix the rounding of A alone wears the inverse out: seen along one direction.
-        defect = torch.linalg.vector_norm(torch.addmv(v[0], a, vx[0], alpha=-1))
+        # Near to a singular matrix the rounding of A alone wears the inverse out: seen along one direction of length 1.
+        blocks = max(1, self.dim // CHECKED_ROWS)
+        size = -(-self.dim // blocks)
+        start, scale = self._refusals.attempts % blocks * size, blocks**0.5
+        some = slice(start, start + size)
+        defect = torch.linalg.vector_norm(torch.addmv(v[0][some], a[some], vx[0], beta=scale, alpha=-scale))
         report = self.judge((), c_norm, rounding, defect, size=w_norm + z_norm)
         changes = Changes(report)
-        changes.absorb_product(a, *symmetric_factors(v, w, report.accepted))
-        changes.absorb_product(x, *symmetric_factors(p, z, report.accepted), alpha=-1)
+        zero, k = torch.zeros((), dtype=u.dtype, device=u.device), self.rank
+        rows = torch.where(report.accepted, torch.cat((v, w, v, p, z, p)), zero)
+        changes.absorb_product(a, rows[: 2 * k].t(), rows[k : 3 * k])
+        changes.absorb_product(x, rows[3 * k : 5 * k].t(), rows[4 * k :], alpha=-1)
         changes.absorb(self.frozen_logabsdet, torch.add(self.frozen_logabsdet, logabsdet, alpha=2))
         return changes
 
@@ -344,7 +353,7 @@ class P4PositiveDefinite(P4Factored):
                 total = -changes.product(gradient_rows(x, g, rows), a_inv)
                 total = total - gradient_rows(g, x, changes.product(rows, a_inv))
             else:
-                total = torch.addmm(gradient_rows(x, g, rows), nn.functional.linear(rows, g), x)
+                total = gradient_rows(x, g, rows) + gradient_rows(g, x, rows)
             return total if volume is None else total + 2 * volume.to(rows.dtype) * changes.product(rows, a_inv)
 
         # By u the gradient is v (G + G^T) A: v has to span the range of (G + G^T) A.

@@ -64,7 +64,7 @@ class MergeSchedule(JoinedSchedule):
 
     Raises:
         OptionError: every < 1, refine_every < 0, recompute_every < 0, weight_decay < 0 or for weights that cannot
-            decay, or a model without P4 modules.
+            decay, a model without P4 modules, or an optimizer that steps none of the model's parameters.
         ShardingError: parameters of P4 modules are split over processes (FSDP).
 
     Cost of a merge per layer: O(d^2 k); with a correction or a factorization O(d^3).
@@ -100,6 +100,7 @@ class MergeSchedule(JoinedSchedule):
             )
         refuse_shards(model)
         optimizers = [] if optimizer is None else [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+        _check_stepped(model, optimizers)
         super().__init__(model, optimizers, Replicas.of(model, group))
         self.every, self.refine_every, self.recompute_every = every, refine_every, recompute_every
         self.weight_decay = weight_decay
@@ -141,12 +142,20 @@ class MergeSchedule(JoinedSchedule):
         For trainers whose loop nobody can edit: it uses torch's step hooks, and returns the schedule itself.
 
         Raises:
-            OptionError: there is no optimizer.
+            OptionError: there is no optimizer, or another schedule of the same layers is attached to it.
         """
         if not self.optimizers:
             raise OptionError("there is no optimizer to attach to: MergeSchedule(model, optimizer).attach()")
+        optimizer = self.optimizers[-1]
+        for hook in optimizer._optimizer_step_post_hooks.values():
+            other = getattr(hook, "__self__", None)
+            if isinstance(other, MergeSchedule) and other is not self and set(other.layers) & set(self.layers):
+                raise OptionError(
+                    f"a schedule of the same layers is attached to this {type(optimizer).__name__} already, every "
+                    f"{other.every} steps, and both would merge them: detach() that one first, or change its every"
+                )
         if self._handle is None:
-            self._handle = self.optimizers[-1].register_step_post_hook(self._after_step)
+            self._handle = optimizer.register_step_post_hook(self._after_step)
         return self
 
     def detach(self) -> None:
@@ -227,6 +236,16 @@ class MergeSchedule(JoinedSchedule):
             self._factors = list(factors)
         self._synchronize()
 
+    def __repr__(self) -> str:
+        names = [type(layer).__name__ for layer in self.layers]
+        layers = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
+        how = f", weight_decay={self.weight_decay}" if self.weight_decay else ""
+        how += ", attached" if self._handle is not None else ""
+        return (
+            f"MergeSchedule({layers}; every={self.every}, refine_every={self.refine_every}, "
+            f"recompute_every={self.recompute_every}{how}; {self.steps} steps, {self.attempts} merges tried)"
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_handle": self._handle is not None}
 
@@ -292,6 +311,17 @@ class MergeSchedule(JoinedSchedule):
             f"weight_decay={self.weight_decay} needs the learning rate of {type(layer).__name__}: pass the optimizer "
             "that steps its parameters"
         )
+
+
+def _check_stepped(model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
+    """Raise unless each optimizer steps some parameter of the model."""
+    known = {id(parameter) for parameter in model.parameters()}
+    for optimizer in optimizers:
+        if not any(id(parameter) in known for group in optimizer.param_groups for parameter in group["params"]):
+            raise OptionError(
+                f"this {type(optimizer).__name__} steps none of the parameters of {type(model).__name__}: pass the one "
+                "that was made of model.parameters(), and make it anew if the model was copied or loaded since"
+            )
 
 
 def optimizer_state(optimizer: Optimizer, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:

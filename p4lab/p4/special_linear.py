@@ -9,13 +9,14 @@ from torch.nn import functional as F
 from p4lab.errors import OptionError, SingularMatrixError
 from p4lab.linalg import (
     factorized,
+    gradient_rows,
     initial_matrix,
     inverse_and_logabsdet,
     orthonormal_rows,
     refined_inverse,
     residual,
-    row_space_sketch,
     unit_determinant,
+    usable_rows,
 )
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import Total, full_precision
@@ -42,7 +43,8 @@ class P4SpecialLinear(VolumePreserving):
     then ``v \bar u^T = 0``, so that N^2 = 0, ``det(I + N) = 1`` for any u, and the inverse is known. No u is singular,
     which is why shears were chosen: P4Inv divided by ``|det|^(1/d)`` has the same reach, but a wall at det = 0 between
     merges, and a factor in front of every step. Shears (transvections) generate SL(d); those of one merge cannot
-    stretch along their own directions, so a gradient reset takes v as a random half of the dominant directions.
+    stretch along their own directions, so a gradient reset takes v as a random half of k of the gradient's directions
+    and of k others.
     The sign of det W is that of the start. Rounding moves det A by about ``eps cond(A)`` in each merge: a target that
     plain descent would reach through det = 0 only drives A to large condition numbers.
 
@@ -92,9 +94,7 @@ class P4SpecialLinear(VolumePreserving):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        whole = isinstance(rank, int) and isinstance(dim, int) and rank > 0 and dim > 0
-        kept = min(rank, max(1, dim // 2)) if whole else rank
-        super().__init__(dim, dim, kept, bias, reset, seed, device, dtype)
+        super().__init__(dim, dim, rank, bias, reset, seed, device, dtype)
         kind = self.kind
         if isinstance(init, str):
             a = initial_matrix(init, dim, self._generator)
@@ -146,6 +146,10 @@ class P4SpecialLinear(VolumePreserving):
         return torch.addmm(self.frozen_inverse, self.frozen_inverse @ self._sheared().t(), self.v, alpha=-1)
 
     # --- the P4 contract ---------------------------------------------------------------------------------------------
+
+    def largest_rank(self) -> int:
+        """Return d / 2: shears map the span of v to the rest, and that of all vectors to nothing."""
+        return max(1, self.dim // 2)
 
     def thresholds(self) -> tuple[float, ...]:
         """Return the largest rounding error that a merge may bring."""
@@ -262,13 +266,15 @@ class P4SpecialLinear(VolumePreserving):
         return _outside(self.u, self.v)
 
     def _new_directions(self, generator: torch.Generator, changes: Changes, total: Total) -> Tensor:
-        # Of 2k dominant directions v takes a random k-dimensional part: shears map v's span to the rest, so a stretch
-        # along dominant directions (a symmetric gradient) can only be reached if v does not contain them all.
-        wanted = min(2 * self.rank, self.dim)
-        omega = self._noise(generator, wanted)
-        mix = torch.randn(self.rank, wanted, generator=generator, dtype=omega.dtype, device="cpu").to(omega.device)
-        rows = self._sketched(omega, changes, total) if self.reset_kind == "gradient" else omega
-        return orthonormal_rows(mix @ orthonormal_rows(rows, fallback=omega), fallback=omega[: self.rank])
+        # Of 2k directions v takes a random k-dimensional part: shears map v's span to the rest, so a stretch along
+        # dominant directions (a symmetric gradient) can only be reached if v does not contain them all.
+        k, wanted = self.rank, min(2 * self.rank, self.dim)
+        omega = rows = self._noise(generator, wanted)
+        mix = torch.randn(k, wanted, generator=generator, dtype=omega.dtype, device="cpu").to(omega.device)
+        if self.reset_kind == "gradient":
+            sketch = self._sketched(omega[:k], changes, total)
+            rows = torch.cat((usable_rows(sketch, fallback=omega[:k]), omega[k:]))
+        return orthonormal_rows(mix @ torch.linalg.qr(rows.t()).Q.t(), fallback=omega[:k])
 
     def _sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
         # Relative to W, the gradient is G = g^T y; of a batch through the inverse it is -(g W^-1 W)^T y with the
@@ -276,9 +282,9 @@ class P4SpecialLinear(VolumePreserving):
         z, g, inverted = batch
         u = self._sheared()
         if inverted:
-            return row_space_sketch(z, torch.addmm(g, g @ u.t(), self.v, alpha=-1), omega)
+            return gradient_rows(torch.addmm(g, g @ u.t(), self.v, alpha=-1), z, omega)
         z = z if self.bias is None else z - self.bias
-        return row_space_sketch(torch.addmm(z, z @ self.v.t(), u), g, omega)
+        return gradient_rows(g, torch.addmm(z, z @ self.v.t(), u), omega)
 
 
 def unimodular_start(init: Tensor, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

@@ -53,7 +53,7 @@ def amid_training(
 ) -> P4Inv:
     """A P4Inv with a random matrix and non-zero u, v and bias; `size` is about |u^T v| per rank."""
     layer = P4Inv(dim, rank=rank, init=well_conditioned(dim), dtype=dtype, seed=1, **options)
-    perturb(layer, size * torch.randn(rank, dim, dtype=dtype) / (rank * dim) ** 0.5)
+    perturb(layer, size * torch.randn_like(layer.u) / layer.u.numel() ** 0.5)
     if layer.bias is not None:
         with torch.no_grad():
             layer.bias.normal_()

@@ -88,7 +88,8 @@ def test_weight_inverse_is_the_twins(dim: int, rank: int) -> None:
 def test_sign_is_the_twins(dim: int, rank: int, flip: bool) -> None:
     init = well_conditioned(dim)
     init[0] *= -1 if flip else 1
-    layer = perturb(P4Inv(dim, rank=rank, init=init, dtype=torch.float64, seed=0), 0.5 * torch.randn(rank, dim))
+    layer = P4Inv(dim, rank=rank, init=init, dtype=torch.float64, seed=0)
+    perturb(layer, 0.5 * torch.randn_like(layer.u))
     assert layer.sign() == torch.linalg.slogdet(p4inv_weight(twin_tensors(layer))).sign
 
 
@@ -105,7 +106,7 @@ def test_sign_changes_where_the_perturbation_crosses_zero() -> None:
 def test_penalty_and_its_gradients(dim: int, rank: int, train_v: bool) -> None:
     layer, strength, floor, ceiling = amid_training(dim, rank, train_v=train_v), 0.3, 3.0, -3.0  # all four terms act
     t = twin_tensors(layer)
-    c = torch.eye(rank, dtype=torch.float64) + t["v"] @ torch.linalg.solve(t["frozen_weight"], t["u"].T)
+    c = torch.eye(layer.rank, dtype=torch.float64) + t["v"] @ torch.linalg.solve(t["frozen_weight"], t["u"].T)
     levels = torch.stack(
         [-torch.linalg.inv(c).square().sum().sqrt().log(), torch.linalg.slogdet(p4inv_weight(t)).logabsdet / dim]
     )

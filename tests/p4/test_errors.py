@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from p4lab.errors import DeviceError, DtypeError, OptionError, P4Error, ShapeError, SingularMatrixError
-from p4lab.p4 import MergeSchedule, P4Inv
+from p4lab.p4 import (
+    MergeSchedule,
+    P4Givens,
+    P4Inv,
+    P4Linear,
+    P4Lipschitz,
+    P4Orthogonal,
+    P4PositiveDefinite,
+    P4Reflections,
+    P4SpecialLinear,
+)
 
 directions = pytest.mark.parametrize("direction", ["forward", "inverse"])
 
@@ -58,6 +68,24 @@ def test_wrong_device(direction: str) -> None:
 def test_options_out_of_range(options: dict[str, object], match: str) -> None:
     with pytest.raises(OptionError, match=match):
         P4Inv(**({"dim": 3} | options))
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept"),
+    [(P4Inv, 3), (P4Orthogonal, 3), (P4Reflections, 3), (P4PositiveDefinite, 3), (P4SpecialLinear, 1), (P4Givens, 9)],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_no_more_of_a_rank_is_kept_than_makes_a_difference(kind: type[P4Linear], kept: int) -> None:
+    layer = kind(3, rank=9)
+    assert (layer.rank, len(layer.u)) == (kept, kept)
+    assert f"rank={kept}" in repr(layer)
+    assert kind(20, rank=8).rank == 8
+    assert kind(1, rank=3).rank == (3 if kind is P4Givens else 1)
+
+
+def test_the_rank_of_a_lipschitz_layer_is_that_of_its_frame() -> None:
+    layer = P4Lipschitz(3, 2, rank=9)
+    assert (layer.rank, len(layer.u)) == (5, 5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int32, torch.complex64], ids=str)

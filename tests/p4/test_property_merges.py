@@ -180,7 +180,7 @@ def test_the_matrix_stays_positive_definite(scale: float, seed: int, dim: int, r
     layer = P4PositiveDefinite(dim, rank=rank, init=spd(dim), seed=seed, dtype=torch.float64)
     for _ in range(3):
         with torch.no_grad():
-            layer.u.copy_(scale * torch.randn(rank, dim))
+            layer.u.copy_(scale * torch.randn_like(layer.u))
         weight = layer.weight.detach()
         assert (weight - weight.T).abs().max() <= 1e-12 * weight.abs().max()
         assert torch.linalg.eigvalsh((weight + weight.T) / 2)[0] > -1e-12 * weight.abs().max()
@@ -266,6 +266,19 @@ def test_a_bounded_layer_gives_a_batch_what_it_gives_its_rows(dim_in: int, dim_o
         found.append((y, *torch.autograd.grad(y, (given, layer.u, layer.bias), g)))
     for batch, rows in zip(*found, strict=True):
         torch.testing.assert_close(batch, rows, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("dim", [5, 48, 100, 200], ids="d{}".format)
+@pytest.mark.parametrize("place", [0.0, 0.5, 1.0], ids=["first", "middle", "last"])
+def test_a_worn_inverse_is_noticed_wherever_it_is_wrong(place: float, dim: int) -> None:
+    """A wide layer looks at some rows of A A^-1 - I in each merge: all of them take ``dim // 64`` merges."""
+    layer = P4PositiveDefinite(dim, rank=2, init=spd(dim), seed=0)
+    assert layer.merge()
+    error = torch.zeros(dim, dim)
+    error[round(place * (dim - 1))] = 0.3
+    layer.frozen_inverse.add_(layer.frozen_inverse @ error)
+    reports = [layer.merge() for _ in range(max(1, dim // 64))]
+    assert MergeStatus.SKIPPED_INACCURATE in [report.status for report in reports]
 
 
 def test_correction_repairs_a_bruised_inverse() -> None:

@@ -318,8 +318,3 @@ def test_starts_by_name(kind: type[P4Linear], init: str, dim: int) -> None:
     layer = kind(dim, init=init, seed=0)
     assert layer.sign() == torch.linalg.slogdet(layer.weight.detach()).sign
     assert float(layer.violation()) < 1e-5
-
-
-def test_ranks_are_cut_to_what_there_is_room_for() -> None:
-    assert [P4Orthogonal(d, rank=8).rank for d in (1, 3, 20)] == [1, 3, 8]
-    assert [P4SpecialLinear(d, rank=8).rank for d in (1, 3, 20)] == [1, 1, 8]

@@ -11,7 +11,8 @@ from p4.dense_twin import assert_bitwise, perturb, state_of
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
-from p4lab.p4 import MergeSchedule, MergeStatus, P4Inv
+from p4lab.errors import OptionError
+from p4lab.p4 import MergeSchedule, MergeStatus, P4Inv, P4Orthogonal
 
 o = torch.optim
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -228,6 +229,51 @@ def test_a_merge_by_hand_starts_the_count_anew() -> None:
             merges.merge()
         pattern.append(bool(merges.step()))
     assert pattern == [False, False, False, True, False, False, True, False]
+
+
+def test_a_schedule_says_what_it_does() -> None:
+    model = nn.Sequential(P4Inv(3, seed=0), P4Inv(3, seed=1), P4Orthogonal(3, seed=2))
+    merges = MergeSchedule(model, o.SGD(model.parameters(), lr=0.1), every=2)
+    for _ in range(5):
+        merges.step()
+    text = "2 P4Inv, 1 P4Orthogonal; every=2, refine_every=50, recompute_every=20; 5 steps, 2 merges tried"
+    assert repr(merges) == f"MergeSchedule({text})"
+    assert "20, attached; 5 steps" in repr(merges.attach())
+    decaying = MergeSchedule(model[0], o.SGD(model.parameters(), lr=0.1), weight_decay=0.01)
+    assert "1 P4Inv; every=10" in repr(decaying)
+    assert "weight_decay=0.01; 0 steps" in repr(decaying)
+
+
+@pytest.mark.parametrize("second", ["the same model", "a part of it", "a copy of the schedule"])
+def test_two_attached_schedules_would_merge_twice(second: str) -> None:
+    model = nn.Sequential(P4Inv(3, seed=0), P4Inv(3, seed=1))
+    optimizer = o.SGD(model.parameters(), lr=0.1)
+    first = MergeSchedule(model, optimizer, every=7).attach()
+    assert first.attach() is first
+    with pytest.raises(OptionError, match=r"attached to this SGD already, every 7 steps.*detach\(\)"):
+        if second == "a copy of the schedule":
+            copy.copy(first)
+        MergeSchedule(model[0] if second == "a part of it" else model, optimizer).attach()
+    first.detach()
+    MergeSchedule(model, optimizer).attach()
+
+
+def test_schedules_of_different_layers_share_an_optimizer() -> None:
+    model = nn.Sequential(P4Inv(3, seed=0), P4Inv(3, seed=1))
+    optimizer = o.SGD(model.parameters(), lr=0.1)
+    often, seldom = (MergeSchedule(layer, optimizer, every=n).attach() for layer, n in zip(model, (1, 2), strict=True))
+    for _ in range(4):
+        optimizer.step()
+    assert (often.attempts, seldom.attempts) == (4, 2)
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one", "one of two"])
+def test_an_optimizer_of_another_model_is_refused(several: bool) -> None:
+    model = P4Inv(3, seed=0)
+    mine, other = (o.Adam(m.parameters()) for m in (model, copy.deepcopy(model)))
+    with pytest.raises(OptionError, match=r"this Adam steps none of the parameters of P4Inv.*model\.parameters\(\)"):
+        MergeSchedule(model, [mine, other] if several else other)
+    MergeSchedule(model, mine)
 
 
 def test_a_shared_layer_is_merged_once() -> None:
