@@ -14,7 +14,7 @@ from p4.rotations import KINDS, ORTHOGONAL, WITH_DIRECTIONS, amid
 from p4.test_work_counts import BATCH, D, record
 
 from p4lab.errors import DeviceError, DtypeError, OptionError, P4Error, ShapeError, SingularMatrixError
-from p4lab.p4 import MergeSchedule, P4Givens, P4Linear, P4Orthogonal, P4SpecialLinear, fold
+from p4lab.p4 import MergeSchedule, P4Givens, P4Linear, fold
 
 kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.__name__)
 resets = pytest.mark.parametrize(
