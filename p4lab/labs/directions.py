@@ -11,12 +11,13 @@ from p4lab.labs.lab import Axes, Board, Lab, Picture, Sight, View, diagnostics, 
 from p4lab.p4.linear import Reset
 from p4lab.plots import RUN_COLORS, Figure, Loss
 from p4lab.plots.format import number
+from p4lab.plots.gallery import LEGEND
 from p4lab.plots.layers import Layer, Path, Plot, Points, Rows
 from p4lab.training import Lanes, MatrixConfig, RunConfig, Snapshot
 from p4lab.training.config import one_of, setting
 
 RANKS = (1, 4, 16)
-NAMES = {**{f"k{k}": f"{k} direction{'s' * (k > 1)}" for k in RANKS}, "plain": "all d × d weights"}
+NAMES = {**{f"k{k}": f"{k} direction{'s' * (k > 1)}" for k in RANKS}, "plain": "all weights"}
 """What the lanes are called."""
 COLORS = dict(zip(NAMES, RUN_COLORS, strict=False))
 LOSS = Loss("loss |W − T|² / d", log=True, bits=False, test=False)
@@ -115,7 +116,8 @@ def board(sight: Look) -> Rows:
 
 def curves(sight: Look) -> Figure:
     """Return the losses of all lanes."""
-    return exact_loss(training_figure(sight, LOSS, NAMES, exact_curves, COLORS))
+    figure = exact_loss(training_figure(sight, LOSS, NAMES, exact_curves, COLORS))
+    return {**figure, "layout": {**figure["layout"], "legend": LEGEND}}
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ DIRECTIONS = Lab(
             area="spectra",
         ),
         Picture(
-            Axes("Within reach", "share of the error along v", "lane", "share", equal=False, height=260),
+            Axes("Within reach", "share of the error along v", "with 1, 4 and 16 directions", "share", equal=False, height=260),
             reach,
             area="reach",
         ),
