@@ -151,7 +151,14 @@ DIRECTIONS = Lab(
             area="spectra",
         ),
         Picture(
-            Axes("Within reach", "share of the error along v", "with 1, 4 and 16 directions", "share", equal=False, height=260),
+            Axes(
+                "Within reach",
+                "share of the error along v",
+                "with 1, 4 and 16 directions",
+                "share",
+                equal=False,
+                height=260,
+            ),
             reach,
             area="reach",
         ),

@@ -250,10 +250,14 @@ def test_two_attached_schedules_would_merge_twice(second: str) -> None:
     optimizer = o.SGD(model.parameters(), lr=0.1)
     first = MergeSchedule(model, optimizer, every=7).attach()
     assert first.attach() is first
-    with pytest.raises(OptionError, match=r"attached to this SGD already, every 7 steps.*detach\(\)"):
+
+    def attach_again() -> MergeSchedule:
         if second == "a copy of the schedule":
-            copy.copy(first)
-        MergeSchedule(model[0] if second == "a part of it" else model, optimizer).attach()
+            return copy.copy(first).attach()
+        return MergeSchedule(model[0] if second == "a part of it" else model, optimizer).attach()
+
+    with pytest.raises(OptionError, match=r"attached to this SGD already, every 7 steps.*detach\(\)"):
+        attach_again()
     first.detach()
     MergeSchedule(model, optimizer).attach()
 
