@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,11 @@ def table(lab: Dashboard, area: str = "board") -> list[dict[str, str]]:
 def as_number(text: str) -> float:
     """Return the number that a text shows."""
     return float(text.replace("−", "-").replace(",", "").split()[0])
+
+
+def threads() -> list[str]:
+    """Return the names of the threads of labs that are alive."""
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("p4lab"))
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:

@@ -1,6 +1,5 @@
 """A browser page for labs, by public names alone: it hears what their widgets send, and says what a browser would."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,11 +20,6 @@ def channels(widget: Any) -> Iterator[Channel]:
         yield widget
     for child in getattr(widget, "children", ()):
         yield from channels(child)
-
-
-def threads() -> list[str]:
-    """Return the names of the threads of labs that are alive."""
-    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("p4lab"))
 
 
 class Page:

@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 import torch
+from lab_tools import threads, wait_until
 
 from p4lab.errors import ConfigError, TrainingError
 from p4lab.training import DigitsConfig, Engine, Frame, Player, Pump, State
@@ -15,18 +16,11 @@ from p4lab.training import DigitsConfig, Engine, Frame, Player, Pump, State
 SMALL = DigitsConfig(blocks=1, rank=2, batch_size=16, merge_every=5)
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
-
-
 @pytest.fixture
 def player() -> Iterator[Player]:
     with closing(Player(Engine, SMALL)) as player:
         yield player
-    assert not player._thread.is_alive()
+    assert "p4lab-trainer" not in threads()
 
 
 def now(player: Player) -> Frame:
@@ -266,7 +260,7 @@ def test_nothing_is_drawn_while_nothing_happens(player: Player, pump: Callable[.
     time.sleep(0.1)
     assert len(view.frames) == 1
     pumping.close()
-    assert not pumping._thread.is_alive()
+    assert "p4lab-pump" not in threads()
 
 
 def test_a_view_that_fails_is_reported_and_the_others_go_on(player: Player, pump: Callable[..., Pump]) -> None:

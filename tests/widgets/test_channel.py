@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attentive_page import Wire
+from wire import Wire
 
 from p4lab.errors import OptionError, ShapeError
 from p4lab.plots import Shown, training_curves

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated_page import Page, threads
+from lab_tools import threads
+from simulated_page import Page
 
 from p4lab.errors import ConfigError, OptionError
 from p4lab.labs import Lab
