@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from p4.interrupts import (
-    FLOWS,
     Interruption,
     Run,
     States,
@@ -393,17 +392,4 @@ def check(done: Counter[str]) -> None:
 layer_names = [subject.name.replace(f"rank{SIZES[0][1]}", "rank_k") for subject in ZOOS[0]]
 layer_names[0] = "P4Inv-rank1"
 times = pytest.mark.parametrize("times", [pytest.param(1, id="1"), pytest.param(10, id="10", marks=pytest.mark.long)])
-
-
-@times
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("index", range(len(layer_names)), ids=layer_names)
-def test_layers(index: int, times: int) -> None:
-    check(perform(of_layer(index), times * OPERATIONS))
-
-
-@times
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("subject", FLOWS, ids=lambda s: s.name)
-def test_flows(subject: Subject, times: int) -> None:
-    check(perform(of_flow(subject), times * FLOW_OPERATIONS))
+"""Ten times as many operations in `make test-all`."""
