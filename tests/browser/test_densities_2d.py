@@ -13,6 +13,8 @@ CONFIG = "lab.player.engine.config"
 RIGHT = ".p4-pictures > :nth-child(3) canvas"
 ROUTE = ".p4-pictures > :nth-child(7) canvas"
 SKETCH = ".p4-sketch canvas"
+BOXES = "(w for box in lab.root.children[0].children for w in getattr(box, 'children', ()))"
+INK = f"next(int(w.ink.astype(int).sum()) for w in {BOXES} if hasattr(w, 'ink'))"
 
 
 def start(notebook: Notebook) -> None:
@@ -35,7 +37,7 @@ def draw(notebook: Notebook, *spots: tuple[float, float]) -> None:
     canvas = notebook.page.locator(SKETCH)
     canvas.scroll_into_view_if_needed()
     box, mouse = canvas.bounding_box(), notebook.page.mouse
-    side = box["width"] - 66  # the margins of sketch.js
+    side = box["width"] - 66  # the margins of sketch.ts
     points = [(box["x"] + 58 + u * side, box["y"] + 8 + (1 - v) * side) for u, v in spots]
     mouse.move(*points[0])
     mouse.down()
@@ -45,11 +47,11 @@ def draw(notebook: Notebook, *spots: tuple[float, float]) -> None:
 
 
 def ink(notebook: Notebook) -> int:
-    return int(notebook.ask("int(lab._sketch.ink.astype(int).sum())"))
+    return int(notebook.ask(INK))
 
 
 def inked(notebook: Notebook, condition: str) -> None:
-    becomes(notebook, f"bool(lab._sketch.ink.astype(int).sum() {condition})", True)
+    becomes(notebook, f"{INK} {condition}", True)
 
 
 @pytest.mark.browser
