@@ -305,7 +305,7 @@ def difference_is_named(at: Processes) -> None:
         Replicas(at.group).synchronize([model])
         check_replicas(ddp, adam)
     if last:
-        layer._generator.manual_seed(5)
+        layer.generator.manual_seed(5)
     with raises(ReplicaError, rf"{re.escape(path)}\.generator"):
         check_replicas(ddp)
     Replicas(at.group).synchronize([model])

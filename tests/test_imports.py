@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "p4lab"
 ROOMS = [
     "errors",
     "options",
+    "packages",
     "distributed",
     "command",
     "fit",

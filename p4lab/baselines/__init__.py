@@ -3,13 +3,14 @@
 from p4lab.baselines.dense import Dense, Penalized, Plain, SoftDeterminant, SoftOrthogonal, penalty
 from p4lab.baselines.descent import CayleyDescent, RelativeAdam, RelativeGradient
 from p4lab.baselines.designed import Coupling, Woodbury
-from p4lab.baselines.layer import Baseline, MissingPackageError, OrthogonalBaseline, UnsupportedError
+from p4lab.baselines.layer import Baseline, OrthogonalBaseline, UnsupportedError
 from p4lab.baselines.orthogonal import GeotorchOrthogonal, Householder, TorchOrthogonal, TorchTrivialized
 from p4lab.baselines.packages import GeotorchGL, Nflows
 from p4lab.baselines.registry import METHODS, Method
 from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
 from p4lab.baselines.riemannian import CayleyLinear, RelativeLinear, StiefelLinear
 from p4lab.baselines.schedule import Rebasable, Rebase
+from p4lab.errors import MissingPackageError
 
 __all__ = [
     "METHODS",

@@ -7,7 +7,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from p4lab.baselines.layer import Baseline, UnsupportedError, skewness, start_matrix
+from p4lab.baselines.layer import Baseline, UnsupportedError, start_matrix
+from p4lab.linalg import orthogonality_error
 
 
 class Dense(Baseline):
@@ -90,7 +91,7 @@ class SoftOrthogonal(Penalized):
     @torch.no_grad()
     def violation(self) -> Tensor:
         """Return ``max |W^T W - I|``. Cost O(d^3)."""
-        return skewness(self.matrix)
+        return orthogonality_error(self.matrix)
 
 
 class SoftDeterminant(Penalized):

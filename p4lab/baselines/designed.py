@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from p4lab.baselines.layer import LARGEST_SKEWNESS, Baseline, device_of, outside, start_matrix
+from p4lab.baselines.layer import Baseline, device_of, outside, start_matrix
 from p4lab.errors import OptionError
 from p4lab.linalg import capacitance, small_inverse, small_slogdet
-from p4lab.p4._validate import check_input, check_options, seed_from
+from p4lab.p4.orthogonal import LARGEST_ERROR
+from p4lab.p4.validate import check_input, check_options, seed_from
 
 DEFAULT_RANK = 64
 
@@ -50,12 +51,12 @@ class Woodbury(Baseline):
         seed = seed_from(seed)
         start = start_matrix(init, dim, self._kind["dtype"], seed)
         left, s, right = torch.linalg.svd(start - torch.eye(dim, dtype=start.dtype, device=start.device))
-        if len(s) > rank and float(s[rank]) > LARGEST_SKEWNESS:
+        if len(s) > rank and float(s[rank]) > LARGEST_ERROR:
             why = f"init - I has a singular value of {float(s[rank]):.3g} beyond it"
             outside(f"rank-{rank} Woodbury", why, "raise rank")
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(rank, dim, generator=generator, dtype=torch.float64, device="cpu") / dim**0.5
-        used = min(rank, int((s > LARGEST_SKEWNESS).sum()))
+        used = min(rank, int((s > LARGEST_ERROR).sum()))
         u = torch.zeros_like(noise)
         u[:used] = (left * s)[:, :used].t()
         noise[:used] = right[:used]

@@ -1,10 +1,7 @@
-"""What all linear baselines share: the small interface of P4Inv, starts, errors, optional packages."""
+"""What all linear baselines share: the small interface of P4Inv, starts, errors."""
 
-import importlib
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, ClassVar, Self, cast
 
 import torch
@@ -13,15 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from p4lab.errors import OptionError, P4Error
-from p4lab.linalg import initial_matrix, inverse_and_logabsdet
-from p4lab.p4._validate import DTYPES, check_input, check_options, check_tensor, seed_from
-
-LARGEST_SKEWNESS = 1e-4
-"""A start counts as orthogonal (or as a member of another closed family) up to this error of its entries."""
-
-
-class MissingPackageError(P4Error, ImportError):
-    """An optional package that a baseline is made of is not installed."""
+from p4lab.linalg import initial_matrix, inverse_and_logabsdet, orthogonality_error
+from p4lab.p4.orthogonal import LARGEST_ERROR
+from p4lab.p4.validate import DTYPES, check_input, check_options, check_tensor, seed_from
 
 
 class UnsupportedError(P4Error, NotImplementedError):
@@ -123,7 +114,7 @@ class OrthogonalBaseline(Baseline):
     @torch.no_grad()
     def violation(self) -> Tensor:
         """Return ``max |W^T W - I|``. Cost O(d^3)."""
-        return skewness(self.weight)
+        return orthogonality_error(self.weight)
 
     def _unmap(self, y: Tensor) -> Tensor:
         return y @ self.weight
@@ -177,12 +168,6 @@ def device_of(device: torch.device | str | None) -> torch.device:
     return torch.empty(0, device=device).device
 
 
-def skewness(matrix: Tensor) -> Tensor:
-    """Return ``max |W^T W - I|`` of a matrix W, shape (d, d): 0 for an orthogonal one. Cost O(d^3)."""
-    eye = torch.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
-    return (matrix.t() @ matrix - eye).abs().max()
-
-
 def start_matrix(
     init: str | Tensor,
     dim: int,
@@ -214,29 +199,11 @@ def start_matrix(
     check_tensor("init", init)
     inverse_and_logabsdet(init, dim, dtype)
     start = init.detach().to("cpu", torch.float64, copy=True)
-    if orthogonal and not float(skewness(start)) <= LARGEST_SKEWNESS:
-        outside("orthogonal", f"max |Q^T Q - I| = {float(skewness(start)):.3g}", "take the Q of torch.linalg.qr(init)")
+    if orthogonal and not (error := float(orthogonality_error(start))) <= LARGEST_ERROR:
+        outside("orthogonal", f"max |Q^T Q - I| = {error:.3g}", "take the Q of torch.linalg.qr(init)")
     return start
 
 
 def outside(family: str, why: str, advice: str) -> None:
     """Raise the OptionError of a start that a family of matrices does not contain."""
     raise OptionError(f"init is outside of the {family} family ({why}): {advice}, or take another method")
-
-
-def require(name: str) -> ModuleType:
-    """Import an optional package, when a layer needs it and not before.
-
-    Raises:
-        MissingPackageError: it is not installed.
-    """
-    try:
-        with warnings.catch_warnings():
-            # geoopt 0.5 compiles its helpers with torch.jit.script at import, which torch 2.13 deprecates.
-            warnings.filterwarnings("ignore", message=r".*torch\.jit\.script", category=DeprecationWarning)
-            return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        package = name.partition(".")[0]
-        raise MissingPackageError(
-            f"this baseline needs the package {package}, which is not installed: pip install 'p4lab[baselines]'"
-        ) from error

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import orthogonal
 
-from p4lab.baselines.layer import OrthogonalBaseline, outside, require, start_matrix
+from p4lab.baselines.layer import OrthogonalBaseline, outside, start_matrix
 from p4lab.baselines.packages import holder
 from p4lab.baselines.reflections import check_rest, count_reflections, factorize, reflect
 from p4lab.errors import OptionError
+from p4lab.packages import require
 
 Map = Literal["matrix_exp", "cayley", "householder"]
 
@@ -113,7 +114,7 @@ class GeotorchOrthogonal(OrthogonalBaseline):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__(dim, bias, dtype, device)
-        geotorch = require("geotorch")
+        geotorch = require("geotorch", "baselines")
         start = start_matrix(init, dim, self._kind["dtype"], seed, orthogonal=True)
         kind: torch.dtype = self._kind["dtype"]
         # geotorch draws a random base, which is then replaced, looks at values, and uses torch's default device
@@ -134,7 +135,7 @@ class GeotorchOrthogonal(OrthogonalBaseline):
 
     def rebase(self) -> None:
         """Take the present weights as the new base (geotorch's ``update_base``). Cost O(d^3)."""
-        require("geotorch.utils").update_base(self.map, "weight")
+        require("geotorch.utils", "baselines").update_base(self.map, "weight")
 
 
 class Householder(OrthogonalBaseline):

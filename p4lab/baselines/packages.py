@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from p4lab.baselines.layer import Baseline, outside, require, start_matrix
+from p4lab.baselines.layer import Baseline, outside, start_matrix
 from p4lab.errors import OptionError
+from p4lab.packages import require
 
 NflowsKind = Literal["lu", "qr", "svd"]
 
@@ -77,13 +78,13 @@ class Nflows(Baseline):
 
 def _nflows(kind: NflowsKind, dim: int) -> Any:
     if kind == "lu":
-        return require("nflows.transforms.lu").LULinear(dim, identity_init=True)
+        return require("nflows.transforms.lu", "baselines").LULinear(dim, identity_init=True)
     # Its reflections come in equal pairs: an even number of them begins at the identity.
     count = dim + dim % 2
     if kind == "svd":
-        return require("nflows.transforms.svd").SVDLinear(dim, num_householder=count, identity_init=True)
+        return require("nflows.transforms.svd", "baselines").SVDLinear(dim, num_householder=count, identity_init=True)
     with torch.random.fork_rng(devices=[]):  # it draws a random start, which is then replaced
-        transform = require("nflows.transforms.qr").QRLinear(dim, num_householder=count)
+        transform = require("nflows.transforms.qr", "baselines").QRLinear(dim, num_householder=count)
     nn.init.zeros_(transform.upper_entries)
     nn.init.zeros_(transform.log_upper_diag)
     return transform
@@ -118,7 +119,7 @@ class GeotorchGL(Baseline):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__(dim, bias, dtype, device)
-        geotorch = require("geotorch")
+        geotorch = require("geotorch", "baselines")
         start = start_matrix(init, dim, self._kind["dtype"], seed)
         smallest = float(torch.linalg.svdvals(start)[-1])
         if not smallest > 1e-5:
@@ -146,7 +147,7 @@ class GeotorchGL(Baseline):
 
     def rebase(self) -> None:
         """Take the present weights as the new base (geotorch's ``update_base``). Cost O(d^3)."""
-        require("geotorch.utils").update_base(self.map, "weight")
+        require("geotorch.utils", "baselines").update_base(self.map, "weight")
 
     def _singular_values(self, s: Tensor) -> Tensor:
         return self.map.parametrizations.weight[0].f(s)

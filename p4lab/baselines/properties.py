@@ -12,6 +12,7 @@ from p4lab.baselines import property_layers as layers
 from p4lab.baselines import property_maps as maps
 from p4lab.baselines.orthogonal import GeotorchOrthogonal, TorchOrthogonal
 from p4lab.baselines.reparameterized import PLU, MatrixExponential
+from p4lab.linalg import orthogonality_error
 from p4lab.linalg.initial import haar_rotation, spread_spd
 from p4lab.p4 import (
     P4Circulant,
@@ -199,7 +200,7 @@ PROPERTIES: Mapping[str, Property] = {
         "orthogonal",
         "|WᵀW − I|",
         lambda noise: haar_rotation(noise[0]),
-        lambda w: maps.largest(w.t() @ w - maps.eye_like(w)),
+        lambda w: float(orthogonality_error(w)),
         _ways(
             _by_p4("P4Orthogonal", _p4(P4Orthogonal), rate=0.05),
             Way("torch", _torch_orthogonal, "adam", 3e-2, "torch.nn.utils.parametrizations.orthogonal"),

@@ -10,10 +10,10 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from p4lab.baselines.dense import SoftDeterminant
-from p4lab.baselines.layer import require
 from p4lab.baselines.schedule import Rebase
 from p4lab.p4 import P4Permutation
 from p4lab.p4.circulant import circulant
+from p4lab.packages import require
 
 
 class Weighted(nn.Module):
@@ -129,7 +129,7 @@ class OnManifold(Weighted):
 
     def __init__(self, start: Tensor, name: str) -> None:
         super().__init__()
-        manifold = getattr(require("geotorch"), name)
+        manifold = getattr(require("geotorch", "baselines"), name)
         with torch.random.fork_rng(devices=[]):  # geotorch draws a random base, which is then replaced
             kept = manifold(start.shape).to(start)
         self.map: Any = nn.utils.skip_init(nn.Linear, *start.shape, bias=False, dtype=start.dtype, device=start.device)

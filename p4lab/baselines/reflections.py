@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from p4lab.baselines.layer import LARGEST_SKEWNESS, outside
+from p4lab.baselines.layer import outside
 from p4lab.errors import OptionError
+from p4lab.p4.orthogonal import LARGEST_ERROR
 
 BLOCK = 32
 """Reflections that are applied together: many enough for fast products, few enough to stay far below O(d^3)."""
@@ -73,5 +74,5 @@ def count_reflections(reflections: int | None, dim: int) -> int:
 def check_rest(rest: Tensor, count: int) -> None:
     """Raise OptionError unless ``rest``, what ``count`` reflections left of a start, is 0 to rounding."""
     error = float(rest.abs().max())
-    if not error <= LARGEST_SKEWNESS:
+    if not error <= LARGEST_ERROR:
         outside(f"{count} reflections", f"they leave an error of {error:.3g}", "give the layer more of them")

@@ -11,7 +11,6 @@ from torch.optim import SGD, Adam, Optimizer
 from p4lab.baselines.dense import Dense, Plain, SoftDeterminant, SoftOrthogonal
 from p4lab.baselines.descent import CayleyDescent, RelativeAdam, RelativeGradient
 from p4lab.baselines.designed import Coupling, Woodbury
-from p4lab.baselines.layer import require
 from p4lab.baselines.orthogonal import GeotorchOrthogonal, Householder, Map, TorchOrthogonal, TorchTrivialized
 from p4lab.baselines.packages import GeotorchGL, Nflows, NflowsKind
 from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
@@ -20,6 +19,7 @@ from p4lab.baselines.schedule import Rebase
 from p4lab.errors import OptionError
 from p4lab.options import check_known, named_options, options_of, refusing, takes_options_of
 from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule, P4Inv, Preset
+from p4lab.packages import require
 
 Group = Literal["invertible", "orthogonal", "designed", "penalized"]
 Schedule = MergeSchedule | Rebase
@@ -35,7 +35,7 @@ def _torch(optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
 
 def _geoopt(name: str) -> Callable[..., Optimizer]:
     def make(layer: nn.Module, lr: float, **options: Any) -> Optimizer:
-        optimizer = getattr(require("geoopt").optim, name)
+        optimizer = getattr(require("geoopt", "baselines").optim, name)
         # A mixin hands all that it does not know on to the class after it.
         starts = [vars(kind)["__init__"] for kind in optimizer.__mro__ if "__init__" in vars(kind)]
         check_known(name, options, *(named_options(start) - {"self"} for start in starts))

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from p4lab.baselines.layer import Baseline, OrthogonalBaseline, require, start_matrix
+from p4lab.baselines.layer import Baseline, OrthogonalBaseline, start_matrix
 from p4lab.options import takes_options_of
+from p4lab.packages import require
 
 
 class FactoredLinear(Baseline):
@@ -186,7 +187,7 @@ class StiefelLinear(OrthogonalBaseline):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__(dim, bias, dtype, device)
-        geoopt = require("geoopt")
+        geoopt = require("geoopt", "baselines")
         start = start_matrix(init, dim, self._kind["dtype"], seed, orthogonal=True)
         self.matrix = geoopt.ManifoldParameter(start.to(**self._kind), manifold=geoopt.CanonicalStiefel())
 

@@ -16,7 +16,7 @@ from p4lab.flows.linear_layers import is_linear
 from p4lab.flows.mixing import check_mixing_options
 from p4lab.flows.torus import BesideAngles, TorusCoupling
 from p4lab.p4 import RECOMMENDED, Preset
-from p4lab.p4._validate import check_tensor
+from p4lab.p4.validate import check_tensor
 
 CONSTANT = (VolumePreservingCoupling, TorusCoupling, BesideAngles, Standardize)
 """Layers beside linear ones whose determinant is the same everywhere."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from p4lab.errors import OptionError, ShapeError
-from p4lab.p4._validate import check_tensor
+from p4lab.p4.validate import check_tensor
 from p4lab.problems.metrics import Estimate
 
 BLOCKS = 50

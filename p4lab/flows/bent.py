@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from p4lab.flows.bijection import Bijective
-from p4lab.p4._validate import check_tensor
+from p4lab.p4.validate import check_tensor
 
 
 def bent(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from p4lab.p4._validate import check_input
+from p4lab.p4.validate import check_input
 
 
 class Bijection(Protocol):

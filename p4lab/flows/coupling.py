@@ -9,7 +9,7 @@ from p4lab.baselines.designed import coupling_network
 from p4lab.baselines.layer import device_of
 from p4lab.errors import OptionError
 from p4lab.flows.bijection import Carried, Carrying, carry_split, own
-from p4lab.p4._validate import check_options, seed_from
+from p4lab.p4.validate import check_options, seed_from
 
 LARGEST_LOG_SCALE = 2.0
 """Logarithms of scales stay within plus and minus this."""

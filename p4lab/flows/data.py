@@ -9,7 +9,7 @@ from p4lab.baselines.layer import readable
 from p4lab.errors import OptionError, ShapeError, SingularMatrixError
 from p4lab.flows.bijection import Bijective
 from p4lab.flows.linear_layers import FoldedLinear
-from p4lab.p4._validate import check_tensor
+from p4lab.p4.validate import check_tensor
 
 
 class Standardize(Bijective):

@@ -12,7 +12,7 @@ from p4lab.flows import fused
 from p4lab.flows.bijection import Bijection
 from p4lab.flows.latent import LatentDensity
 from p4lab.flows.linear_layers import FoldedLinear, Linear, Permutation, is_linear, sum_of_logabsdets
-from p4lab.p4._validate import no_tensor
+from p4lab.p4.validate import no_tensor
 
 Layer = Linear | Bijection
 

@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from p4lab.flows.bent import BentIdentity
 from p4lab.p4 import P4Inv
-from p4lab.p4.watch import check_order, redraws, remember, transformed
+from p4lab.p4.watch import check_order, remember, transformed
 
 WIDEST = 64
 """Wider layers run one by one, without the d x d weights of all of them at a time."""
@@ -120,7 +120,7 @@ class _Stack(torch.autograd.Function):
         frozen = torch.stack([layer._buffers["frozen_logabsdet"] for layer in linear])  # type: ignore[misc]
         logabsdet = (frozen.sum() + logabsdet.sum(dtype=frozen.dtype)).to(x.dtype)
         ctx.layers, ctx.linear, ctx.layered = layers, linear, layered
-        ctx.redraws = list(map(redraws, linear))
+        ctx.redraws = [layer.redraws for layer in linear]
         kept: list[Tensor] = []
         log_slopes, h, i = torch.zeros_like(x), x.detach(), 0
         for layer in layers:

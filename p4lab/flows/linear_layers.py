@@ -11,7 +11,7 @@ from p4lab.baselines.layer import Derived, device_of, readable
 from p4lab.errors import OptionError, ShapeError, SingularMatrixError
 from p4lab.linalg import small_slogdet
 from p4lab.p4 import P4Inv
-from p4lab.p4._validate import check_input, check_tensor
+from p4lab.p4.validate import check_input, check_tensor
 
 
 class Linear(Protocol):

@@ -11,7 +11,7 @@ from p4lab.errors import OptionError
 from p4lab.flows.bijection import Bijective
 from p4lab.flows.coupling import Affine
 from p4lab.flows.linear_layers import Linear, through
-from p4lab.p4._validate import check_options, check_tensor, seed_from
+from p4lab.p4.validate import check_options, check_tensor, seed_from
 
 HARMONICS = 3
 """Networks see an angle by sine and cosine of it, of its double and of its triple."""

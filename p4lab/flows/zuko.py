@@ -20,7 +20,7 @@ from p4lab.flows.bent import BentIdentity, bent, bent_inverse
 from p4lab.flows.bijection import Bijective
 from p4lab.flows.flow import Flow, Layer
 from p4lab.flows.linear_layers import is_linear, through
-from p4lab.p4._validate import check_options, check_tensor, seed_from
+from p4lab.p4.validate import check_options, check_tensor, seed_from
 
 
 class _Reversible(Transform):

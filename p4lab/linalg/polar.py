@@ -5,8 +5,8 @@ from torch import Tensor
 
 
 def orthogonality_error(q: Tensor) -> Tensor:
-    """Return ``max |Q^T Q - I|``, a scalar, for Q of shape (d, d). Cost O(d^3)."""
-    return _defect(q).abs().max()
+    """Return ``max |Q^T Q - I|``, a scalar that is 0 for an orthogonal Q, shape (d, d). Cost O(d^3)."""
+    return (q.t() @ q - torch.eye(len(q), dtype=q.dtype, device=q.device)).abs().max()
 
 
 def polar_step(q: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,7 +29,7 @@ def polar_step(q: Tensor) -> tuple[Tensor, Tensor]:
         >>> bool(left < 1e-6)
         True
     """
-    r = _defect(q)
+    r = torch.addmm(torch.eye(len(q), dtype=q.dtype, device=q.device), q.t(), q, alpha=-1)
     converges = torch.linalg.vector_norm(r) < 1
     q = q + torch.where(converges, 0.5 * (q @ r), torch.zeros((), dtype=q.dtype, device=q.device))
     return q, orthogonality_error(q)
@@ -39,7 +39,3 @@ def nearest_orthogonal(matrix: Tensor) -> Tensor:
     """Return the orthogonal factor of the polar decomposition of an invertible matrix (d, d). Cost O(d^3)."""
     left, _, right = torch.linalg.svd(matrix)
     return left @ right
-
-
-def _defect(q: Tensor) -> Tensor:
-    return torch.addmm(torch.eye(q.shape[0], dtype=q.dtype, device=q.device), q.t(), q, alpha=-1)

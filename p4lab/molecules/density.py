@@ -14,7 +14,7 @@ from p4lab.flows.latent import LatentDensity
 from p4lab.flows.linear_layers import FoldedLinear
 from p4lab.molecules.couplings import Mixed, embedded
 from p4lab.p4 import P4Module
-from p4lab.p4._validate import check_tensor
+from p4lab.p4.validate import check_tensor
 
 HARMONICS = 3
 """Numbers see cosines and sines of so many multiples of the angles."""

@@ -1,20 +1,8 @@
 """Optional packages of the extra p4lab[molecules], imported when they are needed."""
 
-import importlib
-from typing import Any
+from functools import partial
 
-from p4lab.errors import MissingPackageError
+from p4lab.packages import require
 
-
-def package(name: str) -> Any:
-    """Return an imported module of an optional package, such as "openmm" or "openmm.app".
-
-    Raises:
-        MissingPackageError: it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{name.partition('.')[0]} is not installed ({error}): pip install 'p4lab[molecules]'"
-        ) from error
+package = partial(require, extra="molecules")
+"""Returns an imported module, such as "openmm.app": see `p4lab.packages.require`."""

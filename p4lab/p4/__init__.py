@@ -11,7 +11,7 @@ from p4lab.p4.lipschitz import P4Lipschitz, lipschitz_bound
 from p4lab.p4.orthogonal import P4Orthogonal
 from p4lab.p4.permutation import MeanPool, P4Permutation
 from p4lab.p4.positive_definite import P4PositiveDefinite
-from p4lab.p4.presets import ORTHOGONAL, PAPER, PRESETS, RECOMMENDED, OrthogonalPreset, Preset
+from p4lab.p4.presets import ORTHOGONAL, PAPER, PRESETS, RECOMMENDED, Preset
 from p4lab.p4.reflections import P4Reflections
 from p4lab.p4.report import Check, MergeReport, MergeStatus
 from p4lab.p4.schedule import MergeSchedule
@@ -30,7 +30,6 @@ __all__ = [
     "MergeReport",
     "MergeSchedule",
     "MergeStatus",
-    "OrthogonalPreset",
     "P4Circulant",
     "P4Givens",
     "P4Inv",

@@ -100,12 +100,12 @@ class P4Givens(Orthogonal):
 
     def _redraw(self, changes: Changes, total: Total) -> None:
         super()._redraw(changes, total)
-        generator = self._generator.clone_state()
+        generator = self.generator.clone_state()
         kind: dict[str, Any] = {"generator": generator, "device": "cpu"}
         order = torch.stack([torch.randperm(self.dim, **kind) for _ in range(self.rank)])
         for buffer, new in ((self.order, order), (self.place, order.argsort(dim=1))):
             changes.renew(buffer, new.to(buffer.device))
-        changes.assign(self, _generator=generator)
+        changes.assign(self, generator=generator)
 
     def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, changes: Changes) -> Tensor:
         """Clear the momentum of the angles: they belong to other planes now."""

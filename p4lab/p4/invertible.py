@@ -123,7 +123,7 @@ class P4Inv(P4Factored):
         self.train_v, self.refine_order = train_v, 3
         kind = self.kind
         if isinstance(init, str):
-            a = initial_matrix(init, dim, self._generator)
+            a = initial_matrix(init, dim, self.generator)
             a_inv, (sign, logabsdet) = a.t(), torch.linalg.slogdet(a)
         else:
             a = init.detach()
@@ -394,8 +394,9 @@ class P4Inv(P4Factored):
         if self.q is not None:
             changes.follow(self.q, self.v, self.frozen_inverse)
 
-    def _set_directions(self, changes: Changes, v: Tensor) -> None:
-        super()._set_directions(changes, v)
+    def set_directions(self, changes: Changes, v: Tensor) -> None:
+        """Plan new directions, and ``q = v A^-1``."""
+        super().set_directions(changes, v)
         if self.q is not None:
             changes.follow(self.q, v, self.frozen_inverse)
 
@@ -403,7 +404,8 @@ class P4Inv(P4Factored):
         # The paper's random directions are not orthonormal.
         return omega if self._reset_kind == "gaussian" else super()._frame(rows, omega)
 
-    def _sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
+    def sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
+        """Return rows that span the dominant row space of the weight gradient (`p4lab.linalg.row_space_sketch`)."""
         x, g, inverted = batch
 
         def pull(rows: Tensor) -> Tensor:

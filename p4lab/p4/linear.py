@@ -11,11 +11,11 @@ from torch.autograd import forward_ad
 
 from p4lab.errors import OptionError
 from p4lab.linalg import orthonormal_rows
-from p4lab.p4._validate import check_cast, check_input, check_options, seed_from
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import P4Module, Total, alone, full_precision
 from p4lab.p4.refusals import Refusals
 from p4lab.p4.report import Check, MergeReport, MergeStatus
+from p4lab.p4.validate import check_cast, check_input, check_options, seed_from
 from p4lab.p4.watch import Batch, CompiledWatch, Slots, Watch, tie_to
 
 Reset = Literal["gaussian", "gradient"]
@@ -51,7 +51,7 @@ class P4Linear(P4Module):
 
     A subclass registers its frozen tensors, its parameter ``u`` and (if it has any) its fixed directions ``v``, then
     calls `reset`. It supplies ``forward`` (which returns `_watched` of its result), ``weight``, ``_absorb``,
-    ``violation`` and ``correct``; for a gradient reset ``_sketch``, too.
+    ``violation`` and ``correct``; for a gradient reset ``sketch``, too.
 
     Args:
         dim_in: length of an input.
@@ -65,6 +65,10 @@ class P4Linear(P4Module):
 
     Attributes:
         kind: device and dtype of the layer's tensors, as keywords for torch.
+        rank: number of rows of the perturbation.
+        generator: the layer's own, on the CPU, that draws directions.
+        batch: what a gradient reset will look at, from the last backward pass (None: there was none since).
+        redraws: how often the layer was merged or reset.
 
     Raises:
         OptionError: a dimension, rank or reset out of range.
@@ -98,11 +102,11 @@ class P4Linear(P4Module):
             check_options(dim, rank, dtype)
         self.dim_in, self.dim_out, self.reset_kind = dim_in, dim_out, reset
         self.rank = min(rank, self.largest_rank())
-        self._generator = torch.Generator(device="cpu").manual_seed(seed_from(seed))
-        self._batch: Batch | None = None
+        self.generator = torch.Generator(device="cpu").manual_seed(seed_from(seed))
+        self.batch: Batch | None = None
         self._slots: Slots | None = None
         self._refusals = Refusals()
-        self._redraws = 0
+        self.redraws = 0
         self._limits: Tensor | None = None
         # Said once: what is made on the CPU, as random matrices are, must come to the default device with the rest.
         kind: dict[str, Any] = {"device": device or torch.get_default_device(), "dtype": dtype}
@@ -144,7 +148,7 @@ class P4Linear(P4Module):
         """Do the same by factorization in the wide dtype, for a layer whose merges are refused again and again."""
         return self._absorb()
 
-    def _set_directions(self, changes: Changes, v: Tensor) -> None:
+    def set_directions(self, changes: Changes, v: Tensor) -> None:
         """Plan new directions in the place of ``v``, and what depends on them."""
         changes.renew(self.v, v)
 
@@ -153,7 +157,7 @@ class P4Linear(P4Module):
         kind: dict[str, Any] = {"generator": generator, "dtype": self.u.dtype, "device": "cpu"}
         return torch.randn(rows, self.v.shape[1], **kind).to(self.u.device)
 
-    def _sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
+    def sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
         """Return rows that span the dominant directions of the gradient of a batch (x, g, through the inverse?).
 
         ``changes`` say what the frozen tensors will be (`Changes.product`).
@@ -166,7 +170,7 @@ class P4Linear(P4Module):
         if batch is None:
             return total(torch.zeros_like(omega))
         x, g, inverted = batch
-        rows = self._sketch(omega, (x.to(omega.dtype), g.to(omega.dtype), inverted), changes)
+        rows = self.sketch(omega, (x.to(omega.dtype), g.to(omega.dtype), inverted), changes)
         if total is alone:
             return rows
         # A replica whose batch is empty, or not finite, says nothing, rather than silencing the others.
@@ -245,11 +249,11 @@ class P4Linear(P4Module):
         """Plan ``B <- B0`` with new directions."""
         changes.clear(self.u)
         if not self._has_directions():
-            changes.assign(self, _redraws=self._redraws + 1)
+            changes.assign(self, redraws=self.redraws + 1)
             return
-        generator = self._generator.clone_state()
-        self._set_directions(changes, self._new_directions(generator, changes, total))
-        changes.assign(self, _redraws=self._redraws + 1, _generator=generator, _batch=None)
+        generator = self.generator.clone_state()
+        self.set_directions(changes, self._new_directions(generator, changes, total))
+        changes.assign(self, redraws=self.redraws + 1, generator=generator, batch=None)
         if self._slots is not None:
             self._slots.clear(changes)
 
@@ -312,9 +316,9 @@ class P4Linear(P4Module):
 
     def _last_batch(self) -> Batch | None:
         """Return what the last backward pass left; a compiled one leaves samples of its batch."""
-        if self._batch is None and self._slots is not None and self._slots.x.device == self.u.device:
+        if self.batch is None and self._slots is not None and self._slots.x.device == self.u.device:
             return self._slots.batch()
-        return self._batch
+        return self.batch
 
     def _fit_slots(self) -> None:
         """Make room for what a compiled backward pass has to remember: for a gradient reset only."""
@@ -337,7 +341,7 @@ class P4Linear(P4Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         parameters = [(name, p, p.data) for name, p in self._parameters.items() if p is not None]
-        buffers, batch, slots = dict(self._buffers), self._batch, self._slots
+        buffers, batch, slots = dict(self._buffers), self.batch, self._slots
         try:
             return self._applied(fn, recurse)
         except BaseException:  # an interrupt amid the tensors would leave some of them cast and others not
@@ -345,7 +349,7 @@ class P4Linear(P4Module):
                 parameter.data = data
                 self._parameters[name] = parameter
             self._buffers.update(buffers)
-            self._batch, self._slots = batch, slots
+            self.batch, self._slots = batch, slots
             raise
 
     def _applied(self, fn: Callable[[Tensor], Tensor], recurse: bool) -> Self:
@@ -361,9 +365,9 @@ class P4Linear(P4Module):
                 if tensor is not None:
                     meta = tensor.is_meta
                     self._buffers[name] = fn(tensor) if meta else tensor.to(probe.device, widest(probe.device))
-        if self._batch is not None:
-            x, g, inverted = self._batch
-            self._batch = (fn(x), fn(g), inverted)
+        if self.batch is not None:
+            x, g, inverted = self.batch
+            self.batch = (fn(x), fn(g), inverted)
         self._fit_slots()
         if torch.finfo(self.u.dtype).eps < torch.finfo(before).eps and not self.u.is_meta:
             self.recompute()  # what was known to the digits of the narrow dtype only
@@ -383,11 +387,11 @@ class P4Linear(P4Module):
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """Return the state of the layer's generator, for a loaded layer to draw the same directions, and its counts."""
-        return {"generator": self._generator.get_state(), "refusals": self._refusals.state()}
+        return {"generator": self.generator.get_state(), "refusals": self._refusals.state()}
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
         """Set what `get_extra_state` gave."""
-        self._generator.set_state(state["generator"].cpu())
+        self.generator.set_state(state["generator"].cpu())
         if "refusals" in state:  # not in files of version 0.1
             self._refusals.load(state["refusals"])
 

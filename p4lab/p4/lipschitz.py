@@ -198,7 +198,8 @@ class P4Lipschitz(OfFixedSize):
         area, batch = self.dim_in * self.dim_out, x.numel() // self.dim_in
         return area * (batch + 6 * self.rank) <= 6 * self.rank * (self.dim_in + self.dim_out) * batch
 
-    def _sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
+    def sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
+        """Return rows that span directions of the frame's skew gradient (`p4lab.linalg.skew_sketch`)."""
         x, g, _ = batch  # the gradient by F is R^T g^T x J^T
         return changes.product(skew_sketch(x, g, omega[:, : self.dim_in]), self.frozen_frame)
 
@@ -211,7 +212,7 @@ class P4Lipschitz(OfFixedSize):
     def _start(self, init: str | Tensor) -> Tensor:
         shape = self.dim_out, self.dim_in
         if isinstance(init, str):
-            full = initial_matrix(init, max(shape), self._generator)
+            full = initial_matrix(init, max(shape), self.generator)
             return START * self.bound * full[: self.dim_out, : self.dim_in]
         a = init.detach().to("cpu", torch.float64)
         if a.shape != shape:

@@ -27,7 +27,7 @@ from p4lab.p4.report import Check, MergeStatus
 from p4lab.p4.watch import Batch
 
 LARGEST_ERROR = 1e-4
-"""A start counts as orthogonal up to this error of its entries."""
+"""A start counts as orthogonal, or as a member of another closed family, up to this error of its entries."""
 SMALLEST_SINGULAR_VALUE = 1e-3
 """A matrix has a nearest orthogonal one if none of its singular values is smaller."""
 LARGEST_ROUNDING = 1e-3
@@ -66,7 +66,7 @@ class Orthogonal(VolumePreserving):
     ) -> None:
         super().__init__(dim, dim, rank, bias, reset, seed, device, dtype)
         if isinstance(init, str):
-            q = initial_matrix(init, dim, self._generator)
+            q = initial_matrix(init, dim, self.generator)
         else:
             q = orthogonal_start(init, dim, self.kind["dtype"])
         self.register_buffer("frozen_weight", q.to(**self.kind).clone().contiguous())
@@ -258,7 +258,8 @@ class LowRankRotation(Orthogonal):
         across = new @ momentum.t() - overlap @ (old @ momentum.t())
         return overlap @ momentum - across @ old
 
-    def _sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
+    def sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
+        """Return rows that span directions of the skew gradient (`p4lab.linalg.skew_sketch`)."""
         # The gradient at R is g^T z R^T, or through the inverse R g^T r, and a random omega makes nothing of R.
         x, g, inverted = batch
         return skew_sketch(g, x, omega) if inverted else skew_sketch(x, g, omega)

@@ -344,7 +344,8 @@ class P4PositiveDefinite(P4Factored):
         if not transformed(g):
             self.__dict__["_volume"] = g.detach()
 
-    def _sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
+    def sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
+        """Return rows that span the dominant range of the gradient by u (`p4lab.linalg.operator_sketch`)."""
         x, g, inverted = batch
         a, a_inv, volume = self.frozen_weight, self.frozen_inverse, self._volume
 

@@ -11,18 +11,22 @@ from p4lab.p4.linear import Reset
 from p4lab.p4.orthogonal import P4Orthogonal
 from p4lab.p4.schedule import MergeSchedule
 
+WIDE = 256
+"""Width from which on the cost of a step of an orthogonal layer is that of its products."""
+
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of a P4Inv layer and its merge schedule that go together.
+    """Settings of a layer and its merge schedule that go together.
 
     Attributes:
         name: what the lab calls it.
-        rank: number of rank-one terms, in layers wide enough for it (see `rank_for`).
+        rank: number of directions, in layers wide enough for it (see `rank_for`).
         reset: how directions are redrawn.
         train_v: whether the directions train, too.
         every: optimizer steps between merges.
-        refine_every: merges between refinements of the inverse.
+        refine_every: merges between refinements of the inverse, or of the rotation.
+        kind: class of the layer.
     """
 
     name: str
@@ -31,19 +35,28 @@ class Preset:
     train_v: bool
     every: int
     refine_every: int
+    kind: type[P4Inv] | type[P4Orthogonal] = P4Inv
 
     def rank_for(self, dim: int) -> int:
-        """Return the rank for layers of width ``dim``: at most two thirds of it, but at least 1.
+        """Return the rank for layers of width ``dim``.
+
+        At most two thirds of the width, for rotations half of it, but at least 1. From `WIDE` on rotations get dim / 16
+        directions, so that a step stays cheap beside that of `nn.Linear`.
 
         Example:
             >>> RECOMMENDED.rank_for(512), RECOMMENDED.rank_for(64), PAPER.rank_for(2)
             (64, 42, 1)
+            >>> [ORTHOGONAL.rank_for(dim) for dim in (1, 40, 128, 256, 512, 1024)]
+            [1, 20, 32, 16, 32, 64]
         """
+        if self.kind is P4Orthogonal:
+            return dim // 16 if dim >= WIDE else min(self.rank, max(1, dim // 2))
         return min(self.rank, max(1, 2 * dim // 3))
 
-    def layer(self, dim: int, **options: Any) -> P4Inv:
-        """Return a P4Inv layer with these settings and further ``options`` of `P4Inv`."""
-        return P4Inv(dim, rank=self.rank_for(dim), reset=self.reset, train_v=self.train_v, **options)
+    def layer(self, dim: int, **options: Any) -> Any:
+        """Return a layer with these settings and further ``options`` of its class."""
+        directions: dict[str, Any] = {"train_v": True} if self.train_v else {}
+        return self.kind(dim, rank=self.rank_for(dim), reset=self.reset, **directions, **options)
 
     def schedule(self, model: nn.Module, optimizer: Optimizer) -> MergeSchedule:
         """Return a merge schedule with these settings."""
@@ -57,50 +70,7 @@ RECOMMENDED = Preset("recommended", rank=64, reset="gradient", train_v=False, ev
 """What the lab starts with: many directions, taken from the gradient, merged often (see ``make bench``)."""
 
 PRESETS = {preset.name: preset for preset in (RECOMMENDED, PAPER)}
+"""Those of `P4Inv`, by name."""
 
-
-WIDE = 256
-"""Width from which on the cost of a step of an orthogonal layer is that of its products."""
-
-
-@dataclass(frozen=True)
-class OrthogonalPreset:
-    """Settings of a P4Orthogonal layer and its merge schedule that go together.
-
-    Attributes:
-        name: what the lab calls it.
-        rank: number of directions, in layers of middle width (see `rank_for`).
-        reset: how directions are redrawn.
-        every: optimizer steps between merges.
-        refine_every: merges between Newton-Schulz corrections.
-    """
-
-    name: str
-    rank: int
-    reset: Reset
-    every: int
-    refine_every: int
-
-    def rank_for(self, dim: int) -> int:
-        """Return the rank for layers of width ``dim``.
-
-        At most half of the width, but at least 1; from `WIDE` on dim / 16, so that a step stays cheap beside that of
-        `nn.Linear`.
-
-        Example:
-            >>> [ORTHOGONAL.rank_for(dim) for dim in (1, 40, 128, 256, 512, 1024)]
-            [1, 20, 32, 16, 32, 64]
-        """
-        return dim // 16 if dim >= WIDE else min(self.rank, max(1, dim // 2))
-
-    def layer(self, dim: int, **options: Any) -> P4Orthogonal:
-        """Return a P4Orthogonal layer with these settings and further ``options`` of `P4Orthogonal`."""
-        return P4Orthogonal(dim, rank=self.rank_for(dim), reset=self.reset, **options)
-
-    def schedule(self, model: nn.Module, optimizer: Optimizer) -> MergeSchedule:
-        """Return a merge schedule with these settings."""
-        return MergeSchedule(model, optimizer, every=self.every, refine_every=self.refine_every)
-
-
-ORTHOGONAL = OrthogonalPreset("orthogonal", rank=32, reset="gradient", every=4, refine_every=50)
+ORTHOGONAL = Preset("orthogonal", 32, "gradient", train_v=False, every=4, refine_every=50, kind=P4Orthogonal)
 """Directions from the gradient, merged often; for plain gradient descent (``python -m p4lab.bench orthogonal``)."""

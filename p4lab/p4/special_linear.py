@@ -97,7 +97,7 @@ class P4SpecialLinear(VolumePreserving):
         super().__init__(dim, dim, rank, bias, reset, seed, device, dtype)
         kind = self.kind
         if isinstance(init, str):
-            a = initial_matrix(init, dim, self._generator)
+            a = initial_matrix(init, dim, self.generator)
             a_inv, sign = a.t(), torch.linalg.slogdet(a).sign
         else:
             a, a_inv, sign = unimodular_start(init, dim, kind["dtype"])
@@ -276,9 +276,10 @@ class P4SpecialLinear(VolumePreserving):
             rows = torch.cat((usable_rows(sketch, fallback=omega[:k]), omega[k:]))
         return orthonormal_rows(mix @ torch.linalg.qr(rows.t()).Q.t(), fallback=omega[:k])
 
-    def _sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
-        # Relative to W, the gradient is G = g^T y; of a batch through the inverse it is -(g W^-1 W)^T y with the
-        # gradient g at z = (I - N) r, taken back to r.
+    def sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
+        """Return rows ``omega G`` with the gradient G by E in ``W <- (I + E) W``."""
+        # G = g^T y; of a batch through the inverse it is -(g W^-1 W)^T y with the gradient g at z = (I - N) r, taken
+        # back to r.
         z, g, inverted = batch
         u = self._sheared()
         if inverted:

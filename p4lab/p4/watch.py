@@ -26,7 +26,7 @@ def check_order(layer: Any, redraws: int, gradient: Tensor | None = None) -> Non
     Raises:
         MergeOrderError: it was.
     """
-    if layer._redraws != redraws:
+    if layer.redraws != redraws:
         raise MergeOrderError(
             f"{type(layer).__name__} was merged or reset between a forward pass and its backward pass, so that the "
             "gradients would belong to a perturbation that is gone: merge after optimizer.step(), and run the forward "
@@ -34,15 +34,10 @@ def check_order(layer: Any, redraws: int, gradient: Tensor | None = None) -> Non
         )
 
 
-def redraws(layer: Any) -> int:
-    """Return how often a layer was merged or reset, for `check_order`."""
-    return layer._redraws
-
-
 def remember(layer: Any, x: Tensor, g: Tensor, inverted: bool = False) -> None:
     """Hand a batch (see `Batch`) to a layer for its next directions, if it draws them by the gradient."""
-    if layer.training and layer._reset_kind == "gradient":
-        layer.__dict__["_batch"] = (x, g, inverted)
+    if layer.training and layer.reset_kind == "gradient":
+        layer.__dict__["batch"] = (x, g, inverted)
 
 
 def tie_to(y: Tensor, layer: Any) -> None:
@@ -51,7 +46,7 @@ def tie_to(y: Tensor, layer: Any) -> None:
     Written out instead of ``y.register_hook``, which also makes a handle to remove the hook: that would be half of what
     it costs, 3 % of a step of a narrow layer.
     """
-    y._backward_hooks = OrderedDict(p4lab=partial(check_order, layer, layer._redraws))
+    y._backward_hooks = OrderedDict(p4lab=partial(check_order, layer, layer.redraws))
     y.grad_fn._register_hook_dict(y)  # type: ignore[union-attr]
 
 
@@ -67,7 +62,7 @@ class Watch(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, x: Tensor, layer: Any, inverted: bool) -> Tensor:
         """Return y itself, not a view of it, so that operations in place may follow."""
-        ctx.layer, ctx.inverted, ctx.redraws = layer, inverted, layer._redraws
+        ctx.layer, ctx.inverted, ctx.redraws = layer, inverted, layer.redraws
         ctx.save_for_backward(x)
         ctx.mark_dirty(y)
         return y
@@ -81,7 +76,7 @@ class Watch(torch.autograd.Function):
             (x,), kept = ctx.saved_tensors, g.detach()
             if x.dim() != 2:
                 x, kept = x.reshape(-1, x.shape[-1]), kept.reshape(-1, kept.shape[-1])
-            ctx.layer.__dict__["_batch"] = (x, kept, ctx.inverted)
+            ctx.layer.__dict__["batch"] = (x, kept, ctx.inverted)
         return g, None, None, None
 
 

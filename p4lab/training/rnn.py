@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from p4lab.baselines.layer import skewness
 from p4lab.errors import OptionError
+from p4lab.linalg import orthogonality_error
 from p4lab.p4 import ORTHOGONAL
 from p4lab.problems.recurrent import CELLS, STARTS, RecurrentNet, recurrent_net, recurrent_optimizer
 from p4lab.problems.sequences import LONGEST, TASKS, Adding, CopyMemory, Task
@@ -195,7 +195,7 @@ class RnnConfig(RunConfig):
         return {
             "test_loss": float(problem.test_loss(model)),
             **dict.fromkeys(("logabsdet", "sign", "logabsdet_error", "condition"), math.nan),
-            "residual": float(skewness(weight.cpu().double())),
+            "residual": float(orthogonality_error(weight.cpu().double())),
             **({"spectrum": eigenvalues(weight.cpu().numpy())} if self.dim <= WIDEST else {}),
         }
 

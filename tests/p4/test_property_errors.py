@@ -176,7 +176,7 @@ def test_an_unknown_module_has_no_bound() -> None:
 def gradient_by_v(layer: nn.Module, loss: Callable[[], Tensor], rank: int, v: Tensor) -> Tensor:
     """Gradient by u if the directions were v."""
     changes = Changes()
-    layer._set_directions(changes, v)
+    layer.set_directions(changes, v)
     changes.commit()
     (found,) = torch.autograd.grad(loss(), layer.u)
     assert len(found) == rank

@@ -271,7 +271,7 @@ def test_gradient_directions_come_from_the_relative_gradient(kind: type[P4Linear
     gradient = skew_gradient(layer, x, cotangent, inverse)
     ((layer.inverse(x) if inverse else layer(x)) * cotangent).sum().backward()
     omega = torch.randn(4, 12, dtype=torch.float64)
-    sketch = layer._sketch(omega, layer._batch, Changes())
+    sketch = layer.sketch(omega, layer.batch, Changes())
     spanned = torch.linalg.svd(sketch).Vh[:1]
     if kind is P4SpecialLinear:
         wanted = torch.linalg.svd(gradient).Vh[:1]

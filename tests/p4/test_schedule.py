@@ -244,20 +244,21 @@ def test_a_schedule_says_what_it_does() -> None:
     assert "weight_decay=0.01; 0 steps" in repr(decaying)
 
 
-@pytest.mark.parametrize("second", ["the same model", "a part of it", "a copy of the schedule"])
-def test_two_attached_schedules_would_merge_twice(second: str) -> None:
+@pytest.mark.parametrize(
+    "second",
+    [
+        pytest.param(lambda first: MergeSchedule(first.model, first.optimizers[0]).attach(), id="the same model"),
+        pytest.param(lambda first: MergeSchedule(first.model[0], first.optimizers[0]).attach(), id="a part of it"),
+        pytest.param(copy.copy, id="a copy of the schedule"),
+    ],
+)
+def test_two_attached_schedules_would_merge_twice(second: Callable[[MergeSchedule], object]) -> None:
     model = nn.Sequential(P4Inv(3, seed=0), P4Inv(3, seed=1))
     optimizer = o.SGD(model.parameters(), lr=0.1)
     first = MergeSchedule(model, optimizer, every=7).attach()
     assert first.attach() is first
-
-    def attach_again() -> MergeSchedule:
-        if second == "a copy of the schedule":
-            return copy.copy(first).attach()
-        return MergeSchedule(model[0] if second == "a part of it" else model, optimizer).attach()
-
     with pytest.raises(OptionError, match=r"attached to this SGD already, every 7 steps.*detach\(\)"):
-        attach_again()
+        second(first)
     first.detach()
     MergeSchedule(model, optimizer).attach()
 

@@ -101,7 +101,7 @@ def test_gradient_directions_come_from_the_weight_gradient(rank: int, inverse: b
     ):
         (gradient,) = torch.autograd.grad((output * cotangent).sum(), inputs)
     generator = torch.Generator()
-    generator.set_state(layer._generator.get_state())
+    generator.set_state(layer.generator.get_state())
     omega = torch.randn(rank, 12, generator=generator, dtype=torch.float64)
     spanned = min(rank, 6)  # by a batch of 6
     explicit = torch.linalg.qr((omega @ gradient.T @ gradient).T).Q[:, :spanned]

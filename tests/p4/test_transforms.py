@@ -41,7 +41,7 @@ def amid_training(make: Make) -> nn.Module:
 def untouched(model: nn.Module, before: dict[str, Tensor]) -> None:
     """A model has forgotten what a transform did to it: merges are those of a twin that saw none of it."""
     assert_bitwise(state_of(model), before)
-    assert all(layer._batch is None for layer in p4_modules(model))
+    assert all(layer.batch is None for layer in p4_modules(model))
     x = torch.randn(3, width(model), dtype=F64)
     y = outputs(model, x).detach()
     for unit in units(model):
