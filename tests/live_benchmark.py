@@ -194,7 +194,7 @@ def _keys(page: Notebook, plan: Plan) -> list[Row]:
     log = page.page.evaluate(RECORDED)
     steps = latencies(log["keys"], _pictures(log), [None] * plan.keys, {})
 
-    page.execute("p4log = p4probe.Log(lab._pump.views)")
+    page.execute("p4log = p4probe.Log(lab.screens)")
     _train(page)
     page.page.evaluate(RECORD, page.PICTURE)
     values = _move_slider(page, "LR" * (plan.keys // 2), 700)

@@ -5,7 +5,7 @@ from p4lab.training.engine import Engine, Problem, run
 from p4lab.training.files import load_run, save_run, table_bytes
 from p4lab.training.lanes import Lanes
 from p4lab.training.player import Frame, Player, State, describe
-from p4lab.training.pump import Pump, View
+from p4lab.training.pump import Pump, Screen
 from p4lab.training.records import Event, Moment, Records, Snapshot, Trail
 from p4lab.training.runs import History, Run, Runs, RunView
 from p4lab.training.setups import CustomConfig, DigitsConfig, MatrixConfig
@@ -28,10 +28,10 @@ __all__ = [
     "RunConfig",
     "RunView",
     "Runs",
+    "Screen",
     "Snapshot",
     "State",
     "Trail",
-    "View",
     "describe",
     "devices",
     "load_run",

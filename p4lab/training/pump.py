@@ -1,4 +1,4 @@
-"""The pump: one thread that shows what a player does, as fast as its views can take it."""
+"""The pump: one thread that shows what a player does, as fast as its screens can take it."""
 
 import math
 import threading
@@ -10,12 +10,12 @@ from typing import Protocol
 from p4lab.training.player import Frame, Player, State
 
 PATIENCE = 0.25
-"""Seconds until a view that is not ready is looked at again, should it not call `Pump.wake` itself."""
+"""Seconds until a screen that is not ready is looked at again, should it not call `Pump.wake` itself."""
 FAST = 0.5
-"""Interval of a view, in seconds, up to which it need not wait for its end when somebody changed something."""
+"""Interval of a screen, in seconds, up to which it need not wait for its end when somebody changed something."""
 
 
-class View(Protocol):
+class Screen(Protocol):
     """What a pump draws on.
 
     Attributes:
@@ -34,46 +34,46 @@ class View(Protocol):
 
 @dataclass(eq=False)
 class _Slot:
-    view: View
+    screen: Screen
     seen: int = -1
     next: float = 0.0
 
 
 class Pump:
-    """Draw a player's frames on views; the only thread that writes to them.
+    """Draw a player's frames on screens; the only thread that writes to them.
 
-    A view gets a frame when something changed, its interval is over and it acknowledged the frame before: a slow
-    browser gets fewer frames, never old ones. Intervals end on the beats of the shortest one, so that the views share
+    A screen gets a frame when something changed, its interval is over and it acknowledged the frame before: a slow
+    browser gets fewer frames, never old ones. Intervals end on the beats of the shortest one, so that the screens share
     frames: each costs the training thread some milliseconds. While the player is not running, intervals do not count:
-    what a key press changed, and the last frame after a pause, are drawn as soon as the views are ready. While it is,
-    fast views show at once what somebody changed.
+    what a key press changed, and the last frame after a pause, are drawn as soon as the screens are ready. While it is,
+    fast screens show at once what somebody changed.
 
     Args:
         player: whose frames.
-        views: on what.
+        screens: on what.
 
     Attributes:
-        error: the first exception that a view raised (it gets no further frames), None if all is well.
+        error: the first exception that a screen raised (it gets no further frames), None if all is well.
     """
 
-    def __init__(self, player: Player, views: Sequence[View]) -> None:
+    def __init__(self, player: Player, screens: Sequence[Screen]) -> None:
         self.error: Exception | None = None
         self._player = player
-        self._slots = [_Slot(view) for view in views]
+        self._slots = [_Slot(screen) for screen in screens]
         self._wake = threading.Event()
-        self._beat = min((view.interval for view in views), default=0.0)
+        self._beat = min((screen.interval for screen in screens), default=0.0)
         self._closed = self._waits_for_change = False
         player.changed = self._changed
         self._thread = threading.Thread(target=self._loop, name="p4lab-pump", daemon=True)
         self._thread.start()
 
     @property
-    def views(self) -> list[View]:
-        """The views that are drawn."""
-        return [slot.view for slot in self._slots]
+    def screens(self) -> list[Screen]:
+        """The screens that are drawn."""
+        return [slot.screen for slot in self._slots]
 
     def wake(self) -> None:
-        """Look at the views now, for one became ready; may be called from any thread."""
+        """Look at the screens now, for one became ready; may be called from any thread."""
         self._wake.set()
 
     def close(self, timeout: float = 10.0) -> None:
@@ -86,9 +86,9 @@ class Pump:
     def _changed(self, asked: bool) -> None:
         if asked:
             for slot in self._slots:
-                if slot.view.interval <= FAST:
+                if slot.screen.interval <= FAST:
                     slot.next = 0.0
-        # While the views rest, the training thread should not be disturbed by the pump after every step.
+        # While the screens rest, the training thread should not be disturbed by the pump after every step.
         if asked or self._waits_for_change or not self._running:
             self._wake.set()
 
@@ -103,11 +103,11 @@ class Pump:
             version, now, running = self._player.version, time.monotonic(), self._running
             waiting = [slot for slot in self._slots if running and slot.next > now]
             stale = [slot for slot in self._slots if slot.seen != version and slot not in waiting]
-            due = [slot for slot in stale if slot.view.ready]
+            due = [slot for slot in stale if slot.screen.ready]
             if due:
                 self._draw(due)
                 continue
-            # A view whose interval is over and that has seen everything must hear of the next step.
+            # A screen whose interval is over and that has seen everything must hear of the next step.
             self._waits_for_change = len(waiting) + len(stale) < len(self._slots)
             waits = [slot.next - now for slot in waiting] + [PATIENCE for _ in stale]
             self._wake.wait(min(waits, default=None))
@@ -120,10 +120,10 @@ class Pump:
             return
         now = time.monotonic()
         for slot in due:
-            slot.seen, slot.next = frame.version, self._next(now + slot.view.interval)
+            slot.seen, slot.next = frame.version, self._next(now + slot.screen.interval)
             try:
-                slot.view.draw(frame)
-            except Exception as error:  # reported through `error`; the other views go on
+                slot.screen.draw(frame)
+            except Exception as error:  # reported through `error`; the other screens go on
                 self.error = self.error or error
                 self._slots.remove(slot)
 

@@ -49,7 +49,7 @@ BUTTONS = {"start", "step", "merge", "restart", "scrub", "now", "branch", "keep"
 
 
 @dataclasses.dataclass
-class Screen:
+class WidgetScreen:
     """A widget that shows frames, as the pump sees it.
 
     Attributes:
@@ -84,6 +84,7 @@ class Dashboard:
         lab: what is shown.
         player: the player.
         view: what is chosen to look at; `touch` changes it.
+        screens: what is shown where, for the pump.
         root: the outermost ipywidget.
 
     Raises:
@@ -121,19 +122,19 @@ class Dashboard:
         self._plot = LivePlot()
         pictures = [self._screen(picture, config) for picture in lab.pictures]
         # What moves fast goes first, and the slowest of a lab's pictures last, wherever they stand on the page.
-        self._screens = [
+        self.screens = [
             *sorted(pictures, key=lambda screen: screen.interval),
-            Screen(self._head, self._show_head, PANEL),
-            Screen(self._time, self._show_time, PANEL),
-            Screen(self._side, lambda frame: self._show_panel(self._side, lab.groups.values(), frame), PANEL),
-            Screen(self._runs, self._show_runs, CURVES),
-            Screen(self._plot, lambda frame: self._plot.show(lab.curves(self._sight(frame))), CURVES),
+            WidgetScreen(self._head, self._show_head, PANEL),
+            WidgetScreen(self._time, self._show_time, PANEL),
+            WidgetScreen(self._side, lambda frame: self._show_panel(self._side, lab.groups.values(), frame), PANEL),
+            WidgetScreen(self._runs, self._show_runs, CURVES),
+            WidgetScreen(self._plot, lambda frame: self._plot.show(lab.curves(self._sight(frame))), CURVES),
         ]
         self.root = self._layout([screen.widget for screen in pictures])
         if self.view.speed is not None:
             self.player.limit(self.view.speed)
-        self._pump = Pump(self.player, self._screens)
-        for screen in self._screens:
+        self._pump = Pump(self.player, self.screens)
+        for screen in self.screens:
             screen.widget.on_ready = self._pump.wake
         self._open[self._key] = self
         atexit.register(self.close)
@@ -166,7 +167,7 @@ class Dashboard:
                 items.append(item_of(name, setting, config, values[name]))
         return items
 
-    def _screen(self, picture: Picture, config: RunConfig) -> Screen:
+    def _screen(self, picture: Picture, config: RunConfig) -> WidgetScreen:
         widget, show = self._widget(picture, config)
         if picture.area:
             widget.add_class(f"p4-{self.lab.name}-{picture.area}")
@@ -180,8 +181,8 @@ class Dashboard:
 
         if isinstance(picture.base, Bar):
             names = picture.base.items
-            return Screen(widget, lambda frame: self._show_panel(widget, [names], frame), PANEL)
-        return Screen(widget, draw, picture.every)
+            return WidgetScreen(widget, lambda frame: self._show_panel(widget, [names], frame), PANEL)
+        return WidgetScreen(widget, draw, picture.every)
 
     def _widget(self, picture: Picture, config: RunConfig) -> tuple[Any, Callable[[Any], None]]:
         """Return the widget of a picture, and what puts a drawing on it."""
@@ -223,7 +224,7 @@ class Dashboard:
     @property
     def error(self) -> Exception | None:
         """What went wrong in training, drawing or the browser; None if all is well."""
-        drawn = (screen.widget.error for screen in self._screens)
+        drawn = (screen.widget.error for screen in self.screens)
         return self.player.error or self._pump.error or next((error for error in drawn if error), None)
 
     def close(self) -> None:
@@ -233,7 +234,7 @@ class Dashboard:
         atexit.unregister(self.close)
         self._pump.close()
         self.player.close()
-        for screen in self._screens:
+        for screen in self.screens:
             screen.widget.close()
         for box in (*self.root.children[0].children, *self.root.children, self.root):
             box.close()
