@@ -117,7 +117,7 @@ class Sight(Generic[C, V]):
         must be the model's weights by name, see `weights_of`.
         """
         snapshot, name = self.lane(lane), f"model of {lane}"
-        model = self.keep(name, fixed(snapshot.config), lambda: snapshot.config.model().eval())  # type: ignore[attr-defined]
+        model = self.keep(name, fixed(snapshot.config), lambda: snapshot.config.model().eval())
         key = id(model), self.moment(lane)
         self.keep(f"weights of {lane}", key, lambda: load_weights(model, snapshot.pictures))
         return model
@@ -381,6 +381,12 @@ class Lab(Generic[C, V]):
     style: str = ""
 
     def __post_init__(self) -> None:
+        if not self.config.problem:
+            kind = type(self.config).__name__
+            raise OptionError(f"{kind} has no name: give the class `problem: ClassVar[str] = ...`, as in config texts")
+        areas = [picture.area for picture in self.pictures]
+        if len({*areas, ""}) <= len(areas):
+            raise OptionError(f"lab {self.name!r}: pictures in the areas {areas}: each needs an area of its own")
         both = {*self.config.settings} & {*self.view.settings}
         if both:
             raise OptionError(f"lab {self.name!r}: config and view both have settings named {', '.join(sorted(both))}")

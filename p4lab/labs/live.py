@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from p4lab.errors import OptionError
+from p4lab.errors import ConfigError, OptionError
 from p4lab.labs import numbers
 from p4lab.labs.curves import training_figure
 from p4lab.labs.digits import eigenvalues
@@ -22,6 +22,8 @@ from p4lab.training.config import setting
 LEARNING = ("learning_rate",)
 MERGING = ("merge_every", "refine_every")
 INVERTIBLE = ("reset", "skip", "penalty")
+GIVEN = ("rank", "train_v", "dtype", "device", "optimizer")
+"""Settings that say what was given, and cannot be set."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ def live_lab(
     Raises:
         OptionError: P4 layers without a schedule, or a problem without ``batch`` and ``loss``.
     """
+    if isinstance(problem, type):
+        raise OptionError(f"problem is the class {problem.__name__}: give an instance, {problem.__name__}()")
+    trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not trained & {id(parameter) for parameter in model.parameters()}:
+        raise OptionError(f"{type(optimizer).__name__} holds none of the parameters of {type(model).__name__}")
     for needed in ("batch", "loss"):
         if not callable(getattr(problem, needed, None)):
             raise OptionError(f"problem of type {type(problem).__name__}: expected a method {needed!r}")
@@ -57,7 +64,13 @@ def live_lab(
     # One deep copy keeps optimizer and schedule on the copied model's parameters.
     pristine = copy.deepcopy((problem, model, optimizer, schedule))
 
+    given = _config(model, optimizer, schedule, batch_size, seed, measure_every)
+
     def trainer(config: RunConfig) -> Engine:
+        for name in GIVEN:
+            value = getattr(config, name)
+            if value != getattr(given, name):
+                raise ConfigError(f"{name}={value!r}: the model was given with {getattr(given, name)!r}; build it anew")
         return Engine(config, *copy.deepcopy(pristine))
 
     inverted = any(isinstance(layer, P4Inv) for layer in layers)
@@ -69,7 +82,7 @@ def live_lab(
         name="live",
         title=title or type(model).__name__,
         subtitle=f"{type(optimizer).__name__}, {sum(p.numel() for p in model.parameters()):,} trainable parameters",
-        config=_config(model, optimizer, schedule, batch_size, seed, measure_every),
+        config=given,
         view=LiveView(),
         trainer=trainer,
         groups={

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, cast
 
+import numpy as np
 import torch
 
 from p4lab.errors import ConfigError
@@ -133,6 +134,9 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, rule = getattr(self, field.name), self.settings[field.name].rule
+            if isinstance(value, np.generic):
+                value = value.item()
+                object.__setattr__(self, field.name, value)
             if rule.kind is float and type(value) is int:
                 value = float(value)
                 object.__setattr__(self, field.name, value)  # the way of a frozen dataclass to normalize a field
@@ -231,6 +235,11 @@ class RunConfig(Settings):
     def parts(self) -> tuple[Any, torch.nn.Module]:
         """Return the problem and the model of this config."""
         raise NotImplementedError
+
+    def model(self) -> torch.nn.Module:
+        """Return the model at its start; what looks at a run copies the run's weights into it."""
+        model: torch.nn.Module = self.parts()[1]
+        return model
 
     def update(self, problem: Any) -> None:
         """Bring a problem up to date with those live settings that are its own."""

@@ -157,6 +157,11 @@ class Engine:
                     ) from error
 
     @property
+    def merges(self) -> bool:
+        """Whether there is anything to merge."""
+        return self.schedule is not None
+
+    @property
     def merge_due(self) -> bool:
         """Whether the next step ends with a merge attempt."""
         return self.schedule is not None and self.schedule.due

@@ -67,6 +67,11 @@ class Lanes:
         return bool(self.clock >= getattr(self.config, "budget", math.inf)) and hasattr(self.config, "turn")
 
     @property
+    def merges(self) -> bool:
+        """Whether there is anything to merge in a lane."""
+        return any(engine.merges for engine in self.engines.values())
+
+    @property
     def merge_due(self) -> bool:
         """Whether the next step ends with a merge attempt of a lane."""
         return any(self.engines[name].merge_due for name in self._alive())

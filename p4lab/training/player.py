@@ -129,7 +129,7 @@ class Player:
 
     def change(self, changes: Callable[[RunConfig], Mapping[str, Any]]) -> None:
         """Change settings, as `set`, to what follows from those that are planned."""
-        self._commands.put(lambda: self._set(dict(changes(self._planned))))
+        self._commands.put(lambda: self._set(self._following(changes)))
 
     def limit(self, steps_per_second: float | None) -> None:
         """Limit the speed (None: full speed)."""
@@ -172,7 +172,7 @@ class Player:
         future: Future[T] = Future()
         self._commands.put(lambda: self._answer(future, question))
         if self._state is State.CLOSED and not self._thread.is_alive():
-            raise TimeoutError("the player is closed")
+            raise TimeoutError("the player is closed: by close(), or by a newer lab of the same name (name=...)")
         return future.result(timeout)
 
     def frame(self, timeout: float | None = None) -> Frame:
@@ -250,6 +250,8 @@ class Player:
             self._touch()
 
     def _advance(self, until_merge: bool) -> None:
+        if until_merge and not self.engine.merges:
+            raise ConfigError("this run has no P4 layers: there is nothing to merge; press Step or Start")
         self._return()
         self.error = None
         if until_merge:
@@ -265,6 +267,12 @@ class Player:
         self._state, self.error, self._until_merge = State.IDLE, None, False
         self._run += 1
         self._touch()
+
+    def _following(self, changes: Callable[[RunConfig], Mapping[str, Any]]) -> dict[str, Any]:
+        try:
+            return dict(changes(self._planned))
+        except Exception as error:  # a value that somebody's function cannot take is refused like any other
+            raise ConfigError(describe(error)) from error
 
     def _set(self, changes: dict[str, Any]) -> None:
         planned = self._planned.replace(**changes)
@@ -290,6 +298,8 @@ class Player:
             self._apply(self._planned)
 
     def _look(self, step: int | None) -> None:
+        if step is not None and not isinstance(step, int):
+            raise ConfigError(f"scrub={step!r}: expected a step, a whole number, or None for the present")
         if step is None:
             self._return()
         else:

@@ -31,7 +31,7 @@ class Opener(Protocol):
 def opener(lab: Lab[Any, Any]) -> Opener:
     """Return a function that shows a lab."""
 
-    def show(config: RunConfig | None = None, name: str | None = None, **changes: Any) -> Dashboard:
+    def show(config: RunConfig | str | None = None, name: str | None = None, **changes: Any) -> Dashboard:
         return Dashboard(lab, config, name, **changes)
 
     show.__name__ = show.__qualname__ = f"{lab.name}_lab"

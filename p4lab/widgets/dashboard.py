@@ -2,6 +2,8 @@
 
 import atexit
 import dataclasses
+import difflib
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import ipywidgets
 from IPython import get_ipython
 
-from p4lab.errors import OptionError, P4Error
+from p4lab.errors import ConfigError, OptionError, P4Error
 from p4lab.labs.lab import (
     CURVES,
     PANEL,
@@ -25,7 +27,7 @@ from p4lab.labs.lab import (
     Picture,
     Sight,
 )
-from p4lab.training import Frame, Player, Pump, RunConfig, State, describe, load_run, save_run
+from p4lab.training import Engine, Frame, Lanes, Player, Pump, RunConfig, State, describe, load_run, save_run
 from p4lab.training.config import Setting
 from p4lab.widgets import files
 from p4lab.widgets.channel import Channel
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects
 
+EXPORTS = (".csv", ".parquet", ".html")
+_COUNT = itertools.count(1)
 WAIT = 10.0
 """Seconds that the player may take to answer."""
 BUTTONS = {"start", "step", "merge", "restart", "scrub", "now", "branch", "keep", "runs", "config", "upload"}
@@ -76,8 +80,9 @@ class Dashboard:
 
     Args:
         lab: what to show.
-        config: settings of the first run (None: the lab's).
-        name: what replaces what (None: the notebook cell that runs this, so that two cells give two labs).
+        config: settings of the first run, or their text (None: the lab's).
+        name: what replaces what (None: the notebook cell that runs this, so that two cells give two labs; outside of
+            notebooks nothing).
         changes: settings over those of ``config``, and of the lab's view.
 
     Attributes:
@@ -96,10 +101,13 @@ class Dashboard:
     # Shared state, so that re-running a cell can close what it started before.
     _open: ClassVar[dict[str, "Dashboard"]] = {}
 
-    def __init__(self, lab: Lab[Any, Any], config: RunConfig | None = None, name: str | None = None, **changes: Any):
+    def __init__(
+        self, lab: Lab[Any, Any], config: RunConfig | str | None = None, name: str | None = None, **changes: Any
+    ):
+        given = type(lab.config).from_text(config) if isinstance(config, str) else config or lab.config
         looks = {key: changes.pop(key) for key in list(changes) if key in lab.view.settings}
-        config = (config or lab.config).replace(**changes)
-        self._key = name or _cell_id()
+        first: RunConfig = given.replace(**changes)
+        self._key = name or _cell_id() or f"lab {next(_COUNT)}"
         if self._key in self._open:
             self._open[self._key].close()
         self.lab, self.view = lab, dataclasses.replace(lab.view, **looks)
@@ -110,17 +118,17 @@ class Dashboard:
         offered = [*lab.groups.values(), *bars]
         if taken := BUTTONS & {control for names in offered for control in names}:
             raise OptionError(f"settings named {', '.join(sorted(taken))}: buttons have these names; choose others")
-        self.player = Player(lab.trainer, config)
+        self.player = Player(self._trained, first)
         self._head = ControlPanel(
             header(lab.title, lab.subtitle, lab.numbers), self._touched, direction="row", **own_sheet(lab)
         )
         self._time = ControlPanel(time_bar(), self._touched, direction="row")
         self._side = ControlPanel(
-            [Group(label, self._items(names, config)) for label, names in lab.groups.items()], self._touched
+            [Group(label, self._items(names, first)) for label, names in lab.groups.items()], self._touched
         )
         self._runs = ControlPanel(runs_panel(), self._touched, direction="row")
         self._plot = LivePlot()
-        pictures = [self._screen(picture, config) for picture in lab.pictures]
+        pictures = [self._screen(picture, first) for picture in lab.pictures]
         # What moves fast goes first, and the slowest of a lab's pictures last, wherever they stand on the page.
         self.screens = [
             *sorted(pictures, key=lambda screen: screen.interval),
@@ -138,6 +146,11 @@ class Dashboard:
             screen.widget.on_ready = self._pump.wake
         self._open[self._key] = self
         atexit.register(self.close)
+
+    def _trained(self, config: RunConfig) -> Engine | Lanes:
+        if type(config) is not type(self.lab.config):
+            raise ConfigError(f"a run of {config.problem!r}: this lab shows runs of {self.lab.config.problem!r}")
+        return self.lab.trainer(config)
 
     def _layout(self, pictures: list[Channel]) -> ipywidgets.Box:
         areas = {
@@ -173,7 +186,7 @@ class Dashboard:
             widget.add_class(f"p4-{self.lab.name}-{picture.area}")
 
         def draw(frame: Frame) -> None:
-            drawing = picture.draw(self._sight(frame))
+            drawing = self._draw(picture, self._sight(frame))
             if not isinstance(picture.base, Canvas | Bar):
                 widget.display(drawing is not None)
             if drawing is not None:
@@ -217,6 +230,13 @@ class Dashboard:
         )
         self._painted[base.stands_for] = lambda: use(sketch.ink) if sketch.ink.any() else {}
         return sketch, sketch.show
+
+    def _draw(self, picture: Picture, sight: Sight[Any, Any]) -> Drawing:
+        try:
+            return picture.draw(sight)
+        except Exception as error:
+            error.add_note(f"in the picture {picture.area!r} of the lab {self.lab.name!r}")
+            raise
 
     def _sight(self, frame: Frame) -> Sight[Any, Any]:
         return Sight(frame, self.view, self._memory)
@@ -295,7 +315,7 @@ class Dashboard:
     def drawings(self, frame: Frame | None = None) -> dict[str, Drawing]:
         """Return what the pictures show (None: of this moment), by area, as plain data."""
         sight = self.sight(frame)
-        return {picture.area: picture.draw(sight) for picture in self.lab.pictures}
+        return {picture.area: self._draw(picture, sight) for picture in self.lab.pictures}
 
     def numbers(self) -> dict[str, Any]:
         """Return the numbers of the header, by name."""
@@ -320,7 +340,7 @@ class Dashboard:
         Raises:
             RunFileError: not a saved run, damaged, or of another kind of lab.
         """
-        self.player.add(load_run(source, self.lab.trainer))
+        self.player.add(load_run(source, self._trained))
 
     def export(self, path: str | Path) -> None:
         """Write the records (.csv, .parquet) or the figure (.html) of the active run.
@@ -328,8 +348,10 @@ class Dashboard:
         Raises:
             ConfigError: another ending.
         """
-        kind = Path(path).suffix.removeprefix(".")
-        Path(path).write_bytes(self._file(kind))
+        kind = Path(path).suffix
+        if kind not in EXPORTS:
+            raise ConfigError(f"path={str(path)!r}: expected a name that ends in {', '.join(EXPORTS)}")
+        Path(path).write_bytes(self._file(kind.removeprefix(".")))
 
     def _file(self, kind: str) -> bytes:
         if kind == "html":
@@ -377,6 +399,11 @@ class Dashboard:
         elif name in lab.view.settings:
             self.view = dataclasses.replace(self.view, **{name: value})
             player.poke()
+        elif name not in lab.config.settings:
+            names = [*lab.config.settings, *lab.view.settings, *lab.controls, *lab.buttons, *sorted(BUTTONS)]
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(f"{name}={value!r}: there is no such setting; {hint}expected one of {', '.join(names)}")
         else:
             painted = next((ink for meant, ink in self._painted.items() if meant == (name, value)), dict)
             player.set(**{name: value, **painted()})
@@ -451,8 +478,9 @@ class Dashboard:
         self._runs.show({"runs": run_rows(frame, self.lab.loss), "config": frame.planned.to_text()})
 
     def _message(self, sight: Sight[Any, Any]) -> dict[str, str]:
-        frame, error = sight.frame, self._refused or self.error
-        if text := frame.message or (describe(error) if error else ""):
+        frame = sight.frame
+        error = self._refused or (None if frame.message else self.error)
+        if text := describe(error) if error else frame.message:
             return {"level": "error", "text": text}
         message = hint(frame)
         if message["level"] != "info" or frame.state is State.CLOSED:
