@@ -16,6 +16,7 @@ from p4lab.plots import Figure, Loss
 from p4lab.plots.layers import Images, Plot, Rows, Term
 from p4lab.training import Engine, Frame, Lanes, Player, Snapshot, State
 from p4lab.training.config import Rule, RunConfig, Setting, Settings, one_of, setting
+from p4lab.training.player import SLOWEST
 
 C = TypeVar("C", bound=RunConfig)
 V = TypeVar("V", bound="View")
@@ -24,8 +25,8 @@ PICTURE, PANEL, CURVES = 0.11, 0.33, 1.0
 """Least seconds between two frames of a fast picture, of a panel, and of the curves."""
 SPEED = Rule(
     object,
-    lambda value: value is None or (isinstance(value, int | float) and value > 0),
-    "a number of steps per second above 0, or None for full speed",
+    lambda value: value is None or (isinstance(value, int | float) and value >= SLOWEST),
+    f"{SLOWEST:g} or more steps per second, or None for full speed",
 )
 SLOW = {1: "1 step/s", 5: "5 steps/s", 20: "20 steps/s", None: "none"}
 """Speed limits for models whose steps one can follow."""

@@ -3,10 +3,11 @@
 import dataclasses
 import json
 import math
+import sys
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -137,7 +138,7 @@ class Settings:
             if isinstance(value, np.generic):
                 value = value.item()
                 object.__setattr__(self, field.name, value)
-            if rule.kind is float and type(value) is int:
+            if rule.kind is float and type(value) is int and abs(value) < sys.float_info.max:
                 value = float(value)
                 object.__setattr__(self, field.name, value)  # the way of a frozen dataclass to normalize a field
             if (type(value) is not rule.kind and rule.kind is not object) or not rule.holds(value):
@@ -205,7 +206,7 @@ class RunConfig(Settings):
         super().__init_subclass__()
         if "live" not in vars(cls):
             cls.live = tuple(name for name, setting in cls.settings.items() if setting.live)
-        if cls.problem:
+        if "problem" in vars(cls):
             cls._kinds[cls.problem] = cls
 
     # --- what a problem's config supplies ----------------------------------------------------------------------------
@@ -260,7 +261,10 @@ class RunConfig(Settings):
         Raises:
             ConfigError: unknown key, or a value out of range.
         """
-        return cast(Self, type(self).from_dict({**self.to_dict(), **changes}))
+        if changes.pop("problem", self.problem) != self.problem:
+            raise ConfigError(f"a run of {self.problem!r} cannot become one of another problem")
+        self._check(changes)
+        return dataclasses.replace(self, **changes)
 
     def preset_values(self, name: str) -> dict[str, Any]:
         """Return the settings that a preset of `p4lab.p4.PRESETS` stands for at this width.
@@ -313,11 +317,15 @@ class RunConfig(Settings):
         """
         values = dict(values)
         kind = cls._kind(values.pop("problem", cls.problem))
-        unknown = [key for key in values if key not in kind.settings]
-        if unknown:
-            name, expected = unknown[0], ", ".join(kind.settings)
-            raise ConfigError(f"{name}={values[name]!r}: there is no such setting; expected one of {expected}")
+        kind._check(values)
         return kind(**values)
+
+    @classmethod
+    def _check(cls, values: Mapping[str, Any]) -> None:
+        for name in values:
+            if name not in cls.settings:
+                expected = ", ".join(cls.settings)
+                raise ConfigError(f"{name}={values[name]!r}: there is no such setting; expected one of {expected}")
 
     @classmethod
     def from_json(cls, text: str) -> "RunConfig":
@@ -383,8 +391,8 @@ def devices() -> tuple[str, ...]:
 
 def _is_device(name: str) -> bool:
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError):  # torch raises either for a name that it does not know or was not built for
+        torch.empty(1, device=name).item()
+    except Exception:  # torch raises many kinds: for names it does not know, was not built for, and for meta
         return False
     return True
 

@@ -37,7 +37,14 @@ def save_run(run: Run, target: Target) -> None:
         "state": run.engine.state(),
         "records": _packed(run.engine),
     }
-    torch.save(content, target)
+    if not isinstance(target, str | Path):
+        torch.save(content, target)
+        return
+    # A file that is there stays as it is until the new one is whole.
+    part = Path(target).with_name(Path(target).name + ".part")
+    with part.open("wb") as stream:
+        torch.save(content, stream)
+    part.replace(target)
 
 
 def load_run(source: Target | bytes, factory: Factory = Engine) -> Run:
@@ -68,6 +75,9 @@ def _read(source: Target | bytes) -> dict[str, Any]:
     try:
         if not zipfile.is_zipfile(io.BytesIO(data)):
             raise zipfile.BadZipFile("not an archive")
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if part := archive.testzip():
+                raise zipfile.BadZipFile(f"{part} is damaged")
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from p4lab.errors import ConfigError, OptionError, P4Error, RunFileError, SingularMatrixError
+from p4lab.errors import ConfigError, P4Error, TrainingError
 from p4lab.training.config import RunConfig
 from p4lab.training.records import Snapshot
 from p4lab.training.runs import Factory, Run, Runs, RunView
 
 T = TypeVar("T")
+SLOWEST = 1e-3
+"""Least number of steps per second that the speed can be limited to."""
 
 
 class State(StrEnum):
@@ -86,7 +88,7 @@ class Player:
     """
 
     def __init__(self, factory: Factory, config: RunConfig) -> None:
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.version = 0
         self.changed: Callable[[bool], None] = lambda asked: None
         self._planned = config
@@ -173,7 +175,13 @@ class Player:
         self._commands.put(lambda: self._answer(future, question))
         if self._state is State.CLOSED and not self._thread.is_alive():
             raise TimeoutError("the player is closed: by close(), or by a newer lab of the same name (name=...)")
-        return future.result(timeout)
+        try:
+            return future.result(timeout)
+        except TimeoutError as error:
+            if future.done():
+                raise
+            reason = f"the player has not answered for {timeout:g} s: a step takes long; what was asked for comes later"
+            raise TimeoutError(reason) from error
 
     def frame(self, timeout: float | None = None) -> Frame:
         """Return the present state, taken between two steps.
@@ -207,23 +215,25 @@ class Player:
 
     def _loop(self) -> None:
         while self._state is not State.CLOSED:
-            command = self._next_command()
+            command = None
+            # The thread must live on, whatever is raised, or the lab would be dead without a word.
             try:
-                if command is not None:
-                    command()
-                else:
-                    self._one_step()
-            except Exception as error:
-                # Shown by the views. The thread must live on, or the lab would be dead without a word.
-                self._fail(error)
+                command = self._next_command()
+                (command or self._one_step)()
+            except BaseException as error:
+                self._fail(error, stopped=command is None or isinstance(error, TrainingError))
 
     def _next_command(self) -> Callable[[], None] | None:
         """Wait for a command, or for the time of the next step (then None)."""
+        if self._state is not State.RUNNING:
+            return self._commands.get()
+        while (wait := self._next_step - time.monotonic() if self._speed else 0.0) > 0:
+            try:
+                return self._commands.get(timeout=min(wait, 1.0))
+            except queue.Empty:
+                continue
         try:
-            if self._state is not State.RUNNING:
-                return self._commands.get()
-            wait = self._next_step - time.monotonic() if self._speed else 0.0
-            return self._commands.get(timeout=wait) if wait > 0 else self._commands.get_nowait()
+            return self._commands.get_nowait()
         except queue.Empty:
             return None
 
@@ -263,6 +273,7 @@ class Player:
         self._touch()
 
     def _reset(self) -> None:
+        self.engine.release()
         self._runs.restart(self._planned)
         self._state, self.error, self._until_merge = State.IDLE, None, False
         self._run += 1
@@ -282,20 +293,31 @@ class Player:
         elif self._runs.shown is None:
             self._apply(planned)
         self._planned = planned
-        if self._state is not State.FAILED:
-            self.error = None
+        self._clear()
         self._touch()
 
+    def _clear(self) -> None:
+        """Forget what was refused before; why the run has stopped is kept."""
+        if self._state is not State.FAILED:
+            self.error = None
+
     def _apply(self, planned: RunConfig) -> None:
-        for name in planned.differences(self.engine.config):
-            if name in planned.live:
-                self.engine.set(name, getattr(planned, name))
+        before, done = self.engine.config, []
+        try:
+            for name in planned.differences(before):
+                if name in planned.live:
+                    self.engine.set(name, getattr(planned, name))
+                    done.append(name)
+        except Exception:  # what is refused changes nothing
+            for name in done:
+                self.engine.set(name, getattr(before, name))
+            raise
 
     def _return(self) -> None:
         """Go back to the present, with the settings that were made meanwhile."""
         if self._runs.shown is not None:
-            self._runs.scrub(None)
             self._apply(self._planned)
+            self._runs.scrub(None)
 
     def _look(self, step: int | None) -> None:
         if step is not None and not isinstance(step, int):
@@ -305,10 +327,12 @@ class Player:
         else:
             self._pause()
             self._runs.scrub(step)
+        self._clear()
         self._touch()
 
     def _change(self, change: Callable[[Runs], None], state: State) -> None:
         """Make another run the active one."""
+        self.engine.release()
         change(self._runs)
         self._planned = self.engine.config
         self._state, self.error, self._until_merge = state, None, False
@@ -318,14 +342,18 @@ class Player:
     def _edit(self, change: Callable[[Runs], None]) -> None:
         change(self._runs)
         self._run += 1
+        self._clear()
         self._touch()
 
     def _limit(self, steps_per_second: float | None) -> None:
-        if steps_per_second is not None and not steps_per_second > 0:
+        if steps_per_second is not None and not (
+            isinstance(steps_per_second, int | float) and steps_per_second >= SLOWEST
+        ):
             raise ConfigError(
-                f"speed={steps_per_second!r}: expected a number of steps per second above 0, or None for full speed"
+                f"speed={steps_per_second!r}: expected {SLOWEST:g} or more steps per second, or None for full speed"
             )
         self._speed, self._next_step = steps_per_second, time.monotonic()
+        self._clear()
         self._touch()
 
     def _answer(self, future: "Future[T]", question: Callable[[Runs], T]) -> None:
@@ -333,7 +361,7 @@ class Player:
             return
         try:
             future.set_result(question(self._runs))
-        except Exception as error:  # it belongs to whoever asked
+        except BaseException as error:  # it belongs to whoever asked
             future.set_exception(error)
 
     def _frame(self, runs: Runs) -> Frame:
@@ -364,10 +392,10 @@ class Player:
         self.engine.release()
         self._touch()
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException, stopped: bool) -> None:
         self.error = error
         # What is refused (a setting, a file) does not stop a run.
-        if not isinstance(error, ConfigError | OptionError | SingularMatrixError | RunFileError):
+        if stopped:
             self._state, self._until_merge = State.FAILED, False
         self._touch()
 
@@ -376,7 +404,7 @@ class Player:
         self.changed(asked)
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """Return an error as one line for people; bugs carry their type's name."""
     text = " ".join(str(error).split())
     return text if isinstance(error, P4Error) else f"{type(error).__name__}: {text}"

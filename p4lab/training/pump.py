@@ -36,6 +36,7 @@ class Screen(Protocol):
 class _Slot:
     screen: Screen
     seen: int = -1
+    error: Exception | None = None
     next: float = 0.0
 
 
@@ -53,11 +54,11 @@ class Pump:
         screens: on what.
 
     Attributes:
-        error: the first exception that a screen raised (it gets no further frames), None if all is well.
+        error: why a screen shows nothing at present (it is tried again with the next frame), None if all is well.
     """
 
     def __init__(self, player: Player, screens: Sequence[Screen]) -> None:
-        self.error: Exception | None = None
+        self._lost: Exception | None = None
         self._player = player
         self._slots = [_Slot(screen) for screen in screens]
         self._wake = threading.Event()
@@ -71,6 +72,11 @@ class Pump:
     def screens(self) -> list[Screen]:
         """The screens that are drawn."""
         return [slot.screen for slot in self._slots]
+
+    @property
+    def error(self) -> Exception | None:
+        """Why there is no frame, or why a screen shows nothing at present; None if all is well."""
+        return self._lost or next((slot.error for slot in self._slots if slot.error), None)
 
     def wake(self) -> None:
         """Look at the screens now, for one became ready; may be called from any thread."""
@@ -118,14 +124,19 @@ class Pump:
         except TimeoutError:  # one step takes longer than that, or the player is closing: look again
             self._wake.wait(PATIENCE)
             return
+        except Exception as error:  # of what the problem shows; the thread goes on, and so may the pictures
+            self._lost = error
+            self._wake.wait(PATIENCE)
+            return
+        self._lost = None
         now = time.monotonic()
         for slot in due:
             slot.seen, slot.next = frame.version, self._next(now + slot.screen.interval)
             try:
                 slot.screen.draw(frame)
+                slot.error = None
             except Exception as error:  # reported through `error`; the other screens go on
-                self.error = self.error or error
-                self._slots.remove(slot)
+                slot.error = error
 
     def _next(self, end: float) -> float:
         """Return the beat nearest to the end of an interval."""

@@ -27,6 +27,7 @@ from p4lab.labs.lab import (
     Picture,
     Sight,
 )
+from p4lab.plots.format import DASH
 from p4lab.training import Engine, Frame, Lanes, Player, Pump, RunConfig, State, describe, load_run, save_run
 from p4lab.training.config import Setting
 from p4lab.widgets import files
@@ -108,10 +109,10 @@ class Dashboard:
         looks = {key: changes.pop(key) for key in list(changes) if key in lab.view.settings}
         first: RunConfig = given.replace(**changes)
         self._key = name or _cell_id() or f"lab {next(_COUNT)}"
-        if self._key in self._open:
-            self._open[self._key].close()
         self.lab, self.view = lab, dataclasses.replace(lab.view, **looks)
         self._refused: Exception | None = None
+        self._unread: Exception | None = None
+        self._closed = False
         self._memory: dict[str, Any] = {}
         self._painted: dict[tuple[str, Any], Callable[[], Mapping[str, Any]]] = {}
         bars = [picture.base.items for picture in lab.pictures if isinstance(picture.base, Bar)]
@@ -119,6 +120,8 @@ class Dashboard:
         if taken := BUTTONS & {control for names in offered for control in names}:
             raise OptionError(f"settings named {', '.join(sorted(taken))}: buttons have these names; choose others")
         self.player = Player(self._trained, first)
+        if self._key in self._open:
+            self._open[self._key].close()
         self._head = ControlPanel(
             header(lab.title, lab.subtitle, lab.numbers), self._touched, direction="row", **own_sheet(lab)
         )
@@ -242,16 +245,18 @@ class Dashboard:
         return Sight(frame, self.view, self._memory)
 
     @property
-    def error(self) -> Exception | None:
+    def error(self) -> BaseException | None:
         """What went wrong in training, drawing or the browser; None if all is well."""
         drawn = (screen.widget.error for screen in self.screens)
-        return self.player.error or self._pump.error or next((error for error in drawn if error), None)
+        others = (self._pump.error, self._unread, *drawn)
+        return self.player.error or next((error for error in others if error), None)
 
     def close(self) -> None:
         """End the threads, remove the widgets, and free what the pictures hold."""
         if self._open.get(self._key) is self:
             del self._open[self._key]
         atexit.unregister(self.close)
+        self._closed = True
         self._pump.close()
         self.player.close()
         for screen in self.screens:
@@ -264,6 +269,8 @@ class Dashboard:
         self._memory.clear()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
+        if self._closed:
+            return {"text/plain": f"{self.lab.title}: closed. Run the cell again that made it."}
         bundle = self.root._repr_mimebundle_(**options) or {}
         data, *metadata = bundle if isinstance(bundle, tuple) else (bundle,)
         # The text is what a saved notebook keeps of the lab.
@@ -279,8 +286,16 @@ class Dashboard:
 
     @property
     def model(self) -> Any:
-        """The model of the active run; touch it only while the lab is paused."""
-        return self.player.engine.model
+        """The model of the active run; touch it only while the lab is paused.
+
+        Raises:
+            OptionError: several models train side by side.
+        """
+        engine = self.player.engine
+        if isinstance(engine, Lanes):
+            names = ", ".join(engine.engines)
+            raise OptionError(f"lanes {names} train side by side: lab.player.engine.engines[name].model is one's model")
+        return engine.model
 
     def touch(self, name: str, value: Any = None) -> None:
         """Do what a person does with a control, by its name, and wait until it is done.
@@ -339,8 +354,13 @@ class Dashboard:
 
         Raises:
             RunFileError: not a saved run, damaged, or of another kind of lab.
+            ConfigError: there are too many runs.
         """
+        before = self.player.error
         self.player.add(load_run(source, self._trained))
+        self.player.frame(WAIT)
+        if self.player.error not in (None, before):
+            raise self.player.error
 
     def export(self, path: str | Path) -> None:
         """Write the records (.csv, .parquet) or the figure (.html) of the active run.
@@ -446,13 +466,15 @@ class Dashboard:
 
     def _show_head(self, frame: Frame) -> None:
         running, sight = frame.state is State.RUNNING, self._sight(frame)
+        self._unread = None
+        numbers = {number.name: self._read(number.read, sight, DASH) for number in self.lab.numbers}
         self._head.show(
             {
                 "state": str(frame.state),
                 "start": {"label": "❚❚ Pause" if running else "▶ Start", "look": "primary"},
                 "restart": {"look": "attention" if frame.pending and frame.shown is None else "plain"},
                 "message": self._message(sight),
-                **{number.name: number.read(sight) for number in self.lab.numbers},
+                **numbers,
             },
             disabled=["step", "merge"] if running else ["restart"] if frame.state is State.IDLE else [],
         )
@@ -487,7 +509,15 @@ class Dashboard:
             return message
         if text := stopped_lanes(frame, self.lab.lanes(frame.snapshot.config)):
             return {"level": self.lab.alarm, "text": text}
-        return {**message, "text": self.lab.hint(sight) or message["text"]}
+        return {**message, "text": self._read(self.lab.hint, sight, None) or message["text"]}
+
+    def _read(self, read: Callable[[Sight[Any, Any]], Any], sight: Sight[Any, Any], otherwise: Any) -> Any:
+        """Return what a function of the lab's says; if it fails, the header goes on, and shows why."""
+        try:
+            return read(sight)
+        except Exception as error:
+            self._unread = self._unread or error
+            return otherwise
 
 
 def own_sheet(lab: Lab[Any, Any]) -> dict[str, str]:

@@ -114,7 +114,9 @@ def _row(run: RunView, active: RunView, loss: Loss) -> dict[str, Any]:
 
 def hint(frame: Frame) -> dict[str, str]:
     """Return what to do next."""
-    names = ", ".join(name.replace("_", " ") for name in frame.pending)
+    live = frame.snapshot.config.live
+    waiting = [name for name in frame.pending if frame.shown is None or name in live]
+    names = ", ".join(name.replace("_", " ") for name in waiting)
     if frame.shown is not None:
         changed = f" with {names} changed" if names else ""
         return {
