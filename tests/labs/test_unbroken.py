@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from lab_tools import opened, train, wait_until
+from lab_tools import opened, wait_until
 from simulated_page import Page
 
 from p4lab.errors import ConfigError, OptionError, RunFileError
@@ -166,7 +166,8 @@ def test_a_refused_text_changes_nothing() -> None:
 
 def test_a_past_that_cannot_go_on_with_a_setting_stays_the_past() -> None:
     with opened(START) as lab:
-        train(lab, 6)
+        for _ in range(6):
+            lab.touch("step")
         lab.touch("scrub", 5)
         lab.touch("target", "1 0 0; 0 1 0; 0 0 1")
         for _ in range(2):
