@@ -48,7 +48,9 @@ from torch.optim import Optimizer
 from p4lab.errors import OptionError, ReplicaError, ShardingError
 
 Named = list[tuple[str, Tensor]]
+"""Each tensor comes with its name in the model."""
 Extra = tuple[nn.Module, dict[str, Any]]
+"""Each module that has extra state comes with it."""
 
 
 class Replicas:
@@ -178,7 +180,7 @@ class Replicas:
                 if place < first and not torch.equal(_bytes(mine).to(device), _bytes(theirs)):
                     wide = torch.complex128 if mine.is_complex() else torch.float64
                     first, difference = place, float((mine.to(device, wide) - theirs.to(wide)).abs().max())
-        return [(int(index), found) for index, found in self._gather([first, difference], _home(tensors))]
+        return [(int(index), by) for index, by in self._gather([first, difference], _home(tensors))]
 
     def last(self, candidate: bool, device: torch.device) -> int:
         """Return the highest rank that calls this as a candidate (some rank must)."""
@@ -197,8 +199,8 @@ class Replicas:
         text = repr([(name, tuple(t.shape), t.dtype) for name, t in tensors])
         digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")  # as a float64 still exact
         size = sum(tensor.numel() for _, tensor in tensors)
-        found = self._gather([digest, len(tensors), size, torch.initial_seed() % 2**48], _home(tensors))
-        layouts, seeds = [row[:3] for row in found], [int(row[3]) for row in found]
+        rows = self._gather([digest, len(tensors), size, torch.initial_seed() % 2**48], _home(tensors))
+        layouts, seeds = [row[:3] for row in rows], [int(row[3]) for row in rows]
         for rank, layout in enumerate(layouts):
             if layout != layouts[0]:
                 (count, numbers), (count_0, numbers_0) = layout[1:], layouts[0][1:]
@@ -210,9 +212,9 @@ class Replicas:
 
     def _gather(self, numbers: Sequence[float], device: torch.device) -> list[list[float]]:
         mine = torch.tensor(numbers, dtype=torch.float64, device=device)
-        found = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(found, mine, group=self.group)
-        return [row.tolist() for row in found]
+        rows = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(rows, mine, group=self.group)
+        return [row.tolist() for row in rows]
 
 
 class JoinedSchedule(Joinable):
@@ -319,11 +321,11 @@ def check_replicas(
     running = {id(b) for m in model.modules() if not hasattr(m, "perturbation") for b in m.buffers(recurse=False)}
     tensors = [(name, tensor) for name, tensor in _state([model])[0] if id(tensor) not in running]
     tensors += _optimizer_state(model, optimizers)
-    found = replicas.differences(tensors)
-    first, rank = min((index, rank) for rank, (index, _) in enumerate(found))
+    differences = replicas.differences(tensors)
+    first, rank = min((index, rank) for rank, (index, _) in enumerate(differences))
     if first < len(tensors):
         name, tensor = tensors[first]
-        apart = max((by for index, by in found if index == first), key=lambda by: (by != by, by))
+        apart = max((by for index, by in differences if index == first), key=lambda by: (by != by, by))
         raise ReplicaError(
             f"the replicas differ: {name}, shape {tuple(tensor.shape)}, of rank {rank} is not that of rank 0; they are"
             f" up to {apart:.3g} apart. In every process give the wrapped model to MergeSchedule, step it at the same "
@@ -404,14 +406,14 @@ def _is_sharded(tensor: Tensor) -> bool:
 
 def _named_tensors(modules: Iterable[nn.Module]) -> Named:
     """Return parameters and buffers, each once, without those that DistributedDataParallel ignores."""
-    found: dict[int, tuple[str, Tensor]] = {}
+    tensors: dict[int, tuple[str, Tensor]] = {}
     for module in modules:
         root = module.module if isinstance(module, DistributedDataParallel) else module
         ignored = frozenset(getattr(root, "_ddp_params_and_buffers_to_ignore", ()))
         for name, tensor in itertools.chain(root.named_parameters(), root.named_buffers()):
             if name not in ignored:
-                found.setdefault(id(tensor), (name, tensor))
-    return list(found.values())
+                tensors.setdefault(id(tensor), (name, tensor))
+    return list(tensors.values())
 
 
 def _state(modules: Iterable[nn.Module]) -> tuple[Named, list[Extra]]:
@@ -435,13 +437,13 @@ def _state(modules: Iterable[nn.Module]) -> tuple[Named, list[Extra]]:
 
 def _optimizer_state(model: nn.Module, optimizers: Iterable[Optimizer]) -> Named:
     """Return the tensors that optimizers keep for the parameters of a model."""
-    found = []
+    tensors = []
     for optimizer in optimizers:
         for name, parameter in _named_tensors([model]):
             for key, value in optimizer.state[parameter].items() if parameter in optimizer.state else ():
                 if torch.is_tensor(value) and not _is_sharded(value):
-                    found.append((f"{key} of {name} in {type(optimizer).__name__}", value))
-    return found
+                    tensors.append((f"{key} of {name} in {type(optimizer).__name__}", value))
+    return tensors
 
 
 def _home(tensors: Named) -> torch.device:

@@ -35,13 +35,13 @@ def options_of(function: Callable[..., Any]) -> frozenset[str] | None:
     return _names(inspect.signature(function))
 
 
-def check_known(what: str, given: Iterable[str], *known: Iterable[str] | None) -> None:
+def check_known(what: str, names: Iterable[str], *sets: Iterable[str] | None) -> None:
     """Raise unless all names of options are known.
 
     Args:
         what: who was given them, for the message.
-        given: names of the options.
-        known: sets of known names; None among them stands for all names there are.
+        names: those of the options.
+        sets: known names; None among them stands for all names there are.
 
     Raises:
         OptionError: an unknown name; the message lists the known ones and says which of them is the closest.
@@ -52,12 +52,12 @@ def check_known(what: str, given: Iterable[str], *known: Iterable[str] | None) -
         ...
         p4lab.errors.OptionError: realnvp has no option 'hiden' (did you mean 'hidden'?): it knows depth, hidden
     """
-    names = {name for some in known if some is not None for name in some}
-    unknown = [name for name in given if name not in names]
-    if unknown and None not in known:
+    vocabulary = {name for some in sets if some is not None for name in some}
+    unknown = [name for name in names if name not in vocabulary]
+    if unknown and None not in sets:
         raise OptionError(
-            f"{what} has no option {', '.join(_with_closest(name, names) for name in unknown)}: it knows "
-            f"{', '.join(sorted(names)) or 'none'}"
+            f"{what} has no option {', '.join(_with_closest(name, vocabulary) for name in unknown)}: it knows "
+            f"{', '.join(sorted(vocabulary)) or 'none'}"
         )
 
 
@@ -91,13 +91,13 @@ def takes_options_of(target: Callable[..., Any], *fixed: str) -> Callable[[F], F
     def decorate(function: F) -> F:
         own = inspect.signature(function)
         named = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        taken = {parameter.name for parameter in named} | set(fixed)
+        own_names = {parameter.name for parameter in named} | set(fixed)
         handed = [
             parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, default=...)
             if parameter.kind in _NAMED
             else parameter
             for parameter in inspect.signature(target).parameters.values()
-            if parameter.name not in taken and parameter.kind in (*_NAMED, inspect.Parameter.VAR_KEYWORD)
+            if parameter.name not in own_names and parameter.kind in (*_NAMED, inspect.Parameter.VAR_KEYWORD)
         ]
         signature = own.replace(parameters=[*named, *handed])
         checked = _checked(function.__qualname__.removesuffix(".__init__"), function, _names(signature))
@@ -107,10 +107,10 @@ def takes_options_of(target: Callable[..., Any], *fixed: str) -> Callable[[F], F
     return decorate
 
 
-def _checked(what: str, function: F, known: frozenset[str] | None) -> F:
+def _checked(what: str, function: F, names: frozenset[str] | None) -> F:
     @wraps(function)
     def checked(*arguments: Any, **options: Any) -> Any:
-        check_known(what, options, known)
+        check_known(what, options, names)
         return function(*arguments, **options)
 
     return cast(F, checked)
@@ -123,6 +123,6 @@ def _names(signature: inspect.Signature) -> frozenset[str] | None:
     return frozenset(parameter.name for parameter in signature.parameters.values() if parameter.kind in _NAMED)
 
 
-def _with_closest(name: str, known: Iterable[str]) -> str:
-    closest = difflib.get_close_matches(name, known, n=1)
+def _with_closest(name: str, vocabulary: Iterable[str]) -> str:
+    closest = difflib.get_close_matches(name, vocabulary, n=1)
     return f"{name!r} (did you mean {closest[0]!r}?)" if closest else repr(name)

@@ -27,8 +27,8 @@ TIMEOUT, START = timedelta(seconds=60), timedelta(seconds=300)
 """After so long, a process that waits for another gives up, and the next case begins; they may start less evenly."""
 COLLECTIVES = [
     name
-    for name, found in vars(dist.distributed_c10d).items()
-    if type(found) is types.FunctionType
+    for name, value in vars(dist.distributed_c10d).items()
+    if type(value) is types.FunctionType
     and re.fullmatch(r"(i?send|i?recv|.*(gather|reduce|broadcast|scatter).*)", name)
 ]
 
@@ -56,9 +56,9 @@ class Processes:
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes."""
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value, group=self.group)
-        return found
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.group)
+        return values
 
 
 Case = Callable[[Processes], None]
@@ -138,21 +138,21 @@ def raises(kind: type[P4Error], text: str) -> Iterator[None]:
 @contextlib.contextmanager
 def traffic() -> Iterator[list[tuple[str, int]]]:
     """Record each collective that is called by way of torch.distributed: its name, and how many numbers it is about."""
-    found: list[tuple[str, int]] = []
+    calls: list[tuple[str, int]] = []
 
     def counted(name: str, collective: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             tensors = [value for value in (*arguments, *options.values()) if isinstance(value, Tensor)]
-            found.append((name, sum(tensor.numel() for tensor in tensors)))
+            calls.append((name, sum(tensor.numel() for tensor in tensors)))
             return collective(*arguments, **options)
 
         return call
 
-    kept = {name: vars(dist)[name] for name in COLLECTIVES if name in vars(dist)}
+    collectives = {name: vars(dist)[name] for name in COLLECTIVES if name in vars(dist)}
     try:
-        for name, collective in kept.items():
+        for name, collective in collectives.items():
             setattr(dist, name, counted(name, collective))
-        yield found
+        yield calls
     finally:
-        for name, collective in kept.items():
+        for name, collective in collectives.items():
             setattr(dist, name, collective)

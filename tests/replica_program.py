@@ -114,9 +114,9 @@ def side_by_side(names: Iterable[str], reset: str, seed: int) -> SideBySide:
 
 def loss_of(model: Callable[[Tensor], Any], x: Tensor) -> Tensor:
     """A loss that is 0 for an empty batch."""
-    found = model(x)
+    outputs = model(x)
     total = x.new_zeros(())
-    for output in found if isinstance(found, list) else [found]:
+    for output in outputs if isinstance(outputs, list) else [outputs]:
         if isinstance(output, tuple):  # a flow's z and log|det|
             rows = 0.5 * output[0].square().sum(-1) - output[1]
         else:
@@ -209,10 +209,10 @@ def merge_traffic(at: Processes, names: Sequence[str], reset: str) -> None:
             adam.step()
             sketched = reset == "gradient" and merges.due
             allowed = [("all_reduce", sketch_size(layer)) for layer in merges.layers if sketched and sketch_size(layer)]
-            with traffic() as found:
+            with traffic() as calls:
                 merges.step()
-            if found != allowed:
-                at.problems[name] = f"step {step}: {found} instead of {allowed}"
+            if calls != allowed:
+                at.problems[name] = f"step {step}: {calls} instead of {allowed}"
 
 
 # --- different numbers of batches -------------------------------------------------------------------------------------
@@ -377,14 +377,14 @@ def checkpoint_file(folder: Path, name: str, reset: str) -> Path:
 
 def go_on(model: nn.Module, optimizer: Optimizer, merges: MergeSchedule, steps: range) -> list[Tensor]:
     """Train on batches that are the same in each process, so that their number does not matter; return the merges."""
-    found = []
+    tensors = []
     for step in steps:
         optimizer.zero_grad()
         loss_of(model, batch(0, step, 16, torch.float64)).backward()
         optimizer.step()
         if merges.step():
-            found += [tensor.detach().clone() for layer in merges.layers for tensor in (layer.weight, layer.v)]
-    return found
+            tensors += [tensor.detach().clone() for layer in merges.layers for tensor in (layer.weight, layer.v)]
+    return tensors
 
 
 def save(at: Processes, name: str, reset: str) -> None:
@@ -413,10 +413,10 @@ def resume(
         model.load_state_dict(state["model"])
     adam.load_state_dict(state["optimizer"])
     merges.load_state_dict(state["merges"])
-    found = go_on(wrapped, adam, merges, range(19, 40))
-    if len(found) != len(state["found"]):
-        return f"{len(found)} tensors of merges instead of {len(state['found'])}"
-    apart = max(float((a - b).abs().max()) for a, b in zip(found, state["found"], strict=True))
+    tensors = go_on(wrapped, adam, merges, range(19, 40))
+    if len(tensors) != len(state["found"]):
+        return f"{len(tensors)} tensors of merges instead of {len(state['found'])}"
+    apart = max(float((a - b).abs().max()) for a, b in zip(tensors, state["found"], strict=True))
     return f"merges differ by {apart:.3g} from those of two processes" if not apart < 1e-8 else None
 
 
@@ -511,10 +511,10 @@ SOME = ("P4Inv", "P4Orthogonal", "a property of one's own")
 
 def cases(size: int) -> dict[str, tuple[Case, Sequence[str]]]:
     """What so many processes do, by name, and the parts that report for themselves."""
-    found: dict[str, tuple[Case, Sequence[str]]] = {}
+    cases_by_name: dict[str, tuple[Case, Sequence[str]]] = {}
 
     def training(title: str, names: Sequence[str], **options: Any) -> None:
-        found[title] = partial(train, names=names, **options), names
+        cases_by_name[title] = partial(train, names=names, **options), names
 
     turns = itertools.cycle((True, False))
     for reset in RESETS:
@@ -528,22 +528,22 @@ def cases(size: int) -> dict[str, tuple[Case, Sequence[str]]]:
             training(f"flow, gradient, {setting}", ["realnvp with p4inv"], reset="gradient", steps=51, **options)
     for reset in RESETS:
         names = [name for name in LAYERS | FLOWS if name != "a property of one's own"]
-        found[f"collectives, {reset}"] = partial(merge_traffic, names=names, reset=reset), names
+        cases_by_name[f"collectives, {reset}"] = partial(merge_traffic, names=names, reset=reset), names
         for name in RESUMED:
             case, title = (save, "checkpoint") if size == 2 else (resume_here, "resumed")
-            found[f"{title}, {reset}, {name}"] = partial(case, name=name, reset=reset), ()
+            cases_by_name[f"{title}, {reset}, {name}"] = partial(case, name=name, reset=reset), ()
         for name in ("P4Inv", "realnvp with p4orthogonal"):
-            found[f"Join, {reset}, {name}"] = partial(different_numbers_of_batches, name=name, reset=reset), ()
+            cases_by_name[f"Join, {reset}, {name}"] = partial(different_numbers_of_batches, name=name, reset=reset), ()
     for name, reset in zip(("P4Orthogonal", "realnvp with p4inv"), RESETS, strict=True) if NEW_FSDP else ():
-        found[f"FSDP2 recipe, {reset}, {name}"] = partial(fsdp_recipe, name=name, reset=reset), ()
+        cases_by_name[f"FSDP2 recipe, {reset}, {name}"] = partial(fsdp_recipe, name=name, reset=reset), ()
     for use in (True, False):
-        found[f"FSDP1 is refused, use_orig_params={use}"] = partial(fsdp1_is_refused, use_orig_params=use), ()
+        cases_by_name[f"FSDP1 is refused, use_orig_params={use}"] = partial(fsdp1_is_refused, use_orig_params=use), ()
     for order in ("alone", "last"):
-        found[f"Join with the model {order}"] = partial(wrong_join, order=order), ()
-    found["FSDP2 is refused"] = fsdp_is_refused, ()
+        cases_by_name[f"Join with the model {order}"] = partial(wrong_join, order=order), ()
+    cases_by_name["FSDP2 is refused"] = fsdp_is_refused, ()
     for case in (lone_model, averaged_gradients, difference_is_named, everything_is_synchronized):
-        found[case.__name__.replace("_", " ")] = case, ()
-    return found
+        cases_by_name[case.__name__.replace("_", " ")] = case, ()
+    return cases_by_name
 
 
 def reports(size: int) -> list[str]:

@@ -9,10 +9,9 @@ from torch.nn import functional as F
 from p4lab.baselines.layer import Baseline, device_of, outside, start_matrix
 from p4lab.errors import OptionError
 from p4lab.linalg import capacitance, small_inverse, small_slogdet
+from p4lab.p4 import RECOMMENDED
 from p4lab.p4.orthogonal import LARGEST_ERROR
 from p4lab.p4.validate import check_input, check_options, seed_from
-
-DEFAULT_RANK = 64
 
 
 class Woodbury(Baseline):
@@ -24,8 +23,7 @@ class Woodbury(Baseline):
     u = 0 and random v. Further arguments as for `p4lab.baselines.Dense`.
 
     Args:
-        rank: k, no more than d of which are kept (None: at most 64 and at most two thirds of d, as P4Inv's recommended
-            preset).
+        rank: k, at least 1 and no more than d (None: that of P4Inv's preset `p4lab.p4.RECOMMENDED`).
 
     Raises:
         OptionError: k < 1, or a start further than rank k from the identity.
@@ -45,7 +43,7 @@ class Woodbury(Baseline):
         rank: int | None = None,
     ) -> None:
         super().__init__(dim, bias, dtype, device)
-        rank = min(DEFAULT_RANK, max(1, 2 * dim // 3)) if rank is None else rank
+        rank = RECOMMENDED.rank_for(dim) if rank is None else rank
         check_options(dim, rank, self._kind["dtype"])
         rank = min(rank, dim)
         seed = seed_from(seed)
@@ -56,10 +54,10 @@ class Woodbury(Baseline):
             outside(f"rank-{rank} Woodbury", why, "raise rank")
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(rank, dim, generator=generator, dtype=torch.float64, device="cpu") / dim**0.5
-        used = min(rank, int((s > LARGEST_ERROR).sum()))
+        count = min(rank, int((s > LARGEST_ERROR).sum()))
         u = torch.zeros_like(noise)
-        u[:used] = (left * s)[:, :used].t()
-        noise[:used] = right[:used]
+        u[:count] = (left * s)[:, :count].t()
+        noise[:count] = right[:count]
         self.u, self.v = nn.Parameter(u.to(**self._kind)), nn.Parameter(noise.to(**self._kind))
 
     @property
@@ -120,8 +118,8 @@ class Coupling(nn.Module):
         sizes = (self.cut, dim - self.cut)
         generator = torch.Generator().manual_seed(seed_from(seed))
         self.networks = nn.ModuleList(
-            coupling_network(read, hidden or dim, moved * (1 + affine), generator)
-            for read, moved in (sizes, sizes[::-1])
+            coupling_network(size, hidden or dim, other * (1 + affine), generator)
+            for size, other in (sizes, sizes[::-1])
         )
         self.to(dtype=dtype, device=device_of(device))
 

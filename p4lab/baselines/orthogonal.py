@@ -14,6 +14,7 @@ from p4lab.errors import OptionError
 from p4lab.packages import require
 
 Map = Literal["matrix_exp", "cayley", "householder"]
+"""Torch parametrizes rotations by one of these maps."""
 
 
 class TorchOrthogonal(OrthogonalBaseline):

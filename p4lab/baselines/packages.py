@@ -12,6 +12,7 @@ from p4lab.errors import OptionError
 from p4lab.packages import require
 
 NflowsKind = Literal["lu", "qr", "svd"]
+"""Nflows has linear transforms by these factorizations."""
 
 
 class Nflows(Baseline):

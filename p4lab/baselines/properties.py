@@ -25,11 +25,11 @@ from p4lab.p4 import (
 )
 
 WAYS = ("p4", "usual", "other", "penalty", "plain")
-"""The ways to keep a property, whatever it is."""
+"""There are these ways to keep a property, whatever it is."""
 START = 0.5
-"""Of the bound: the spectral norm at the start, where that is bounded."""
+"""The spectral norm starts at this part of its bound."""
 MAP_TEXTS = {"matrix_exp": "exponential", "cayley": "Cayley", "householder": "Householder"}
-"""The maps of torch's orthogonal parametrization."""
+"""The maps of torch's orthogonal parametrization are called so."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Spec:
 
 
 Build = Callable[[Spec], nn.Module]
+"""A layer is built of what is asked of it."""
 
 
 @dataclass(frozen=True)
@@ -315,7 +316,7 @@ PROPERTIES: Mapping[str, Property] = {
         ),
     ),
 }
-"""All that there is to know about each property, by its name."""
+"""Here is all that there is to know about each property, by its name."""
 
 
 def label_of(prop: str, way: str, orthogonal_map: str) -> str:

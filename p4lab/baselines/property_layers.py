@@ -131,11 +131,11 @@ class OnManifold(Weighted):
         super().__init__()
         manifold = getattr(require("geotorch", "baselines"), name)
         with torch.random.fork_rng(devices=[]):  # geotorch draws a random base, which is then replaced
-            kept = manifold(start.shape).to(start)
+            parametrization = manifold(start.shape).to(start)
         self.map: Any = nn.utils.skip_init(nn.Linear, *start.shape, bias=False, dtype=start.dtype, device=start.device)
         with torch.no_grad():
             self.map.weight.copy_(start)
-        parametrize.register_parametrization(self.map, "weight", kept, unsafe=True)
+        parametrize.register_parametrization(self.map, "weight", parametrization, unsafe=True)
 
     @property
     def weight(self) -> Tensor:

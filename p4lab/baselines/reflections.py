@@ -8,7 +8,7 @@ from p4lab.errors import OptionError
 from p4lab.p4.orthogonal import LARGEST_ERROR
 
 BLOCK = 32
-"""Reflections that are applied together: many enough for fast products, few enough to stay far below O(d^3)."""
+"""So many reflections are applied together: enough for fast products, and few enough to stay far below O(d^3)."""
 
 
 def reflect(x: Tensor, vectors: Tensor, transposed: bool = False) -> Tensor:

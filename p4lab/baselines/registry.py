@@ -22,7 +22,9 @@ from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule, P4Inv, Preset
 from p4lab.packages import require
 
 Group = Literal["invertible", "orthogonal", "designed", "penalized"]
+"""A method is of one of these groups, as `Method` says."""
 Schedule = MergeSchedule | Rebase
+"""Schedules have a ``step()`` for after each optimizer step."""
 
 
 def _torch(optimizer: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
@@ -45,6 +47,7 @@ def _geoopt(name: str) -> Callable[..., Optimizer]:
 
 
 TORCH = {"sgd": _torch(SGD), "adam": _torch(Adam)}
+"""Methods have these optimizers unless they name others."""
 
 
 @dataclass(frozen=True)
@@ -264,4 +267,4 @@ def _designed_and_penalized() -> list[Method]:
 METHODS: dict[str, Method] = {
     method.name: method for method in (*_free_gl(), *_cubic_gl(), *_orthogonal(), *_designed_and_penalized())
 }
-"""All methods by name, in the order in which tables list them."""
+"""Here are all methods by name, in the order in which tables list them."""

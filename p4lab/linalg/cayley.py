@@ -10,7 +10,7 @@ from torch import Tensor
 from p4lab.linalg.low_rank import small_inverse
 
 FEWEST_SAMPLES = 128
-"""Of a batch that a sketch looks at: all others tell it little more."""
+"""A sketch looks at no more samples of a batch than these, or 4 k if that is more: all others tell it little more."""
 
 
 def cayley_core(p: Tensor) -> Tensor:

@@ -27,5 +27,5 @@ def turn_planes(x: Tensor, order: Tensor, place: Tensor, cos: Tensor, sin: Tenso
     """
     half = x.shape[-1] // 2
     first, second, rest = x.index_select(-1, order).split([half, half, x.shape[-1] - 2 * half], dim=-1)
-    turned = (cos * first - sin * second, sin * first + cos * second, rest)
-    return torch.cat(turned, dim=-1).index_select(-1, place)
+    parts = (cos * first - sin * second, sin * first + cos * second, rest)
+    return torch.cat(parts, dim=-1).index_select(-1, place)

@@ -8,7 +8,9 @@ from torch import Tensor
 from p4lab.errors import OptionError, ShapeError, SingularMatrixError
 
 KINDS = ("identity", "reverse", "permutation", "orthogonal")
+"""These are the names of `initial_matrix`."""
 LARGEST_RESIDUAL = 1e-2
+"""A matrix counts as invertible in a dtype up to this error ``|A A^-1 - I|``."""
 
 
 def initial_matrix(kind: str, dim: int, generator: torch.Generator) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 SMALLEST_BLOCK = 128
-"""Rows that `wide_residual` converts at a time."""
+"""`wide_residual` converts at least so many rows at a time."""
 
 
 def capacitance(q: Tensor, u: Tensor) -> Tensor:

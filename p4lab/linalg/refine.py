@@ -6,6 +6,7 @@ from torch import Tensor
 from p4lab.errors import OptionError
 
 ORDERS = (2, 3, 7)
+"""`refined_inverse` has formulas for these orders."""
 
 
 def residual(a: Tensor, x: Tensor) -> Tensor:

@@ -88,10 +88,10 @@ class _Turn(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         z, u, v, bias, w, p, n, along, q = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody wants derivatives of these derivatives
-            given = [(i, t) for i, t in enumerate((z, u, None, bias)) if ctx.needs_input_grad[i] and t is not None]
-            found = torch.autograd.grad(_plain(z, u, v, bias), [t for _, t in given], g, create_graph=True)
+            inputs = [(i, t) for i, t in enumerate((z, u, None, bias)) if ctx.needs_input_grad[i] and t is not None]
+            results = torch.autograd.grad(_plain(z, u, v, bias), [t for _, t in inputs], g, create_graph=True)
             gradients: list[Tensor | None] = [None] * 4
-            for (i, _), gradient in zip(given, found, strict=True):
+            for (i, _), gradient in zip(inputs, results, strict=True):
                 gradients[i] = gradient
             return tuple(gradients)
         to_z, to_u, _, to_bias = ctx.needs_input_grad

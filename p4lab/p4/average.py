@@ -107,9 +107,9 @@ class AveragedWeights(Generic[N]):
         Raises:
             OptionError: it belongs to another model.
         """
-        known, given = set(_weights(self._model)), set(state["means"])
-        if state["updates"] and known != given:
-            raise OptionError(f"this average is of another model: {sorted(known ^ given)[:5]} are on one side only")
+        names, others = set(_weights(self._model)), set(state["means"])
+        if state["updates"] and names != others:
+            raise OptionError(f"this average is of another model: {sorted(names ^ others)[:5]} are on one side only")
         self.updates, self._means = state["updates"], dict(state["means"])
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from p4lab.p4.report import MergeReport
 
 ATTEMPTS = 3
-"""How often `Changes.commit` tries to do a write that failed."""
+"""`Changes.commit` tries a write that failed so many times."""
 
 
 class Changes:

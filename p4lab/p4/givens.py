@@ -14,7 +14,7 @@ from p4lab.p4.linear import widest
 from p4lab.p4.orthogonal import Orthogonal
 
 BLOCK = 128
-"""Columns of Q that a merge turns at a time."""
+"""A merge turns so many columns of Q at a time."""
 
 
 class P4Givens(Orthogonal):

@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,35 +13,38 @@ from p4lab.errors import OptionError
 from p4lab.linalg import orthonormal_rows
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import P4Module, Total, alone, full_precision
-from p4lab.p4.refusals import Refusals
+from p4lab.p4.refusals import Refusals, outside_inference
 from p4lab.p4.report import Check, MergeReport, MergeStatus
 from p4lab.p4.validate import check_cast, check_input, check_options, seed_from
 from p4lab.p4.watch import Batch, CompiledWatch, Slots, Watch, tie_to
 
 Reset = Literal["gaussian", "gradient"]
-RESETS = ("gaussian", "gradient")
+RESETS: tuple[Reset, ...] = get_args(Reset)
+"""These are the ways to redraw directions."""
 MIN_FACTOR = math.exp(-6.0)
-"""What `P4Factored` layers start with, as in the paper."""
+"""`P4Factored` layers accept no smaller factor unless they are told to; the number is the paper's."""
 LARGEST_CONDITION_EPS = 0.5
 """A layer that is factorized anew may be as near to singular as this: |A| |A^-1| eps, by Frobenius norms."""
 NOT_FINITE = Check(
     MergeStatus.DISCARDED_NOT_FINITE,
     "the perturbation or bias holds NaN or infinity; the layer is back at its last merge",
 )
+"""Every layer is judged by this first."""
 NEARLY_SINGULAR = Check(
     MergeStatus.SKIPPED_SINGULAR,
     "|C^-1|: merging would make the matrix nearly singular; the perturbation stays and trains on",
 )
+"""Layers with a capacitance matrix C are judged by its inverse."""
 ILL_CONDITIONED = Check(
     MergeStatus.SKIPPED_SINGULAR,
     "rounding error that merging would bring to |A A^-1 - I|; the perturbation stays and trains on",
 )
-
-
+"""Layers that update an inverse are judged by what rounding does to it."""
 INACCURATE = Check(
     MergeStatus.SKIPPED_INACCURATE,
     "error of the frozen inverse along the perturbation; call refine(), or recompute()",
 )
+"""Layers that update an inverse are judged by how good it is."""
 LARGEST_DEFECT = 1e-2
 """A merge is refused above this error of A^-1."""
 
@@ -333,7 +336,7 @@ class P4Linear(P4Module):
         if limits is None or limits.dtype != figure.dtype or limits.device != figure.device:
             huge = torch.finfo(figure.dtype).max
             numbers = [huge, *(min(t, huge) for t in self.thresholds())]
-            with torch.inference_mode(False):
+            with outside_inference():
                 limits = torch.zeros(len(self.checks), dtype=figure.dtype, device=figure.device)
                 limits.copy_(torch.tensor(numbers, dtype=figure.dtype, device="cpu"))
             self._limits = limits
@@ -356,12 +359,12 @@ class P4Linear(P4Module):
         before = self.u.dtype
         probe = fn(self.u.detach().new_empty(0))
         check_cast(type(self).__name__, probe.dtype)
-        kept = {name: self._buffers[name] for name in self.wide_buffers}
-        self._buffers.update(dict.fromkeys(kept))  # neither .float() may round them nor mps see float64
+        wide = {name: self._buffers[name] for name in self.wide_buffers}
+        self._buffers.update(dict.fromkeys(wide))  # neither .float() may round them nor mps see float64
         try:
             super()._apply(fn, recurse)
         finally:
-            for name, tensor in kept.items():
+            for name, tensor in wide.items():
                 if tensor is not None:
                     meta = tensor.is_meta
                     self._buffers[name] = fn(tensor) if meta else tensor.to(probe.device, widest(probe.device))
@@ -376,9 +379,9 @@ class P4Linear(P4Module):
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         wrong = []
         for name, tensor in (*self._parameters.items(), *self._buffers.items()):
-            given = state.get(prefix + name)
-            if tensor is not None and torch.is_tensor(given) and given.shape != tensor.shape:
-                wrong.append(f"{prefix}{name} has shape {tuple(given.shape)}, expected {tuple(tensor.shape)}")
+            value = state.get(prefix + name)
+            if tensor is not None and torch.is_tensor(value) and value.shape != tensor.shape:
+                wrong.append(f"{prefix}{name} has shape {tuple(value.shape)}, expected {tuple(tensor.shape)}")
         if wrong:  # all of a layer or nothing: its tensors belong together
             rest[-1].append(f"size mismatch: {'; '.join(wrong)}. Nothing of this layer was loaded.")
             return

@@ -22,7 +22,7 @@ from p4lab.p4.linear import OfFixedSize, Reset, add_low_rank
 from p4lab.p4.watch import Batch
 
 START = math.sqrt(0.5)
-"""Singular values of a named start, as a fraction of the bound: halfway, by angle, between 0 and the bound."""
+"""A named start has singular values of this part of the bound: halfway, by angle, between 0 and the bound."""
 
 
 class P4Lipschitz(OfFixedSize):
@@ -244,7 +244,7 @@ ONE_LIPSCHITZ = (
     nn.LogSigmoid,
     nn.Softmax,
 )
-"""Modules that never increase a Euclidean distance (with their default options)."""
+"""These modules never increase a Euclidean distance (with their default options)."""
 
 
 @torch.no_grad()

@@ -31,10 +31,12 @@ LARGEST_ERROR = 1e-4
 SMALLEST_SINGULAR_VALUE = 1e-3
 """A matrix has a nearest orthogonal one if none of its singular values is smaller."""
 LARGEST_ROUNDING = 1e-3
+"""A merge is refused above this rounding that it would add to Q^T Q - I."""
 ROUNDING = Check(
     MergeStatus.SKIPPED_INACCURATE,
     "rounding error that merging would bring to |Q^T Q - I|; the perturbation stays and trains on",
 )
+"""The merge is judged by what rounding does to the property."""
 
 
 class Orthogonal(VolumePreserving):

@@ -12,7 +12,7 @@ from p4lab.p4.orthogonal import P4Orthogonal
 from p4lab.p4.schedule import MergeSchedule
 
 WIDE = 256
-"""Width from which on the cost of a step of an orthogonal layer is that of its products."""
+"""From this width on, a step of an orthogonal layer takes as long as its products."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class Preset:
 
 
 PAPER = Preset("paper", rank=1, reset="gaussian", train_v=True, every=10, refine_every=50)
-"""arXiv:2010.07033: one random direction, trained along, merged every 10 steps."""
+"""The paper (arXiv:2010.07033) takes one random direction, trains it along, and merges every 10 steps."""
 
 RECOMMENDED = Preset("recommended", rank=64, reset="gradient", train_v=False, every=4, refine_every=50)
-"""What the lab starts with: many directions, taken from the gradient, merged often (see ``make bench``)."""
+"""The lab starts with many directions, takes them from the gradient, and merges often (see ``make bench``)."""
 
 PRESETS = {preset.name: preset for preset in (RECOMMENDED, PAPER)}
-"""Those of `P4Inv`, by name."""
+"""These are the presets of `P4Inv`, by name."""
 
 ORTHOGONAL = Preset("orthogonal", 32, "gradient", train_v=False, every=4, refine_every=50, kind=P4Orthogonal)
-"""Directions from the gradient, merged often; for plain gradient descent (``python -m p4lab.bench orthogonal``)."""
+"""Rotations take directions from the gradient and merge often, for plain descent (``p4lab.bench orthogonal``)."""

@@ -1,5 +1,6 @@
 """How a layer learns that its merges are refused again and again, without waiting for the device."""
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -9,11 +10,11 @@ from torch import Tensor
 from p4lab.p4.changes import Changes
 
 CHECK_EVERY = 16
-"""Merges between two looks at the count."""
+"""The host looks at the count after so many merges."""
 MANY = 16
-"""So many refusals in a row, and the layer is factorized anew."""
+"""After so many refusals in a row the layer is factorized anew."""
 LARGEST_VIOLATION = 1e-2
-"""So large a violation after a correction, or a larger one, and it is factorized anew at once."""
+"""A correction that leaves a larger violation has the layer factorized anew at the next look."""
 
 
 class Refusals:
@@ -64,7 +65,7 @@ class Refusals:
     def _last_on(self, device: torch.device, changes: Changes) -> Tensor:
         last = self._last
         if last is None or last.device != device:
-            with torch.inference_mode(False):  # it is written to outside of that mode, too
+            with outside_inference():
                 last = torch.zeros((), dtype=torch.int64, device=device).add_(0 if last is None else last)
             changes.assign(self, _last=last)
         return last
@@ -81,6 +82,15 @@ class Refusals:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_posted": None}  # events cannot be copied
+
+
+def outside_inference() -> AbstractContextManager[Any]:
+    """Return a context for tensors that are written to outside of `torch.inference_mode`, too.
+
+    Elsewhere it does nothing: were that mode interrupted as it ends, torch would switch gradients off whenever the
+    exception is forgotten.
+    """
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
 
 def _posted(last: Tensor) -> tuple[Tensor, torch.cuda.Event]:

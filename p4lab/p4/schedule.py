@@ -17,9 +17,9 @@ from p4lab.p4.contract import P4Module, Total, alone, p4_modules, without_gradie
 from p4lab.p4.report import MergeReport
 
 MOMENTA = frozenset({"exp_avg", "momentum_buffer", "momentum", "grad_avg", "prev"})
-"""Optimizer state that averages gradients, so that it has a direction: a merge carries it over."""
+"""Optimizer state of these names averages gradients, so that it has a direction: a merge carries it over."""
 SCALES = frozenset({"exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "acc_delta", "sum"})
-"""Optimizer state that measures the size of gradients: a merge leaves it alone."""
+"""Optimizer state of these names measures the size of gradients: a merge leaves it alone."""
 
 
 class MergeSchedule(JoinedSchedule):
@@ -315,9 +315,9 @@ class MergeSchedule(JoinedSchedule):
 
 def _check_stepped(model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
     """Raise unless each optimizer steps some parameter of the model."""
-    known = {id(parameter) for parameter in model.parameters()}
+    ids = {id(parameter) for parameter in model.parameters()}
     for optimizer in optimizers:
-        if not any(id(parameter) in known for group in optimizer.param_groups for parameter in group["params"]):
+        if not any(id(parameter) in ids for group in optimizer.param_groups for parameter in group["params"]):
             raise OptionError(
                 f"this {type(optimizer).__name__} steps none of the parameters of {type(model).__name__}: pass the one "
                 "that was made of model.parameters(), and make it anew if the model was copied or loaded since"

@@ -27,10 +27,12 @@ from p4lab.p4.watch import Batch
 LARGEST_LOGABSDET = 1e-4
 """A start counts as volume preserving up to this ``|log|det A||`` for each dimension."""
 LARGEST_ROUNDING = 1e-2
+"""A merge is refused above this rounding that it would add to A A^-1 - I."""
 ROUNDING = Check(
     MergeStatus.SKIPPED_INACCURATE,
     "rounding error that merging would bring to |A A^-1 - I|; the perturbation stays and trains on",
 )
+"""The merge is judged by what rounding does to the inverse."""
 
 
 class P4SpecialLinear(VolumePreserving):
@@ -268,9 +270,9 @@ class P4SpecialLinear(VolumePreserving):
     def _new_directions(self, generator: torch.Generator, changes: Changes, total: Total) -> Tensor:
         # Of 2k directions v takes a random k-dimensional part: shears map v's span to the rest, so a stretch along
         # dominant directions (a symmetric gradient) can only be reached if v does not contain them all.
-        k, wanted = self.rank, min(2 * self.rank, self.dim)
-        omega = rows = self._noise(generator, wanted)
-        mix = torch.randn(k, wanted, generator=generator, dtype=omega.dtype, device="cpu").to(omega.device)
+        k, count = self.rank, min(2 * self.rank, self.dim)
+        omega = rows = self._noise(generator, count)
+        mix = torch.randn(k, count, generator=generator, dtype=omega.dtype, device="cpu").to(omega.device)
         if self.reset_kind == "gradient":
             sketch = self._sketched(omega[:k], changes, total)
             rows = torch.cat((usable_rows(sketch, fallback=omega[:k]), omega[k:]))

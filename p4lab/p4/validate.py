@@ -6,6 +6,7 @@ from torch import Tensor
 from p4lab.errors import DeviceError, DtypeError, OptionError, ShapeError
 
 DTYPES = (torch.float32, torch.float64)
+"""Layers have these dtypes: no narrower one holds an inverse."""
 
 
 def check_input(layer: str, dim: int, parameter: Tensor, x: Tensor) -> None:
@@ -36,10 +37,10 @@ def no_tensor(what: str, x: object, like: Tensor | None = None) -> DtypeError:
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     # Tables, which torch cannot read, may give an array that cannot be written to: it must be copied.
     convert = "torch.tensor(x.to_numpy()" if hasattr(x, "to_numpy") else "torch.as_tensor(x"
-    wanted = ", dtype=..." if like is None else f", dtype={like.dtype}"
+    keywords = ", dtype=..." if like is None else f", dtype={like.dtype}"
     if like is not None and like.device.type != "cpu":
-        wanted += f", device={str(like.device)!r}"
-    return DtypeError(f"{what} got {name}, expected a torch.Tensor: convert it with {convert}{wanted})")
+        keywords += f", device={str(like.device)!r}"
+    return DtypeError(f"{what} got {name}, expected a torch.Tensor: convert it with {convert}{keywords})")
 
 
 def check_cast(layer: str, dtype: torch.dtype) -> None:

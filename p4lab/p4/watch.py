@@ -15,9 +15,9 @@ from p4lab.errors import MergeOrderError
 from p4lab.p4.changes import Changes
 
 Batch = tuple[Tensor, Tensor, bool]
-"""Inputs x and gradients g at the outputs, shape (batch, dim) each, and whether they belong to the inverse."""
+"""A batch is inputs x, gradients g at the outputs, shape (batch, dim) each, and whether these belong to the inverse."""
 FEWEST_SLOTS = 32
-"""Samples of a batch, at least, that a compiled backward pass remembers; more of them are 2 k."""
+"""A compiled backward pass remembers so many samples of a batch, or 2 k if that is more."""
 
 
 def check_order(layer: Any, redraws: int, gradient: Tensor | None = None) -> None:
@@ -73,10 +73,10 @@ class Watch(torch.autograd.Function):
         (g,) = gradients
         check_order(ctx.layer, ctx.redraws)
         if not transformed(g):
-            (x,), kept = ctx.saved_tensors, g.detach()
+            (x,), gradient = ctx.saved_tensors, g.detach()
             if x.dim() != 2:
-                x, kept = x.reshape(-1, x.shape[-1]), kept.reshape(-1, kept.shape[-1])
-            ctx.layer.__dict__["batch"] = (x, kept, ctx.inverted)
+                x, gradient = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+            ctx.layer.__dict__["batch"] = (x, gradient, ctx.inverted)
         return g, None, None, None
 
 

@@ -137,10 +137,10 @@ def test_relative_adam_is_adam_on_relative_gradients() -> None:
 def test_relative_adam_leaves_a_layer_alone_that_the_loss_does_not_see() -> None:
     model = nn.ModuleList([RelativeLinear(3), RelativeLinear(3)])
     optimizer = RelativeAdam(model, lr=0.1)
-    for seen in (model, model[:1]):
+    for layers in (model, model[:1]):
         optimizer.zero_grad()
         before = model[1].weight.detach().clone()
-        sum(layer(torch.ones(2, 3)).square().sum() for layer in seen).backward()
+        sum(layer(torch.ones(2, 3)).square().sum() for layer in layers).backward()
         optimizer.step()
     assert torch.equal(model[1].weight, before)
 
@@ -244,8 +244,8 @@ def test_gradients_reach_what_comes_before(kind: type) -> None:
     layer = kind(D, init=haar(D), dtype=torch.float64)
     (expected,) = torch.autograd.grad(fit(layer, x, target), x)
     OPTIMIZERS[kind](layer, lr=0.01)
-    (found,) = torch.autograd.grad(fit(layer, x, target), x)
-    torch.testing.assert_close(found, expected)
+    (gradient,) = torch.autograd.grad(fit(layer, x, target), x)
+    torch.testing.assert_close(gradient, expected)
 
 
 @kinds

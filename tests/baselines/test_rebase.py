@@ -31,8 +31,8 @@ def test_a_new_base_leaves_the_function_unchanged(name: str, dtype: torch.dtype)
     layer.rebase()
     after = layer.weight, layer(x), layer.inverse(x), layer.logabsdet()
     close = 1e-5 if dtype == torch.float32 else 1e-12
-    for found, expected in zip(after, before, strict=True):
-        torch.testing.assert_close(found.detach(), expected, rtol=close, atol=close)
+    for value, expected in zip(after, before, strict=True):
+        torch.testing.assert_close(value.detach(), expected, rtol=close, atol=close)
     assert layer.rebased()[0] is parameter  # the optimizer still holds it
     assert not torch.equal(parameter, coordinates)
 
@@ -71,13 +71,13 @@ def test_momentum_is_kept_where_the_frame_stays(name: str) -> None:
     one_step(layer, optimizer, x)
     schedule.step()
     (parameter,) = layer.rebased()
-    kept = {key: value.clone() for key, value in optimizer.state[parameter].items()}
+    memory = {key: value.clone() for key, value in optimizer.state[parameter].items()}
     bias = optimizer.state[layer.bias]["exp_avg"].clone()
     assert schedule.step()
     assert torch.equal(optimizer.state[layer.bias]["exp_avg"], bias)
-    assert optimizer.state[parameter]["step"] == kept["step"]
+    assert optimizer.state[parameter]["step"] == memory["step"]
     for key in ("exp_avg", "exp_avg_sq"):
-        expected = torch.zeros_like(kept[key]) if isinstance(layer, GeotorchGL) else kept[key]
+        expected = torch.zeros_like(memory[key]) if isinstance(layer, GeotorchGL) else memory[key]
         assert torch.equal(optimizer.state[parameter][key], expected)
 
 

@@ -32,13 +32,13 @@ def test_starts_at_the_identity(name: str, dim: int) -> None:
 def test_starts_at_a_given_matrix(name: str, dim: int, mirrored: bool) -> None:
     start = haar(dim) if name in ORTHOGONAL else well_conditioned(dim)
     start[0] *= -1 if mirrored else 1
-    kept = start.clone()
+    original = start.clone()
     layer = METHODS[name].build(dim, init=start, dtype=torch.float64)
     torch.testing.assert_close(layer.weight, start, rtol=1e-12, atol=1e-12, check_stride=False)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.zero_()
-    assert torch.equal(start, kept)  # no memory is shared
+    assert torch.equal(start, original)  # no memory is shared
 
 
 @pytest.mark.parametrize("name", [name for name in BASELINES if name not in (*IDENTITY_ONLY, "woodbury")])

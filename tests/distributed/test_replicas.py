@@ -27,30 +27,30 @@ def results(folder: Path) -> Results:
     """What so many processes report, each for itself; they are started once, and two before three."""
 
     @cache
-    def found(size: int) -> list[dict[str, str | None]]:
+    def report(size: int) -> list[dict[str, str | None]]:
         if size > 2:
-            found(size - 1)  # which leaves the checkpoints
+            report(size - 1)  # which leaves the checkpoints
         environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
         logs = [folder / f"log-{size}-{rank}" for rank in range(size)]
-        started = []
+        processes = []
         for rank, log in enumerate(logs):
             command = [sys.executable, replica_program.__file__, str(folder), str(rank), str(size)]
             with log.open("w") as file:
-                started.append(subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT))
+                processes.append(subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT))
         try:
-            codes = [process.wait(timeout=400) for process in started]
+            codes = [process.wait(timeout=400) for process in processes]
         finally:
-            for process in started:
+            for process in processes:
                 process.kill()
         assert codes == [0] * size, "\n".join(log.read_text() for log in logs)
         return [json.loads((folder / f"results-{size}-{rank}.json").read_text())["results"] for rank in range(size)]
 
-    return found
+    return report
 
 
 @pytest.mark.parametrize(("size", "name"), [(size, name) for size in (2, 3) for name in reports(size)])
 def test_replicas(size: int, name: str, results: Results) -> None:
-    problems = [found.get(name, "it did not get that far") for found in results(size)]
+    problems = [report.get(name, "it did not get that far") for report in results(size)]
     assert problems == [None] * size
 
 

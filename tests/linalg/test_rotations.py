@@ -53,20 +53,20 @@ def test_a_turn_is_that_of_the_core(size: tuple[int, int, int], scale: float) ->
     torch.testing.assert_close(cayley_turn(expected, -u, v), z, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("wanted", ["zub", "zu", "z", "u", "b"])
+@pytest.mark.parametrize("names", ["zub", "zu", "z", "u", "b"])
 @pytest.mark.parametrize("batch", [(3,), (2, 2), ()], ids=str)
-def test_derivatives_of_a_turn(batch: tuple[int, ...], wanted: str) -> None:
+def test_derivatives_of_a_turn(batch: tuple[int, ...], names: str) -> None:
     u, v = rows(5, 2, 0)
     z, bias = torch.randn(*batch, 5, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
-    given = {"z": z, "u": u, "b": bias}
-    for name in wanted:
-        given[name].requires_grad_()
+    tensors_by_name = {"z": z, "u": u, "b": bias}
+    for name in names:
+        tensors_by_name[name].requires_grad_()
 
     def turned(*tensors: torch.Tensor) -> torch.Tensor:
-        now = given | dict(zip(wanted, tensors, strict=True))
+        now = tensors_by_name | dict(zip(names, tensors, strict=True))
         return cayley_turn(now["z"], now["u"], v, now["b"])
 
-    inputs = tuple(given[name] for name in wanted)
+    inputs = tuple(tensors_by_name[name] for name in names)
     assert torch.autograd.gradcheck(turned, inputs)
     assert torch.autograd.gradgradcheck(turned, inputs)
     vectors = torch.func.vmap(lambda row: cayley_turn(row, u, v, bias))(z.reshape(-1, 5))
@@ -150,7 +150,7 @@ def test_no_determinant_is_made_up(bad: float) -> None:
 def test_the_sketch_finds_a_skew_gradient_of_low_rank(scale: float) -> None:
     y, g = torch.randn(2, 3, 16)
     gradient = g.T @ y - y.T @ g
-    found = torch.linalg.qr(skew_sketch(y, scale * g, torch.randn(3, 16)).T).Q
-    left = torch.eye(16) - found @ found.T
+    frame = torch.linalg.qr(skew_sketch(y, scale * g, torch.randn(3, 16)).T).Q
+    left = torch.eye(16) - frame @ frame.T
     torch.testing.assert_close(left @ gradient @ left, torch.zeros(16, 16), rtol=0, atol=1e-4)
     assert float(torch.linalg.matrix_norm(gradient)) > 1

@@ -93,8 +93,8 @@ def value_and_gradients(output: Tensor, inputs: Tensors) -> Tensors:
     if not output.requires_grad:
         return {"value": output}
     trained = {name: t for name, t in inputs.items() if t.requires_grad}
-    found = torch.autograd.grad(output, tuple(trained.values()), cotangent.to(output.dtype), allow_unused=True)
-    gradients = {f"d/d{name}": g for name, g in zip(trained, found, strict=True) if g is not None}
+    derivatives = torch.autograd.grad(output, tuple(trained.values()), cotangent.to(output.dtype), allow_unused=True)
+    gradients = {f"d/d{name}": g for name, g in zip(trained, derivatives, strict=True) if g is not None}
     return {"value": output.detach()} | gradients
 
 
@@ -112,11 +112,11 @@ def assert_like_twin(
     actual = value_and_gradients(result_of(layer, operation, x), {"x": x, **dict(layer.named_parameters())})
     for name in expected.keys() | actual.keys():
         reference = expected[name] if name in expected else torch.zeros_like(actual[name]).double()
-        found = actual[name].double() if name in actual else torch.zeros_like(reference)
+        value = actual[name].double() if name in actual else torch.zeros_like(reference)
         vanishes = name not in expected or name not in actual
         scale = max(float(reference.abs().max()) if reference.numel() else 1.0, 1.0 if vanishes else floor)
-        error = (found - reference).abs()
-        assert found.shape == reference.shape, name
+        error = (value - reference).abs()
+        assert value.shape == reference.shape, name
         assert bool((error <= tolerance * scale).all()), f"{name} differs by {float(error.max()):.3g} of {scale:.3g}"
 
 

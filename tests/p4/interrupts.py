@@ -96,7 +96,7 @@ def interrupted_at(
         files: the files whose lines count, p4lab's own by default.
         by: "line", or "opcode" for a finer grain.
     """
-    found, count, chosen = Interruption(), 0, functools.cache(files)
+    interruption, count, chosen = Interruption(), 0, functools.cache(files)
 
     def local(frame: FrameType, event: str, arg: object) -> Callable[..., Any]:
         nonlocal count
@@ -104,8 +104,8 @@ def interrupted_at(
             count += 1
             if count == number:
                 sys.settrace(None)
-                found.where = f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}"
-                raise exception(f"planted at {found.where}")
+                interruption.where = f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}"
+                raise exception(f"planted at {interruption.where}")
         return local
 
     def tracer(frame: FrameType, event: str, arg: object) -> Callable[..., Any] | None:
@@ -115,13 +115,13 @@ def interrupted_at(
         return local
 
     previous = sys.gettrace()  # a debugger's, or that of a coverage tool
-    with _caught(found):
+    with _caught(interruption):
         sys.settrace(tracer)
         try:
             function()
         finally:
             sys.settrace(previous)
-    return found
+    return interruption
 
 
 def failing_at(
@@ -139,20 +139,20 @@ def failing_at(
         mode: `TorchFunctionMode` counts calls from Python (but those that switch the grad mode, which torch itself
             could not undo), `TorchDispatchMode` what these come down to.
     """
-    found, count = Interruption(), 0
+    interruption, count = Interruption(), 0
 
     def perform(self: object, func: Any, types: object, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         nonlocal count
         count += func is not torch._C._set_grad_enabled
-        if count == number and not found:
-            found.where = f"{getattr(func, '__qualname__', func)}, operation {number}"
-            raise exception(f"planted at {found.where}")
+        if count == number and not interruption:
+            interruption.where = f"{getattr(func, '__qualname__', func)}, operation {number}"
+            raise exception(f"planted at {interruption.where}")
         return func(*args, **(kwargs or {}))
 
     method = "__torch_function__" if mode is TorchFunctionMode else "__torch_dispatch__"
-    with _caught(found), type("Failing", (mode,), {method: perform})():
+    with _caught(interruption), type("Failing", (mode,), {method: perform})():
         function()
-    return found
+    return interruption
 
 
 class Struck(KeyboardInterrupt):
@@ -195,14 +195,14 @@ def struck_within(seconds: float, function: Callable[[], object]) -> Struck | No
 
 
 @contextlib.contextmanager
-def _caught(found: Interruption) -> Iterator[None]:
+def _caught(interruption: Interruption) -> Iterator[None]:
     mode = torch.is_grad_enabled()
     try:
         yield
     except BaseException as error:
-        if not found:
+        if not interruption:
             raise
-        found.arrived = error
+        interruption.arrived = error
     finally:
         torch.set_grad_enabled(mode)
 
@@ -389,35 +389,35 @@ def defects(model: nn.Module, x: Tensor) -> dict[str, float]:
     of the frozen tensor, and everything is finite. Relative to the size of what is compared.
     """
     with torch.no_grad():
-        found = _whole(model, x)
+        figures = _whole(model, x)
         for unit in [model] if isinstance(model, Sets) else units(model):
             for name, value in _of_layer(unit).items():
-                found[name] = max(found.get(name, 0.0), value)
-    return {name: math.inf if math.isnan(value) else value for name, value in found.items()}
+                figures[name] = max(figures.get(name, 0.0), value)
+    return {name: math.inf if math.isnan(value) else value for name, value in figures.items()}
 
 
 def _whole(model: nn.Module, x: Tensor) -> dict[str, float]:
     tensors = itertools.chain(model.parameters(), model.buffers())
     finite = all(bool(t.isfinite().all()) for t in tensors if t.is_floating_point() and t.numel())
-    found = {"finite": 0.0 if finite else math.inf}
+    figures = {"finite": 0.0 if finite else math.inf}
     if hasattr(model, "inverse"):
         y = model(x)
         back = model.inverse(y[0] if isinstance(y, tuple) else y)
-        found["inverse"] = float((back - x).abs().max())
-    return found
+        figures["inverse"] = float((back - x).abs().max())
+    return figures
 
 
 def _of_layer(layer: Any) -> dict[str, float]:
     weight = layer.weight.double()
-    found = {"violation": float((layer.layer if isinstance(layer, Sets) else layer).violation())}
+    figures = {"violation": float((layer.layer if isinstance(layer, Sets) else layer).violation())}
     if hasattr(layer, "logabsdet"):
         sign, logabsdet = torch.linalg.slogdet(weight)
         stored = layer.layer.sign(ITEMS) if isinstance(layer, Sets) else layer.sign()
-        found["logabsdet"] = float((logabsdet - layer.logabsdet()).abs())
-        found["sign"] = float(sign != stored)
+        figures["logabsdet"] = float((logabsdet - layer.logabsdet()).abs())
+        figures["sign"] = float(sign != stored)
         eye = torch.eye(len(weight), dtype=weight.dtype)
-        found["weight_inverse"] = float((layer.weight_inverse.double() @ weight - eye).abs().max())
-    return found | {f"property: {name}": value for name, value in _property(layer, weight).items()}
+        figures["weight_inverse"] = float((layer.weight_inverse.double() @ weight - eye).abs().max())
+    return figures | {f"property: {name}": value for name, value in _property(layer, weight).items()}
 
 
 def _property(layer: nn.Module, weight: Tensor) -> dict[str, float]:
@@ -437,9 +437,9 @@ def _property(layer: nn.Module, weight: Tensor) -> dict[str, float]:
     return {}
 
 
-def beyond(found: dict[str, float], limit: float) -> list[str]:
+def beyond(figures: dict[str, float], limit: float) -> list[str]:
     """Say which figures are above a limit."""
-    return [f"{name} = {value:.2g}" for name, value in found.items() if not value <= limit]
+    return [f"{name} = {value:.2g}" for name, value in figures.items() if not value <= limit]
 
 
 @dataclass
@@ -576,8 +576,8 @@ def wrong_after(
 
 def _problems(model: nn.Module, reference: Reference, tolerance: float, thorough: bool = True) -> Iterator[str]:
     with torch.no_grad():
-        moved = float((outputs(model, reference.x) - reference.y).abs().max())
+        change = float((outputs(model, reference.x) - reference.y).abs().max())
         figures = defects(model, reference.x) if thorough else _whole(model, reference.x)
-    for name, value in figures.items() | {"function": moved}.items():
+    for name, value in figures.items() | {"function": change}.items():
         if not value <= tolerance:  # NaN is not, either
             yield name

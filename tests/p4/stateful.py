@@ -116,9 +116,9 @@ class Machine(RuleBasedStateMachine):
 
     def interrupt(self, seed: int, name: str, share: int) -> None:
         """Interrupt one of `OF_RUN`, which takes so many times less than a merge, at a random moment."""
-        drawn, operation = random.Random(seed), OF_RUN[name]
-        interrupt, moments = drawn.choice(INTERRUPTS)
-        number, states = drawn.randint(1, moments // share), States.of(self.run, operation)
+        chance, operation = random.Random(seed), OF_RUN[name]
+        interrupt, moments = chance.choice(INTERRUPTS)
+        number, states = chance.randint(1, moments // share), States.of(self.run, operation)
         interruption = interrupt(number, functools.partial(operation, self.run))
         self.count("interrupt")
         self.count("interrupt.struck" if interruption else "interrupt.ended before")
@@ -205,7 +205,7 @@ class Machine(RuleBasedStateMachine):
         x, d = self.draw(seed), width(model)
         jacobians = vmap(jacrev(lambda t: outputs(model, t)))(x)
         parameters = dict(model.named_parameters())
-        found = grad(lambda p: self.error(functional_call(model, p, (x,))))(parameters)
+        gradients = grad(lambda p: self.error(functional_call(model, p, (x,))))(parameters)
         single = vmap(grad(lambda p, t: self.error(functional_call(model, p, (t.unsqueeze(0),)))), in_dims=(None, 0))(
             parameters, x
         )
@@ -215,7 +215,7 @@ class Machine(RuleBasedStateMachine):
                 run.merges.merge()
             assert not different(touched.snapshot(), untouched.snapshot()), "transforms left a trace"
         expected = torch.autograd.grad(self.error(twin.model(x)), list(twin.model.parameters()))
-        for (name, value), gradient in zip(found.items(), expected, strict=True):
+        for (name, value), gradient in zip(gradients.items(), expected, strict=True):
             self.close(value, gradient, f"grad by {name}")
             self.close(single[name].mean(0), gradient, f"grads of samples by {name}")
         with torch.no_grad():
@@ -235,15 +235,15 @@ class Machine(RuleBasedStateMachine):
         name = ("merge_all", "merge_one", "correct_all")[seed % 3]
         OF_RUN[name](self.run)
         expected = torch.autograd.grad(self.error(self.model(x)), inputs, allow_unused=True)
-        found = None
+        gradients = None
         try:
-            found = torch.autograd.grad(pending, inputs, allow_unused=True)
+            gradients = torch.autograd.grad(pending, inputs, allow_unused=True)
         except P4Error:
             self.count("merge_before_backward.raised")
         except RuntimeError:  # torch's own; a merge has a name for it
             if name != "correct_all":
                 raise
-        for value, gradient in zip(found or (), expected if found else (), strict=True):
+        for value, gradient in zip(gradients or (), expected if gradients else (), strict=True):
             if gradient is not None:
                 self.close(value, gradient, "gradient by a pass that a merge came into, unnoticed,")
 

@@ -71,14 +71,14 @@ def test_options_out_of_range(options: dict[str, object], match: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "kept"),
+    ("kind", "rank"),
     [(P4Inv, 3), (P4Orthogonal, 3), (P4Reflections, 3), (P4PositiveDefinite, 3), (P4SpecialLinear, 1), (P4Givens, 9)],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
-def test_no_more_of_a_rank_is_kept_than_makes_a_difference(kind: type[P4Linear], kept: int) -> None:
+def test_no_more_of_a_rank_is_kept_than_makes_a_difference(kind: type[P4Linear], rank: int) -> None:
     layer = kind(3, rank=9)
-    assert (layer.rank, len(layer.u)) == (kept, kept)
-    assert f"rank={kept}" in repr(layer)
+    assert (layer.rank, len(layer.u)) == (rank, rank)
+    assert f"rank={rank}" in repr(layer)
     assert kind(20, rank=8).rank == 8
     assert kind(1, rank=3).rank == (3 if kind is P4Givens else 1)
 

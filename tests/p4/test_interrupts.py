@@ -98,11 +98,11 @@ def at_every_moment(run: Run, operation: Operation, interrupt: Interrupt, go_on:
     assert not different(twin.snapshot(), reference.states.after), "copies of a run do not do the same"
     assert tried, "nothing was interrupted"
     moments = set(itertools.chain.from_iterable(wrong.values()))
-    found = [
+    lines = [
         f"{problem}: {len(where)} of them, {', '.join(where[:SHOWN])}{', ...' * (len(where) > SHOWN)}"
         for problem, where in wrong.items()
     ]
-    assert not wrong, "\n".join([f"wrong after {len(moments)} of {tried} interrupts", *found])
+    assert not wrong, "\n".join([f"wrong after {len(moments)} of {tried} interrupts", *lines])
 
 
 # --- the harness itself ----------------------------------------------------------------------------------------------
@@ -184,8 +184,8 @@ def test_interrupts_strike_where_they_should_and_leave_no_trace() -> None:
             lines.append(2)
             lines.append(3)
 
-    previous, seen = sys.gettrace(), []
-    debugger = lambda frame, event, arg: seen.append(event)  # noqa: E731
+    previous, events = sys.gettrace(), []
+    debugger = lambda frame, event, arg: events.append(event)  # noqa: E731
     try:
         sys.settrace(debugger)
         interruption = by_lines_of_this_file()(3, function)

@@ -163,7 +163,7 @@ def test_weights_decay_where_a_merge_is_refused(make: Callable[..., Any]) -> Non
 
 def test_decay_is_that_of_a_linear_layer() -> None:
     """With a loss that pulls, P4Inv under decay ends where decayed dense weights do."""
-    found = []
+    weights = []
     target = torch.linalg.qr(torch.randn(4, 4)).Q * 3
     for layer in (P4Inv(4, rank=4, bias=False, reset="gradient", seed=0), nn.Linear(4, 4, bias=False)):
         p4 = isinstance(layer, P4Inv)
@@ -176,9 +176,9 @@ def test_decay_is_that_of_a_linear_layer() -> None:
             optimizer.step()
             if merges is not None:
                 merges.step()
-        found.append(layer.weight.detach())
-    torch.testing.assert_close(found[0], found[1], rtol=0.1, atol=0.1)
-    assert found[0].norm() < 0.8 * target.norm()
+        weights.append(layer.weight.detach())
+    torch.testing.assert_close(weights[0], weights[1], rtol=0.1, atol=0.1)
+    assert weights[0].norm() < 0.8 * target.norm()
 
 
 def test_decay_needs_a_learning_rate_and_leaves_something() -> None:
@@ -265,15 +265,15 @@ def test_averages_are_those_of_the_effective_weights(make: Callable[..., Any], d
     model = make(seed=0, dtype=F64)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     merges, average = MergeSchedule(model, optimizer, every=2), AveragedWeights(model, decay)
-    seen: list[list[Tensor]] = []
+    history: list[list[Tensor]] = []
     for _ in range(7):
         fit(model, optimizer, merges, 1)
         average.update()
-        seen.append([layer.weight.detach() for layer in p4_modules(model)])
+        history.append([layer.weight.detach() for layer in p4_modules(model)])
     twin = average.model()
     for i, layer in enumerate(p4_modules(twin)):
-        mean = seen[0][i]
-        for n, weights in enumerate(seen[1:], 2):
+        mean = history[0][i]
+        for n, weights in enumerate(history[1:], 2):
             beta = 1 - 1 / n if decay is None else min(1 - 1 / n, decay)
             mean = beta * mean + (1 - beta) * weights[i]
         torch.testing.assert_close(layer.weight.detach(), mean, rtol=0, atol=1e-4)

@@ -178,9 +178,9 @@ def gradient_by_v(layer: nn.Module, loss: Callable[[], Tensor], rank: int, v: Te
     changes = Changes()
     layer.set_directions(changes, v)
     changes.commit()
-    (found,) = torch.autograd.grad(loss(), layer.u)
-    assert len(found) == rank
-    return found
+    (gradient,) = torch.autograd.grad(loss(), layer.u)
+    assert len(gradient) == rank
+    return gradient
 
 
 @pytest.mark.parametrize(

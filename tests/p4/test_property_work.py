@@ -101,8 +101,8 @@ def results() -> dict[str, str | None]:
     "name", ["positive-definite", "lipschitz", "lipschitz-oblong", "circulant", "permutation", "caught"]
 )
 def test_nothing_waits_for_the_host(name: str, reset: str, results: dict[str, str | None]) -> None:
-    found = results[f"{name}-{reset}"]
+    problem = results[f"{name}-{reset}"]
     if name == "caught":
-        assert "DataDependent" in (found or "nothing was raised")
+        assert "DataDependent" in (problem or "nothing was raised")
     else:
-        assert found is None
+        assert problem is None

@@ -59,14 +59,14 @@ class Loop:
 
     def wrong(self, after_merge: bool) -> list[str]:
         """What does not hold; after an interrupted merge, that the function is what it was, too."""
-        found = defects(self.run.model, self.x)
+        figures = defects(self.run.model, self.x)
         if after_merge:
             with torch.no_grad():
-                found["function"] = float((outputs(self.run.model, self.x) - self.y).abs().max())
+                figures["function"] = float((outputs(self.run.model, self.x) - self.y).abs().max())
         for i, state in enumerate(self.run.optimizer.state.values()):
-            found[f"momentum {i}"] = float(state["momentum_buffer"].abs().max())
-        limits = {name: 1e3 if name.startswith("momentum") else TOLERANCE for name in found}
-        return [text for name in found for text in beyond({name: found[name]}, limits[name])]
+            figures[f"momentum {i}"] = float(state["momentum_buffer"].abs().max())
+        limits = {name: 1e3 if name.startswith("momentum") else TOLERANCE for name in figures}
+        return [text for name in figures for text in beyond({name: figures[name]}, limits[name])]
 
 
 @pytest.mark.parametrize("index", range(len(VARIANTS)), ids=[name for name, _ in VARIANTS])
@@ -83,16 +83,16 @@ def test_interrupts_at_random(index: int, record_property: Callable[[str, object
         if struck == INTERRUPTS:
             break
         if attempt % 2:  # anywhere
-            found = struck_within(1e-6 + random.random() * 2 * cycle, lambda: loop.train(4 * CYCLE))
+            where = struck_within(1e-6 + random.random() * 2 * cycle, lambda: loop.train(4 * CYCLE))
         else:  # around a merge
             loop.train_until_due()
-            found = struck_within(1e-6 + random.random() * 1.2 * merging, loop.merge)
-        if found is None:
+            where = struck_within(1e-6 + random.random() * 1.2 * merging, loop.merge)
+        if where is None:
             continue
         struck += 1
-        merged = loop.struck_while_merging(found)
+        merged = loop.struck_while_merging(where)
         inside += merged
-        wrong += [f"{found_where(found)}: {problem}" for problem in loop.wrong(merged)]
+        wrong += [f"{found_where(where)}: {problem}" for problem in loop.wrong(merged)]
         if wrong:
             break
     record_property("struck", struck)

@@ -257,8 +257,8 @@ def skew_gradient(layer: P4Linear, x: torch.Tensor, cotangent: torch.Tensor, inv
     """The gradient with respect to E at 0 in ``W <- (I + E) W``."""
     e = torch.zeros(layer.dim, layer.dim, dtype=torch.float64, requires_grad=True)
     weight = layer.weight.detach()
-    moved = weight + e @ weight
-    y = torch.linalg.solve(moved, (x - layer.bias).T).T if inverse else x @ moved.T
+    neighbour = weight + e @ weight
+    y = torch.linalg.solve(neighbour, (x - layer.bias).T).T if inverse else x @ neighbour.T
     return torch.autograd.grad((y * cotangent).sum(), e)[0]
 
 
@@ -272,15 +272,15 @@ def test_gradient_directions_come_from_the_relative_gradient(kind: type[P4Linear
     ((layer.inverse(x) if inverse else layer(x)) * cotangent).sum().backward()
     omega = torch.randn(4, 12, dtype=torch.float64)
     sketch = layer.sketch(omega, layer.batch, Changes())
-    spanned = torch.linalg.svd(sketch).Vh[:1]
+    row = torch.linalg.svd(sketch).Vh[:1]
     if kind is P4SpecialLinear:
-        wanted = torch.linalg.svd(gradient).Vh[:1]
-        torch.testing.assert_close(wanted.T @ wanted, spanned.T @ spanned, rtol=0, atol=1e-9)
+        expected = torch.linalg.svd(gradient).Vh[:1]
+        torch.testing.assert_close(expected.T @ expected, row.T @ row, rtol=0, atol=1e-9)
     else:
-        missed = torch.eye(12, dtype=torch.float64) - spanned.T @ spanned
+        outside = torch.eye(12, dtype=torch.float64) - row.T @ row
         skew = gradient - gradient.T
         assert float(skew.abs().max()) > 0.1
-        torch.testing.assert_close(missed @ skew @ missed, torch.zeros_like(skew), rtol=0, atol=1e-9)
+        torch.testing.assert_close(outside @ skew @ outside, torch.zeros_like(skew), rtol=0, atol=1e-9)
 
 
 @inverted
@@ -290,11 +290,11 @@ def test_the_gradient_of_u_is_that_of_its_directions(kind: type[P4Linear], inver
     layer.merge()
     x, cotangent = torch.randn(2, 3, 6, dtype=torch.float64)
     g = skew_gradient(layer, x, cotangent, inverse)
-    (found,) = torch.autograd.grad(((layer.inverse(x) if inverse else layer(x)) * cotangent).sum(), layer.u)
+    (derivative,) = torch.autograd.grad(((layer.inverse(x) if inverse else layer(x)) * cotangent).sum(), layer.u)
     expected = layer.v @ (g.T @ (torch.eye(6) - layer.v.T @ layer.v) if kind is P4SpecialLinear else g - g.T)
     if kind is P4Reflections:
-        expected, found = (t - t @ layer.v.T @ layer.v for t in (expected, found))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+        expected, derivative = (t - t @ layer.v.T @ layer.v for t in (expected, derivative))
+    torch.testing.assert_close(derivative, expected, rtol=0, atol=1e-10)
 
 
 def test_momentum_is_carried_as_far_as_the_old_directions_know_the_gradient() -> None:
@@ -305,10 +305,10 @@ def test_momentum_is_carried_as_far_as_the_old_directions_know_the_gradient() ->
     momentum = old @ skew
     changes = layer.plan()
     projector = old.T @ old
-    known = projector @ skew + skew @ projector - projector @ skew @ projector
+    projection = projector @ skew + skew @ projector - projector @ skew @ projector
     carried = layer.carry_momentum(layer.u, momentum, changes)
     changes.commit()
-    torch.testing.assert_close(carried, layer.v @ known, rtol=0, atol=1e-12)
+    torch.testing.assert_close(carried, layer.v @ projection, rtol=0, atol=1e-12)
 
 
 def test_momentum_stays_where_nothing_merged() -> None:
@@ -318,21 +318,21 @@ def test_momentum_stays_where_nothing_merged() -> None:
     optimizer.step()
     with torch.no_grad():
         layer.u[0, 0] = 1e100  # too large a turn
-    kept = optimizer.state[layer.u]["momentum_buffer"].clone()
+    momentum = optimizer.state[layer.u]["momentum_buffer"].clone()
     assert not MergeSchedule(layer, optimizer).merge()[0]
-    assert torch.equal(optimizer.state[layer.u]["momentum_buffer"], kept)
+    assert torch.equal(optimizer.state[layer.u]["momentum_buffer"], momentum)
 
 
 @pytest.mark.parametrize("target", ["rotation", "half-turn"])
 @rotations
 def test_training_reaches_a_rotation(kind: type[P4Linear], target: str) -> None:
-    wanted = orthogonal(6).float() if target == "rotation" else torch.diag(torch.tensor([1.0, 1, 1, 1, -1, -1]))
+    goal = orthogonal(6).float() if target == "rotation" else torch.diag(torch.tensor([1.0, 1, 1, 1, -1, -1]))
     options = {"reset": "gradient"} if kind in WITH_DIRECTIONS else {}
     layer = kind(6, rank=2, seed=0, bias=False, **options)
 
     def loss() -> torch.Tensor:
         x = torch.randn(32, 6)
-        return (layer(x) - x @ wanted.T).square().sum(-1).mean()
+        return (layer(x) - x @ goal.T).square().sum(-1).mean()
 
     losses = descend(layer, loss, 800, 0.1)
     assert losses[-1] < 1e-4 * losses[0]
@@ -342,12 +342,12 @@ def test_training_reaches_a_rotation(kind: type[P4Linear], target: str) -> None:
 @pytest.mark.parametrize("target", ["general", "symmetric"])
 @pytest.mark.parametrize("reset", ["gaussian", "gradient"])
 def test_training_reaches_a_map_of_unit_determinant(reset: str, target: str) -> None:
-    wanted = unimodular(6).float() if target == "general" else torch.diag(torch.tensor([2.0, 2, 1, 1, 0.5, 0.5]))
+    goal = unimodular(6).float() if target == "general" else torch.diag(torch.tensor([2.0, 2, 1, 1, 0.5, 0.5]))
     layer = P4SpecialLinear(6, rank=3, seed=0, bias=False, reset=reset)  # type: ignore[arg-type]
 
     def loss() -> torch.Tensor:
         x = torch.randn(32, 6)
-        return (layer(x) - x @ wanted.T).square().sum(-1).mean()
+        return (layer(x) - x @ goal.T).square().sum(-1).mean()
 
     losses = descend(layer, loss, 1500, 0.05)
     assert losses[-1] < 1e-3 * losses[0]

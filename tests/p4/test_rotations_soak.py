@@ -55,7 +55,7 @@ def test_soak(
     options = {"reset": reset} if kind in WITH_DIRECTIONS else {}
     layer = kind(DIM, rank=rank, bias=False, seed=0, dtype=dtype, **options)
     merges = MergeSchedule(layer, every=1, refine_every=EVERY[kind])
-    found, accepted = [], torch.zeros((), dtype=torch.int64)
+    history, accepted = [], torch.zeros((), dtype=torch.int64)
     for merge in range(1, MERGES + 1):
         if merge % PHASE == 1:
             target = (near_identity() if kind is P4SpecialLinear else orthogonal(DIM)).to(dtype)
@@ -67,8 +67,8 @@ def test_soak(
         (report,) = merges.step()
         accepted += report.accepted
         if merge % EVERY[kind] == EVERY[kind] - 1:  # the worst moment: right before a correction
-            found.append(violations(layer))
-    worst, inverse = (max(values) for values in zip(*found, strict=True))
+            history.append(violations(layer))
+    worst, inverse = (max(values) for values in zip(*history, strict=True))
     for name, value in {"violation": worst, "inverse": inverse, "merged": int(accepted)}.items():
         record_property(name, value)
         print(f"{name} = {value:.3g}", end="  ")

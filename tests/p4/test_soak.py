@@ -66,7 +66,7 @@ def errors(layer: P4Inv) -> tuple[float, float, bool]:
 def test_soak(rank: int, reset: str, step: Step, attempts: int, record_property: Callable[[str, object], None]) -> None:
     layer = P4Inv(DIM, rank=rank, bias=False, reset=reset, seed=0)  # type: ignore[arg-type]
     merges = MergeSchedule(layer, every=1, refine_every=50)
-    found: list[tuple[float, float, bool]] = []
+    history: list[tuple[float, float, bool]] = []
     accepted = torch.zeros((), dtype=torch.int64)
     crossings, sign = 0, 1
     for attempt in range(1, attempts + 1):
@@ -82,9 +82,9 @@ def test_soak(rank: int, reset: str, step: Step, attempts: int, record_property:
         if attempt % 500 == 250:
             assert not report.merged
         if attempt % CHECK == 0:
-            found.append(errors(layer))
+            history.append(errors(layer))
             crossings, sign = crossings + (int(layer.frozen_sign) != sign), int(layer.frozen_sign)
-    residual, logabsdet = max(f[0] for f in found), max(f[1] for f in found)
+    residual, logabsdet = max(f[0] for f in history), max(f[1] for f in history)
     skipped = attempts - int(accepted)
     for name, value in {
         "residual": residual,
@@ -96,6 +96,6 @@ def test_soak(rank: int, reset: str, step: Step, attempts: int, record_property:
         print(f"{name} = {value:.3g}", end="  ")
     assert residual <= LARGEST_RESIDUAL
     assert logabsdet <= LARGEST_LOGABSDET_ERROR
-    assert all(f[2] for f in found)
+    assert all(f[2] for f in history)
     assert attempts // 500 <= skipped < attempts // 50  # the refused ones were tried, and they were the exception
     assert crossings == attempts // PHASE

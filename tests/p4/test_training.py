@@ -103,10 +103,10 @@ def test_gradient_directions_come_from_the_weight_gradient(rank: int, inverse: b
     generator = torch.Generator()
     generator.set_state(layer.generator.get_state())
     omega = torch.randn(rank, 12, generator=generator, dtype=torch.float64)
-    spanned = min(rank, 6)  # by a batch of 6
-    explicit = torch.linalg.qr((omega @ gradient.T @ gradient).T).Q[:, :spanned]
+    count = min(rank, 6)  # by a batch of 6
+    explicit = torch.linalg.qr((omega @ gradient.T @ gradient).T).Q[:, :count]
     layer.merge()
-    v = layer.v[:spanned]
+    v = layer.v[:count]
     torch.testing.assert_close(v.T @ v, explicit @ explicit.T, rtol=0, atol=1e-6)
 
 

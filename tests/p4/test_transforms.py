@@ -70,8 +70,8 @@ def test_vectorized_jacobians(make: Make) -> None:
     x = torch.randn(3, width(model), dtype=F64)
     expected = torch.autograd.functional.jacobian(lambda t: outputs(copy.deepcopy(model), t), x)
     before = state_of(model)
-    found = torch.autograd.functional.jacobian(lambda t: outputs(model, t), x, vectorize=True)
-    torch.testing.assert_close(found, expected)
+    result = torch.autograd.functional.jacobian(lambda t: outputs(model, t), x, vectorize=True)
+    torch.testing.assert_close(result, expected)
     untouched(model, before)
 
 
@@ -82,11 +82,11 @@ def test_gradients_of_many_cotangents_at_once(make: Make) -> None:
     y = outputs(copy.deepcopy(model), x)
     cotangents = torch.randn(2, *y.shape, dtype=F64)
     before = state_of(model)
-    found = torch.autograd.grad(outputs(model, x), parameters, cotangents, is_grads_batched=True, allow_unused=True)
+    gradients = torch.autograd.grad(outputs(model, x), parameters, cotangents, is_grads_batched=True, allow_unused=True)
     for i, cotangent in enumerate(cotangents):
         twin = copy.deepcopy(model)
         expected = torch.autograd.grad(outputs(twin, x), list(twin.parameters()), cotangent, allow_unused=True)
-        for g, e in zip(found, expected, strict=True):
+        for g, e in zip(gradients, expected, strict=True):
             assert (g is None) == (e is None)
             if g is not None and e is not None:
                 torch.testing.assert_close(g[i], e)
@@ -103,12 +103,12 @@ def test_gradients_of_each_sample(make: Make) -> None:
         return torch.cat([y[0], y[1][:, None]], -1).square().sum() if isinstance(y, tuple) else y.square().sum()
 
     before = state_of(model)
-    found = vmap(grad(loss), in_dims=(None, 0))(parameters, x)
+    gradients = vmap(grad(loss), in_dims=(None, 0))(parameters, x)
     for i, row in enumerate(x):
         twin = copy.deepcopy(model)
         outputs(twin, row[None]).square().sum().backward()
         for name, parameter in twin.named_parameters():
-            torch.testing.assert_close(found[name][i], parameter.grad)
+            torch.testing.assert_close(gradients[name][i], parameter.grad)
     untouched(model, before)
 
 
@@ -188,10 +188,10 @@ def test_flows_compile_without_a_break(make: Make) -> None:
     x = torch.randn(8, flow.dim, dtype=F64)
     torch.testing.assert_close(compiled(x), flow.log_prob(x))
     compiled(x).mean().backward()
-    found = [p.grad.clone() for p in flow.parameters()]
+    gradients = [p.grad.clone() for p in flow.parameters()]
     flow.zero_grad()
     flow.log_prob(x).mean().backward()
-    for g, p in zip(found, flow.parameters(), strict=True):
+    for g, p in zip(gradients, flow.parameters(), strict=True):
         torch.testing.assert_close(g, p.grad)
     for layer in p4_modules(flow):
         assert layer.merge()
@@ -234,7 +234,7 @@ def test_operations_in_place_may_follow(make: Make) -> None:
     model = amid_training(make)
     for shape in ((5,), (2, 3), ()):
         x = torch.randn(*shape, width(model), dtype=F64)
-        found = torch.autograd.grad(nn.functional.relu(model(x), inplace=True).sum(), list(model.parameters()))
+        gradients = torch.autograd.grad(nn.functional.relu(model(x), inplace=True).sum(), list(model.parameters()))
         expected = torch.autograd.grad(nn.functional.relu(model(x)).sum(), list(model.parameters()))
-        for g, e in zip(found, expected, strict=True):
+        for g, e in zip(gradients, expected, strict=True):
             torch.testing.assert_close(g, e)

@@ -22,17 +22,17 @@ PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm")
 class Recorder(TorchDispatchMode):
     """Notes each operation with the tensors that went in and those that came out in memory of their own."""
 
-    def __init__(self, known: Iterator[Tensor]) -> None:
+    def __init__(self, storages: Iterator[Tensor]) -> None:
         super().__init__()
-        self.known = {t.untyped_storage().data_ptr() for t in known}
+        self.storages = {t.untyped_storage().data_ptr() for t in storages}
         self.operations: list[tuple[str, list[Tensor], list[Tensor]]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         result = func(*args, **(kwargs or {}))
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        known = self.known | {t.untyped_storage().data_ptr() for t in inputs}
+        storages = self.storages | {t.untyped_storage().data_ptr() for t in inputs}
         outputs = [
-            t for t in tree_leaves(result) if isinstance(t, Tensor) and t.untyped_storage().data_ptr() not in known
+            t for t in tree_leaves(result) if isinstance(t, Tensor) and t.untyped_storage().data_ptr() not in storages
         ]
         self.operations.append((func._schema.name.removeprefix("aten::"), inputs, outputs))
         return result
