@@ -75,6 +75,7 @@ OPTIONS: dict[str, Option] = {
     "tasks": Option("what is learnt"),
     "systems": Option("what is learnt"),
     "methods": Option("what is compared"),
+    "properties": Option("of a matrix"),
     "cells": Option("kinds of recurrent weights that are compared"),
     "budgets": Option("how long is trained"),
     "dims": Option("widths d"),

@@ -83,7 +83,7 @@ class Way:
         build: makes the layer at its start.
         optimizer: "adam" or "sgd".
         rate: learning rate for "adam", for "sgd" divided by `scale`. The best of the grid for d = 64 that
-            ``python -m p4lab.bench.property_tuning`` tries.
+            ``python -m p4lab.bench property_tuning`` tries.
         source: where it comes from.
         per: what the curvature of the loss, a mean over d numbers, goes down with: "width" (each weight acts on one of
             them), "channels" (each acts on one number of every item) or "one" (each acts on all).

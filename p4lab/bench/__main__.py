@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from p4lab.baselines import METHODS
-from p4lab.bench import linear_problems, methods, orthogonal_layers, properties, race, steps, tuning
+from p4lab.baselines.properties import PROPERTIES
+from p4lab.bench import linear_problems, methods, orthogonal_layers, properties, property_tuning, race, steps, tuning
 from p4lab.bench.against import SIZES, against
 from p4lab.bench.flows import ROUNDS, flows
 from p4lab.bench.live import DEFAULT, live
@@ -15,7 +16,14 @@ from p4lab.command import Command, Names, choose, command
 from p4lab.options import named_options
 from p4lab.problems.tasks import TASKS
 
-ARGUMENTS = {"dims": "sizes", "methods": "names", "seconds": "limit", "jobs": "n_jobs", "write": "save"}
+ARGUMENTS = {
+    "dims": "sizes",
+    "methods": "names",
+    "seconds": "limit",
+    "jobs": "n_jobs",
+    "write": "save",
+    "steps": "n_steps",
+}
 """What options are called where functions take them under another name."""
 
 
@@ -125,6 +133,12 @@ BENCHES = {
         },
         {"dims": (16, 64), "rounds": 2},
         {"dims": Names(properties.SIZES, kind=int), "rounds": 9},
+    ),
+    "property_tuning": Bench(
+        "Find the optimizer and learning rate of every way to keep a property.",
+        {"Ways to keep a property, width {dim}, {steps} steps": property_tuning.property_tuning},
+        {"properties": ("circulant",), "dim": 8, "steps": 5},
+        {"properties": Names(PROPERTIES), "dim": 64, "steps": 200},
     ),
     "live": Bench(
         "Measure a live lab in a browser; in a checkout of p4lab.",

@@ -1,11 +1,13 @@
-"""Which optimizer and learning rate suits each way to keep a property: ``python -m p4lab.bench.property_tuning``."""
+"""Which optimizer and learning rate suits each way to keep a property: ``python -m p4lab.bench property_tuning``."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from p4lab.baselines.properties import PROPERTIES, WAYS
+from p4lab.bench.tables import table
 from p4lab.errors import TrainingError
 from p4lab.labs.property import PropertyConfig, best_error
 from p4lab.training import Engine
@@ -61,14 +63,12 @@ def _merit(errors: list[float]) -> float:
     return float(levels.mean())
 
 
-if __name__ == "__main__":
-    for prop in PROPERTIES:
+def property_tuning(properties: Sequence[str], dim: int, n_steps: int) -> str:
+    """Return a Markdown table of the best optimizer and rate of every way to keep some properties."""
+    rows = []
+    for prop in properties:
         for way in WAYS:
-            best, *others = tune(prop, way)
-            print(
-                prop,
-                way,
-                *(f"{r['optimizer']} {r['rate']:g}: {r['merit']:.2f} ({r['error']:.1e})" for r in (best, *others[:3])),
-                sep="  ",
-                flush=True,
-            )
+            best, *others = tune(prop, way, dim, n_steps)
+            next_best = ", ".join(f"{row['optimizer']} {row['rate']:g}: {row['merit']:.2f}" for row in others[:3])
+            rows.append([prop, way, f"{best['optimizer']} {best['rate']:g}", f"{best['merit']:.2f}", next_best])
+    return table(["property", "way", "best", "mean log10 of the error", "next"], rows)

@@ -269,7 +269,7 @@ class P4Linear(P4Module):
 
     def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, changes: Changes) -> Tensor:
         """Express the momentum of u in the new directions if these overlap with the old ones. Cost O(d k^2)."""
-        if parameter is self.u and self._reset_kind == "gradient":
+        if parameter is self.u and self._reset_kind == "gradient" and self._has_directions():
             return (changes.new(self.v) @ self.v.t()) @ momentum
         return super().carry_momentum(parameter, momentum, changes)
 

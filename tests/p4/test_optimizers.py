@@ -16,6 +16,7 @@ from p4lab.errors import OptionError, SingularMatrixError, TrainingError
 from p4lab.p4 import (
     AveragedWeights,
     MergeSchedule,
+    P4Circulant,
     P4Givens,
     P4Inv,
     P4Lipschitz,
@@ -417,3 +418,19 @@ def test_permutations_decay_and_average_by_their_parts() -> None:
         .nearest(torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
         .allclose(torch.tensor([[1.0, 0.5], [0.5, 1.0]], dtype=F64))
     )
+
+
+@pytest.mark.parametrize("reset", ["gaussian", "gradient"])
+def test_a_layer_without_directions_keeps_its_momentum(reset: Any) -> None:
+    layer = P4Circulant(8, bias=False)
+    layer.reset_kind = reset  # as a lab sets it for all layers of a model
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-3)
+    merges = MergeSchedule(layer, optimizer, every=2)
+    for _ in range(4):
+        optimizer.zero_grad()
+        layer(torch.ones(4, 8)).square().mean().backward()
+        optimizer.step()
+        before = optimizer.state[layer.u]["exp_avg"].clone()
+        merges.step()
+        torch.testing.assert_close(optimizer.state[layer.u]["exp_avg"], before)
+    assert layer.u.eq(0).all()
