@@ -20,7 +20,7 @@ from p4lab.plots.layers import Images, Layer, Path, Plot, Points, Rows, Tile
 from p4lab.plots.property_curves import property_curves
 from p4lab.problems.property_targets import PropertyProblem, property_target, violation
 from p4lab.training import Engine, Lanes, Snapshot
-from p4lab.training.config import POSITIVE, Rule, RunConfig, one_of, setting, whole
+from p4lab.training.config import POSITIVE, Rule, RunConfig, one_of, rate_factor, setting, whole
 from p4lab.training.measure import eigenvalues
 
 ROLES = {
@@ -84,15 +84,7 @@ class PropertyConfig(RunConfig):
         look="wide",
         help="Of torch.nn.utils.parametrizations.orthogonal",
     )
-    rate_factor: float = setting(
-        1.0,
-        "Learning rates ×",
-        POSITIVE,
-        choices=(0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0),
-        own=True,
-        live=True,
-        help="On top of each lane's best",
-    )
+    rate_factor: float = rate_factor(0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
     noise: float = setting(
         0.1,
         "Noise of y",

@@ -269,9 +269,7 @@ def _lines(snapshot: Snapshot) -> list[Shown]:
 
 def _changed(snapshot: Snapshot) -> Sequence[float]:
     """Return the seconds of training at which settings were changed."""
-    at, seconds = snapshot.curves["seconds"]
-    steps = [event.step for event in snapshot.events if event.kind == "set"]
-    return sorted({float(np.interp(step, np.append(0.0, at), np.append(0.0, seconds))) for step in steps})
+    return sorted({snapshot.seconds_at(event.step) for event in snapshot.events if event.kind == "set"})
 
 
 RNN = Lab(

@@ -81,10 +81,11 @@ class Setting:
         texts = dict(choices) if isinstance(choices, Mapping) else dict.fromkeys(choices, "")
         if self.own and value not in texts:
             texts = {choice: texts.get(choice, "") for choice in sorted({*texts, value})}
-        return {choice: text or _short(choice) for choice, text in texts.items()}
+        return {choice: text or value_text(choice) for choice, text in texts.items()}
 
 
-def _short(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """Return how a setting's value reads, if nobody says otherwise."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -112,6 +113,25 @@ def setting(default: Any, label: str | None = None, rule: Rule | None = None, **
     )
 
 
+def rate_factor(*choices: float, help: str = "On top of each lane's best") -> Any:
+    """Return the setting of a factor on the learning rates of all lanes, each of which has its own."""
+    return setting(1.0, "Learning rates ×", POSITIVE, choices=choices, own=True, live=True, help=help)
+
+
+def turn(milliseconds: float) -> Any:
+    """Return the setting of how long lanes train before the next one's turn, see `p4lab.training.Lanes`."""
+    rule = Rule(float, lambda value: 1 <= value <= 1000, "1 to 1000 milliseconds")
+    return setting(milliseconds, "", rule, help="Milliseconds that each lane trains before the next one's turn")
+
+
+def budget(seconds: float, help: str) -> Any:
+    """Return the setting of how long each lane trains in all, see `p4lab.training.Lanes`."""
+    choices = (2.0, 5.0, 10.0, 20.0, 60.0, 300.0)
+    return setting(
+        seconds, "Time each", POSITIVE, choices=choices, kind="choice", own=True, live=True, unit="s", help=help
+    )
+
+
 @dataclass(frozen=True)
 class Settings:
     """A frozen dataclass whose fields are declared by `setting`, and whose values are checked.
@@ -134,12 +154,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value, rule = getattr(self, field.name), self.settings[field.name].rule
-            if isinstance(value, np.generic):
-                value = value.item()
-                object.__setattr__(self, field.name, value)
+            given, rule = getattr(self, field.name), self.settings[field.name].rule
+            value = given.item() if isinstance(given, np.generic) else given
             if rule.kind is float and type(value) is int and abs(value) < sys.float_info.max:
                 value = float(value)
+            if value is not given:
                 object.__setattr__(self, field.name, value)  # the way of a frozen dataclass to normalize a field
             if (type(value) is not rule.kind and rule.kind is not object) or not rule.holds(value):
                 raise ConfigError(f"{field.name}={value!r}: expected {rule.text}")

@@ -16,7 +16,7 @@ from torch.optim import SGD, Adam, Optimizer
 from p4lab.errors import ConfigError, TrainingError
 from p4lab.p4 import MergeReport, MergeSchedule, MergeStatus, P4Inv, P4Module, p4_modules, penalty
 from p4lab.p4.linear import MIN_FACTOR, P4Linear
-from p4lab.training.config import RunConfig
+from p4lab.training.config import RunConfig, value_text
 from p4lab.training.measure import eigenvalues
 from p4lab.training.records import Event, Kind, Moment, Records, Snapshot, copied
 
@@ -280,8 +280,7 @@ class Engine:
             return
         self._apply(config)
         self.config = config
-        text = f"{value:g}" if isinstance(value, float) else str(value)
-        self.records.add(Event(self.step, "set", (), f"{name} = {text}"))
+        self.records.add(Event(self.step, "set", (), f"{name} = {value_text(value)}"))
 
     def _apply(self, config: RunConfig) -> None:
         config.update(self.problem)

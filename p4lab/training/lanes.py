@@ -34,6 +34,7 @@ class Lanes:
         engines: the lanes by value of the setting, or by name.
         failed: why lanes stopped, likewise.
         step: number of steps, or turns, that each lane has had.
+        turn: milliseconds of a turn; None if the lanes train in step.
 
     Raises:
         ConfigError: a value is out of range.
@@ -55,16 +56,17 @@ class Lanes:
             name: lane if isinstance(lane, Engine) else Engine(config.replace(**lane)) for name, lane in lanes.items()
         }
         self.failed: dict[str, str] = {}
+        self.turn: float | None = getattr(config, "turn", None)
 
     @property
     def clock(self) -> float:
         """Seconds that each lane may have trained by now; infinite if they train in step."""
-        return self.step * getattr(self.config, "turn", math.inf) / 1000 if self.step else 0.0
+        return math.inf if self.turn is None else self.step * self.turn / 1000
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is used up; never, if there is none."""
-        return bool(self.clock >= getattr(self.config, "budget", math.inf)) and hasattr(self.config, "turn")
+        """Whether the budget is used up; never, if the lanes train in step."""
+        return self.turn is not None and bool(self.clock >= self.config.budget)  # type: ignore[attr-defined]
 
     @property
     def merges(self) -> bool:
@@ -100,7 +102,7 @@ class Lanes:
                 raise TrainingError("; ".join(f"{name}: {failed[name]}" for name in self.engines))
 
     def _go_on(self, engine: Engine) -> None:
-        if not hasattr(self.config, "turn"):
+        if self.turn is None:
             engine.run()
             return
         while engine.seconds < self.clock:

@@ -16,7 +16,7 @@ from p4lab.flows import Flow
 from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule
 from p4lab.problems.rates import Choice, choice
 from p4lab.problems.tasks import TASKS, Task, task
-from p4lab.training.config import POSITIVE, Rule, RunConfig, one_of, setting, whole
+from p4lab.training.config import Rule, RunConfig, budget, one_of, rate_factor, setting, turn, whole
 from p4lab.training.engine import Engine
 from p4lab.training.lanes import Lanes
 from p4lab.training.records import Snapshot
@@ -35,7 +35,6 @@ def _are_methods(text: str) -> bool:
     return 1 <= len(names) == len(set(names)) and all(name in METHODS for name in names)
 
 
-TURN = Rule(float, lambda value: 1 <= value <= 1000, "1 to 1000 milliseconds")
 TASK_TEXTS = {
     "spd": "Map: SPD",
     "so": "Map: rotation",
@@ -72,27 +71,11 @@ class RaceConfig(RunConfig):
         Rule(str, _are_methods, f"different names joined by {SEPARATOR}, of {', '.join(METHODS)}"),
     )
     dim: int = setting(64, "Width d", whole(2, 512), choices=(8, 16, 32, 48, 64, 128, 256), own=True)
-    rate_factor: float = setting(
-        1.0,
-        "Learning rates ×",
-        POSITIVE,
-        choices=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
-        own=True,
-        live=True,
-        help="On top of each method's best",
+    rate_factor: float = rate_factor(
+        0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, help="On top of each method's best"
     )
-    turn: float = setting(20.0, "", TURN, help="Milliseconds that each lane trains before the next one's turn")
-    budget: float = setting(
-        20.0,
-        "Time each",
-        POSITIVE,
-        choices=(2.0, 5.0, 10.0, 20.0, 60.0, 300.0),
-        kind="choice",
-        own=True,
-        live=True,
-        unit="s",
-        help="Seconds of training",
-    )
+    turn: float = turn(20.0)
+    budget: float = budget(20.0, "Seconds of training")
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -316,8 +316,12 @@ class Snapshot:
         """Return the training time until the test loss was below a goal, NaN if it never was by ``step``."""
         steps, losses = self.curves["test_loss"]
         reached = steps[(losses < goal) & (steps <= self.step)]
+        return self.seconds_at(reached[0]) if len(reached) else math.nan
+
+    def seconds_at(self, step: float) -> float:
+        """Return the training time that was spent by a step."""
         at, seconds = self.curves["seconds"]
-        return float(np.interp(reached[0], np.append(0.0, at), np.append(0.0, seconds))) if len(reached) else math.nan
+        return float(np.interp(step, np.append(0.0, at), np.append(0.0, seconds)))
 
     def at(self, moment: Moment) -> "Snapshot":
         """Return the snapshot as of an earlier moment: pictures of then, paths up to then, curves in full."""

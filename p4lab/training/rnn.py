@@ -14,11 +14,10 @@ from p4lab.linalg import orthogonality_error
 from p4lab.p4 import ORTHOGONAL
 from p4lab.problems.recurrent import CELLS, STARTS, RecurrentNet, recurrent_net, recurrent_optimizer
 from p4lab.problems.sequences import LONGEST, TASKS, Adding, CopyMemory, Task
-from p4lab.training.config import POSITIVE, RunConfig, one_of, setting, whole
+from p4lab.training.config import RunConfig, budget, one_of, rate_factor, setting, turn, whole
 from p4lab.training.engine import Engine
 from p4lab.training.lanes import Lanes
 from p4lab.training.measure import eigenvalues
-from p4lab.training.race import TURN
 
 P4, RIVAL, PLAIN = "p4orthogonal", "rival", "plain"
 LANES = (P4, RIVAL, PLAIN)
@@ -137,27 +136,9 @@ class RnnConfig(RunConfig):
     initial: str = setting(
         "rotations", "Start", one_of(*STARTS), choices={name: START_TEXTS[name] for name in STARTS}, look="wide"
     )
-    rate_factor: float = setting(
-        1.0,
-        "Learning rates ×",
-        POSITIVE,
-        choices=(0.03, 0.1, 0.3, 0.5, 1.0, 2.0, 5.0),
-        own=True,
-        live=True,
-        help="On top of each lane's best",
-    )
-    turn: float = setting(50.0, "", TURN, help="Milliseconds that each lane trains before the next one's turn")
-    budget: float = setting(
-        60.0,
-        "Time each",
-        POSITIVE,
-        choices=(2.0, 5.0, 10.0, 20.0, 60.0, 300.0),
-        kind="choice",
-        own=True,
-        live=True,
-        unit="s",
-        help="Of training",
-    )
+    rate_factor: float = rate_factor(0.03, 0.1, 0.3, 0.5, 1.0, 2.0, 5.0)
+    turn: float = turn(50.0)
+    budget: float = budget(60.0, "Of training")
 
     @property
     def width(self) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from p4lab.errors import OptionError
+from p4lab.training.config import value_text
 from p4lab.widgets.channel import FOLDER, STATIC, Channel
 
 Kind = Literal[
@@ -63,7 +64,7 @@ class Item:
 
     def __post_init__(self) -> None:
         if not self.texts:
-            object.__setattr__(self, "texts", tuple(f"{c:g}" if isinstance(c, float) else str(c) for c in self.choices))
+            object.__setattr__(self, "texts", tuple(map(value_text, self.choices)))
         if len(self.texts) != len(self.choices):
             raise OptionError(f"{self.name}: {len(self.texts)} texts for {len(self.choices)} choices")
 

@@ -4,14 +4,15 @@ import atexit
 import dataclasses
 import difflib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import ipywidgets
 from IPython import get_ipython
 
-from p4lab.errors import ConfigError, OptionError, P4Error
+from p4lab.errors import ConfigError, OptionError
 from p4lab.labs.lab import (
     CURVES,
     PANEL,
@@ -46,7 +47,9 @@ if TYPE_CHECKING:
     import plotly.graph_objects
 
 EXPORTS = (".csv", ".parquet", ".html")
+"""Endings of the files that `Dashboard.export` writes."""
 _COUNT = itertools.count(1)
+"""Numbers the labs that have neither a name nor a cell."""
 WAIT = 10.0
 """Seconds that the player may take to answer."""
 BUTTONS = {"start", "step", "merge", "restart", "scrub", "now", "branch", "keep", "runs", "config", "upload"}
@@ -114,12 +117,12 @@ class Dashboard:
         self._unread: Exception | None = None
         self._closed = False
         self._memory: dict[str, Any] = {}
-        self._painted: dict[tuple[str, Any], Callable[[], Mapping[str, Any]]] = {}
+        self._painted: dict[str, tuple[Any, Callable[[], Mapping[str, Any]]]] = {}
         bars = [picture.base.items for picture in lab.pictures if isinstance(picture.base, Bar)]
         offered = [*lab.groups.values(), *bars]
         if taken := BUTTONS & {control for names in offered for control in names}:
             raise OptionError(f"settings named {', '.join(sorted(taken))}: buttons have these names; choose others")
-        self.player = Player(self._trained, first)
+        self.player = Player(self._engine_of, first)
         if self._key in self._open:
             self._open[self._key].close()
         self._head = ControlPanel(
@@ -150,7 +153,7 @@ class Dashboard:
         self._open[self._key] = self
         atexit.register(self.close)
 
-    def _trained(self, config: RunConfig) -> Engine | Lanes:
+    def _engine_of(self, config: RunConfig) -> Engine | Lanes:
         if type(config) is not type(self.lab.config):
             raise ConfigError(f"a run of {config.problem!r}: this lab shows runs of {self.lab.config.problem!r}")
         return self.lab.trainer(config)
@@ -228,10 +231,11 @@ class Dashboard:
             base.area,
             base.title,
             base.note,
-            lambda ink: self._restart(use(ink)),
-            lambda: sketch.show(copy(self._sight(self.player.frame(WAIT)))),
+            lambda ink: self._try(lambda: self._restart(use(ink))),
+            lambda: self._try(lambda: sketch.show(copy(self._sight(self.player.frame(WAIT))))),
         )
-        self._painted[base.stands_for] = lambda: use(sketch.ink) if sketch.ink.any() else {}
+        control, value = base.stands_for
+        self._painted[control] = value, lambda: use(sketch.ink) if sketch.ink.any() else {}
         return sketch, sketch.show
 
     def _draw(self, picture: Picture, sight: Sight[Any, Any]) -> Drawing:
@@ -304,10 +308,18 @@ class Dashboard:
             P4Error: what the lab would show as its message.
             TimeoutError: the player is closed.
         """
+        with self._settled():
+            self._touched(name, value)
+        if self._refused is not None:
+            raise self._refused
+
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """Wait until what is asked of the player is done, and raise what it refuses."""
         before = self.player.error
-        self._touched(name, value)
+        yield
         self.player.frame(WAIT)
-        error = self._refused or self.player.error
+        error = self.player.error
         if error is not None and error is not before:
             raise error
 
@@ -356,11 +368,8 @@ class Dashboard:
             RunFileError: not a saved run, damaged, or of another kind of lab.
             ConfigError: there are too many runs.
         """
-        before = self.player.error
-        self.player.add(load_run(source, self._trained))
-        self.player.frame(WAIT)
-        if self.player.error not in (None, before):
-            raise self.player.error
+        with self._settled():
+            self.player.add(load_run(source, self._engine_of))
 
     def export(self, path: str | Path) -> None:
         """Write the records (.csv, .parquet) or the figure (.html) of the active run.
@@ -383,9 +392,12 @@ class Dashboard:
     # --- from the browser: only commands -----------------------------------------------------------------------------
 
     def _touched(self, name: str, value: Any) -> None:
+        self._try(lambda: self._command(name, value))
+
+    def _try(self, act: Callable[[], object]) -> None:
         self._refused = None
         try:
-            self._command(name, value)
+            act()
         except Exception as error:  # shown to the user; a callback's exception would vanish
             self._refused = error
             self.player.poke()
@@ -425,8 +437,8 @@ class Dashboard:
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ConfigError(f"{name}={value!r}: there is no such setting; {hint}expected one of {', '.join(names)}")
         else:
-            painted = next((ink for meant, ink in self._painted.items() if meant == (name, value)), dict)
-            player.set(**{name: value, **painted()})
+            meant, painted = self._painted.get(name, (None, dict))
+            player.set(**{name: value, **(painted() if value == meant else {})})
 
     def _edit_runs(self, action: str, number: int, name: str = "") -> None:
         {
@@ -443,18 +455,11 @@ class Dashboard:
             self._runs.download(f"{name}.{kind}", self._file(kind))
 
     def _moved(self, picture: Picture, name: str, point: tuple[float, ...]) -> None:
-        if picture.moved is None:
-            return
-        try:
-            changes = picture.moved(self._sight(self.player.frame(WAIT)), name, point)
-        except (P4Error, TimeoutError) as error:
-            self._refused = error
-            self.player.poke()
-            return
-        self.player.set(**changes)
+        moved = picture.moved
+        if moved is not None:
+            self._try(lambda: self.player.set(**moved(self._sight(self.player.frame(WAIT)), name, point)))
 
     def _restart(self, changes: Mapping[str, Any]) -> None:
-        self._refused = None
         self.player.set(**changes)
         self.player.reset()
         self.player.start()
