@@ -287,6 +287,8 @@ class Machine(RuleBasedStateMachine):
             stored = isinstance(self.model, Flow | P4Inv | P4PositiveDefinite | P4SpecialLinear)
             narrow = [name for name in figures if not (stored and "inverse" in name)]
             limits |= dict.fromkeys(narrow, max(limit, NARROW))
+        inverses = [name for name in figures if "inverse" in name]
+        limits |= {name: max(limits[name], cancellation(self.model)) for name in inverses}
         wrong = [text for name, value in figures.items() for text in beyond({name: value}, limits[name])]
         assert not wrong, ", ".join(wrong)
         self.close(y, self.y, "function", self.narrow)
@@ -346,6 +348,16 @@ class Machine(RuleBasedStateMachine):
         limit = max(LIMITS[self.dtype], NARROW if narrow else 0.0) * max(1.0, float(b.abs().max()))
         difference = float((a - b).abs().max())
         assert difference <= limit, f"{what} differs by {difference:.2g}"
+
+
+def cancellation(model: nn.Module) -> float:
+    """What an inverse loses where u takes a nearly singular frozen A back to a good one: ``10 eps cond(A)^2``.
+
+    Both terms of Sherman and Morrison's formula are as large as ``A^-1`` then, and their difference is small; the next
+    merge refines it away.
+    """
+    frozen = [layer.frozen_weight for layer in p4_modules(model) if hasattr(layer, "frozen_weight")]
+    return max((10 * torch.finfo(a.dtype).eps * float(torch.linalg.cond(a.double())) ** 2 for a in frozen), default=0.0)
 
 
 def machine(make: Callable[[int], Callable[..., Any]], resets: bool) -> type[Machine]:
