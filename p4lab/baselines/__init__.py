@@ -5,6 +5,7 @@ from p4lab.baselines.descent import CayleyDescent, RelativeAdam, RelativeGradien
 from p4lab.baselines.designed import Coupling, Woodbury
 from p4lab.baselines.layer import Baseline, OrthogonalBaseline, UnsupportedError
 from p4lab.baselines.orthogonal import GeotorchOrthogonal, Householder, TorchOrthogonal, TorchTrivialized
+from p4lab.baselines.orthogonal_descent import SubmanifoldDescent
 from p4lab.baselines.packages import GeotorchGL, Nflows
 from p4lab.baselines.registry import METHODS, Method
 from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
@@ -40,6 +41,7 @@ __all__ = [
     "SoftDeterminant",
     "SoftOrthogonal",
     "StiefelLinear",
+    "SubmanifoldDescent",
     "TorchOrthogonal",
     "TorchTrivialized",
     "UnsupportedError",

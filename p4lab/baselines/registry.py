@@ -12,6 +12,7 @@ from p4lab.baselines.dense import Dense, Plain, SoftDeterminant, SoftOrthogonal
 from p4lab.baselines.descent import CayleyDescent, RelativeAdam, RelativeGradient
 from p4lab.baselines.designed import Coupling, Woodbury
 from p4lab.baselines.orthogonal import GeotorchOrthogonal, Householder, Map, TorchOrthogonal, TorchTrivialized
+from p4lab.baselines.orthogonal_descent import SubmanifoldDescent
 from p4lab.baselines.packages import GeotorchGL, Nflows, NflowsKind
 from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
 from p4lab.baselines.riemannian import CayleyLinear, RelativeLinear, StiefelLinear
@@ -240,6 +241,14 @@ def _orthogonal() -> list[Method]:
             build=CayleyLinear,
             source="Wen and Yin 2013",
             optimizers={"sgd": CayleyDescent},
+        ),
+        add(
+            "rsdm",
+            "random submanifolds (RSDM)",
+            knows=_FREE,
+            build=CayleyLinear,
+            source="arXiv:2505.12378",
+            optimizers={"sgd": SubmanifoldDescent},
         ),
         add(
             "householder",

@@ -154,7 +154,7 @@ class _Tracked(torch.autograd.Function):
 
 
 class CayleyLinear(FactoredLinear, OrthogonalBaseline):
-    """Linear layer with orthogonal weights, for `CayleyDescent`, which keeps them so.
+    """Linear layer with orthogonal weights, for `CayleyDescent` and `SubmanifoldDescent`, which keep them so.
 
     Arguments as for `p4lab.baselines.Dense`; ``init`` has to be orthogonal, else OptionError.
 

@@ -1,0 +1,96 @@
+"""Steps on and next to O(n) that need no retraction of a d x d matrix: random submanifolds."""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from p4lab.baselines.descent import FactoredDescent
+from p4lab.baselines.riemannian import CayleyLinear
+from p4lab.errors import OptionError
+from p4lab.p4 import RECOMMENDED
+
+Sampling = Literal["permutation", "orthogonal"]
+"""A random submanifold turns r of the coordinates, or r orthonormal directions that are uniform on the sphere."""
+
+
+class SubmanifoldDescent(FactoredDescent):
+    r"""Gradient descent on a random r-dimensional rotation group in each step (RSDM), for models with `CayleyLinear`.
+
+    .. math:: W \leftarrow W + P^T (Y - I_r) P\, W, \qquad Y = \mathrm{qf}\left(I_r - \eta
+              \left(P G W^T P^T - P W G^T P^T\right)\right), \qquad P P^T = I_r
+
+    qf is the orthogonal factor of a QR decomposition with a positive diagonal, so that det W keeps its sign; P is drawn
+    anew in each step. The published method forms the gradient G. Here ``P G W^T P^T = (g P^T)^T (z P^T)`` comes from
+    the factors that the layers keep (z = W x and the gradients g at the outputs): the same step, without G. The
+    published rate is twice this one, which is on the scale of that of `p4lab.baselines.CayleyDescent`.
+
+    Args:
+        model: a module that contains `CayleyLinear` layers; the optimizer adopts them.
+        lr: learning rate.
+        rank: r, at most d (None: that of P4Inv's preset `p4lab.p4.RECOMMENDED`).
+        sampling: "permutation" (r different coordinates) or "orthogonal" (r directions by a QR decomposition).
+        seed: of the draws.
+
+    Raises:
+        OptionError: lr <= 0, rank < 1, an unknown sampling, or no such layers.
+
+    Cost of a step for B samples: O(B r^2 + d r^2) by permutations, O(B d r + d^2 r) by orthogonal matrices; gradients
+    that come from elsewhere than `forward` add O(d r^2) or O(d^2 r). Rounding of W adds up slowly: nothing corrects it.
+
+    Source: Han, Poirion and Takeda, arXiv:2505.12378 (ICML 2025).
+    """
+
+    layer_type = CayleyLinear
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float,
+        rank: int | None = None,
+        sampling: Sampling = "permutation",
+        seed: int = 0,
+    ) -> None:
+        if rank is not None and (not isinstance(rank, int) or rank < 1):
+            raise OptionError(f"rank={rank!r}: expected a whole number of at least 1, or None for a preset's")
+        if sampling not in get_args(Sampling):
+            raise OptionError(f"sampling={sampling!r} is not known: choose one of {get_args(Sampling)}")
+        super().__init__(model, lr)
+        self.rank, self.sampling = rank, sampling
+        # In the group, state_dict carries it, and a resumed run goes on with the same draws.
+        self.param_groups[0]["generator"] = torch.Generator().manual_seed(seed).get_state()
+
+    def move(self, layer: CayleyLinear, lr: float) -> None:
+        """Move the weights of one layer."""
+        w, (z, g) = layer.matrix, layer.factors()
+        rank = min(self.rank or RECOMMENDED.rank_for(layer.dim), layer.dim)
+        if self.sampling == "permutation":
+            rows = self._draw(torch.randperm, layer.dim)[:rank].to(w.device)
+            z, g, part = z[:, rows], g[:, rows], w[rows]
+            gradient = None if w.grad is None else w.grad[rows]
+            w.index_copy_(0, rows, _turn(z, g, part, gradient, lr) @ part)
+        else:
+            p = torch.linalg.qr(self._draw(torch.randn, layer.dim, rank).to(w)).Q.t()
+            z, g, part = z @ p.t(), g @ p.t(), p @ w
+            gradient = None if w.grad is None else p @ w.grad
+            change = _turn(z, g, part, gradient, lr)
+            change.diagonal().sub_(1)
+            w.addmm_(p.t(), change @ part)
+
+    def _draw(self, draw: Callable[..., Tensor], *sizes: int) -> Tensor:
+        group, generator = self.param_groups[0], torch.Generator()
+        generator.set_state(group["generator"])
+        drawn = draw(*sizes, generator=generator, device="cpu")
+        group["generator"] = generator.get_state()
+        return drawn
+
+
+def _turn(z: Tensor, g: Tensor, part: Tensor, gradient: Tensor | None, lr: float) -> Tensor:
+    """Return Y, shape (r, r), of z P^T, g P^T, P W and P G, where G is what came from elsewhere than `forward`."""
+    e = g.t() @ z
+    if gradient is not None:
+        e = e.addmm(gradient, part.t())
+    eye = torch.eye(len(e), dtype=e.dtype, device=e.device)
+    q, r = torch.linalg.qr(eye - lr * (e - e.t()))
+    return q * r.diagonal().sign()

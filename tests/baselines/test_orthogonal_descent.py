@@ -1,0 +1,109 @@
+"""Steps on random submanifolds of O(n), against explicit algebra."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from baselines.twins import haar
+from torch import Tensor, nn
+
+from p4lab.baselines import METHODS, CayleyLinear, SubmanifoldDescent
+from p4lab.errors import OptionError
+
+D = 12
+batches = pytest.mark.parametrize("batch", [1, 5, 12, 30], ids="B{}".format)
+
+
+def data(batch: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(batch, D, dtype=torch.float64), torch.randn(batch, D, dtype=torch.float64)
+
+
+def fit(layer: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+    return (layer(x) - target).square().sum()
+
+
+def gradients(layer: CayleyLinear, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of `fit` with respect to weights and bias, by autograd alone."""
+    w, b = (p.detach().clone().requires_grad_() for p in (layer.matrix, layer.bias))
+    return torch.autograd.grad((x @ w.T + b - target).square().sum(), (w, b))
+
+
+# --- random submanifolds ---
+
+samplings = pytest.mark.parametrize("sampling", ["permutation", "orthogonal"])
+
+
+def directions(sampling: str, rank: int, seed: int) -> Tensor:
+    """P of the first step, shape (rank, D)."""
+    generator = torch.Generator().manual_seed(seed)
+    if sampling == "permutation":
+        return torch.eye(D, dtype=torch.float64)[torch.randperm(D, generator=generator)[:rank]]
+    return torch.linalg.qr(torch.randn(D, rank, generator=generator).double()).Q.T
+
+
+@batches
+@samplings
+@pytest.mark.parametrize("rank", [1, 2, 5, D], ids="r{}".format)
+def test_a_step_on_a_submanifold_by_hand(batch: int, sampling: str, rank: int) -> None:
+    layer = CayleyLinear(D, init=haar(D), dtype=torch.float64)
+    optimizer = SubmanifoldDescent(layer, lr=0.01, rank=rank, sampling=sampling, seed=3)
+    x, target = data(batch)
+    w, (g, g_bias) = layer.weight.detach().clone(), gradients(layer, x, target)
+    p, eye = directions(sampling, rank, seed=3), torch.eye(rank, dtype=torch.float64)
+    relative = p @ g @ w.T @ p.T
+    q, r = torch.linalg.qr(eye - 0.01 * (relative - relative.T))
+    turn = torch.eye(D, dtype=torch.float64) + p.T @ (q @ r.diagonal().sign().diag() - eye) @ p
+    fit(layer, x, target).backward()
+    optimizer.step()
+    torch.testing.assert_close(layer.weight.detach(), turn @ w, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(layer.bias.detach(), -0.01 * g_bias, rtol=1e-10, atol=1e-10)
+    assert torch.equal(layer.weight, w) == (rank == 1)
+
+
+@samplings
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 2e-5), (torch.float64, 1e-13)], ids=["f32", "f64"])
+def test_submanifold_steps_stay_orthogonal(sampling: str, dtype: torch.dtype, limit: float) -> None:
+    layer = CayleyLinear(D, init=haar(D), dtype=dtype)
+    optimizer = SubmanifoldDescent(layer, lr=0.1, sampling=sampling)
+    sign = torch.linalg.det(layer.weight).sign()
+    for _ in range(300):
+        x, target = (t.to(dtype) for t in data(4))
+        optimizer.zero_grad()
+        fit(layer, x, target).backward()
+        optimizer.step()
+    assert layer.violation() < limit
+    assert torch.linalg.det(layer.weight).sign() == sign
+
+
+@samplings
+def test_each_step_has_its_own_submanifold_and_a_resumed_run_the_same_ones(sampling: str) -> None:
+    start, batches = haar(D), [data(4) for _ in range(4)]
+
+    def stepped(optimizer: SubmanifoldDescent, x: Tensor, target: Tensor) -> Tensor:
+        (layer,) = optimizer.layers
+        before = layer.weight.detach().clone()
+        fit(layer, x, target).backward()
+        optimizer.step()
+        return layer.weight.detach() - before
+
+    def optimizer_at(matrix: Tensor, seed: int) -> SubmanifoldDescent:
+        layer = CayleyLinear(D, init=matrix, bias=False, dtype=torch.float64)
+        return SubmanifoldDescent(layer, lr=0.01, rank=2, sampling=sampling, seed=seed)
+
+    one = optimizer_at(start, seed=0)
+    changes = [stepped(one, *batches[i]) for i in (0, 1)]
+    assert torch.linalg.matrix_rank(torch.cat(changes, 1)) > 2
+    other = optimizer_at(one.layers[0].weight.detach(), seed=1)
+    other.load_state_dict(one.state_dict())
+    for batch in batches[2:]:
+        torch.testing.assert_close(stepped(other, *batch), stepped(one, *batch), rtol=1e-12, atol=1e-12)
+    different = stepped(optimizer_at(start, seed=1), *batches[0])
+    assert not torch.allclose(different, changes[0])
+
+
+def test_options_of_submanifolds_that_are_refused() -> None:
+    layer = CayleyLinear(3)
+    with pytest.raises(OptionError, match="rank=0: expected a whole number"):
+        SubmanifoldDescent(layer, lr=0.1, rank=0)
+    with pytest.raises(OptionError, match=r"sampling='gauss' is not known: choose one of \('permutation'"):
+        METHODS["rsdm"].optimizer(layer, 0.1, "sgd", sampling="gauss")
