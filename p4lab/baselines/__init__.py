@@ -3,13 +3,13 @@
 from p4lab.baselines.dense import Dense, Penalized, Plain, SoftDeterminant, SoftOrthogonal, penalty
 from p4lab.baselines.descent import CayleyDescent, RelativeAdam, RelativeGradient
 from p4lab.baselines.designed import Coupling, Woodbury
-from p4lab.baselines.layer import Baseline, OrthogonalBaseline, UnsupportedError
+from p4lab.baselines.layer import Baseline, NearlyOrthogonal, OrthogonalBaseline, UnsupportedError
 from p4lab.baselines.orthogonal import GeotorchOrthogonal, Householder, TorchOrthogonal, TorchTrivialized
-from p4lab.baselines.orthogonal_descent import SubmanifoldDescent
+from p4lab.baselines.orthogonal_descent import LandingDescent, SubmanifoldDescent
 from p4lab.baselines.packages import GeotorchGL, Nflows
 from p4lab.baselines.registry import METHODS, Method
 from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
-from p4lab.baselines.riemannian import CayleyLinear, RelativeLinear, StiefelLinear
+from p4lab.baselines.riemannian import CayleyLinear, NearLinear, RelativeLinear, StiefelLinear
 from p4lab.baselines.schedule import Rebasable, Rebase
 from p4lab.errors import MissingPackageError
 
@@ -26,9 +26,12 @@ __all__ = [
     "GeotorchGL",
     "GeotorchOrthogonal",
     "Householder",
+    "LandingDescent",
     "MatrixExponential",
     "Method",
     "MissingPackageError",
+    "NearLinear",
+    "NearlyOrthogonal",
     "Nflows",
     "OrthogonalBaseline",
     "Penalized",

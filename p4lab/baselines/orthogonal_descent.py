@@ -1,4 +1,4 @@
-"""Steps on and next to O(n) that need no retraction of a d x d matrix: random submanifolds."""
+"""Steps on and next to O(n) that need no retraction of a d x d matrix: random submanifolds, and landing."""
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -6,8 +6,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from p4lab.baselines.descent import FactoredDescent
-from p4lab.baselines.riemannian import CayleyLinear
+from p4lab.baselines.descent import FactoredDescent, relative
+from p4lab.baselines.riemannian import CayleyLinear, NearLinear
 from p4lab.errors import OptionError
 from p4lab.p4 import RECOMMENDED
 
@@ -84,6 +84,62 @@ class SubmanifoldDescent(FactoredDescent):
         drawn = draw(*sizes, generator=generator, device="cpu")
         group["generator"] = generator.get_state()
         return drawn
+
+
+class LandingDescent(FactoredDescent):
+    r"""Gradient descent next to O(n), which attracts the weights: no retraction, for models with `NearLinear` layers.
+
+    .. math:: W \leftarrow W - s \left(S + \lambda \Delta\right) W, \qquad S = G W^T - W G^T, \qquad
+              \Delta = W W^T - I, \qquad s = \min(\eta, s^*), \qquad \lambda = \rho / \eta
+
+    The distance :math:`\delta = |\Delta|_F` stays within a tolerance t: one step changes it to at most
+
+    .. math:: \delta - \alpha s + \beta s^2, \qquad \alpha = 2 \delta \left(\lambda (1 - \delta) - |S|_F\right), \qquad
+              \beta = (|S|_F^2 + \lambda^2 \delta^2)(1 + \delta), \qquad
+              s^* = \frac{\alpha + \sqrt{\alpha^2 + 4 \beta (t - \delta)}}{2 \beta}
+
+    as long as :math:`\rho \le 1/2`. The published method has a fixed lambda and rates near 0.1; here losses are means
+    over d, so that rates grow with d, and what has to stay fixed is their product rho. Its S is half of this one, and
+    its beta is another bound. G W^T comes from the factors that the layers keep.
+
+    Args:
+        model: a module that contains `NearLinear` layers; the optimizer adopts them.
+        lr: learning rate, eta.
+        attraction: rho; 1/2 is a full step of Newton and Schulz towards O(n).
+        tolerance: t, the largest distance.
+
+    Raises:
+        OptionError: lr <= 0, attraction outside of (0, 1/2], tolerance outside of (0, 1), or no such layers.
+
+    Cost of a step for B samples: O(B d^2) and two products of d x d matrices.
+    Source: Ablin and Peyre, arXiv:2102.07432 (AISTATS 2022).
+    """
+
+    layer_type = NearLinear
+
+    def __init__(self, model: nn.Module, lr: float, attraction: float = 0.2, tolerance: float = 0.5) -> None:
+        if not 0 < attraction <= 0.5:
+            raise OptionError(
+                f"attraction={attraction}: expected more than 0 and at most 1/2, from where on it overshoots"
+            )
+        if not 0 < tolerance < 1:
+            raise OptionError(f"tolerance={tolerance}: expected more than 0 and less than 1, where W may be singular")
+        super().__init__(model, lr)
+        self.attraction, self.tolerance = attraction, tolerance
+
+    def move(self, layer: NearLinear, lr: float) -> None:
+        """Move the weights of one layer."""
+        w, e, pull = layer.matrix, relative(layer), self.attraction / lr
+        skew = e - e.t()
+        off = w @ w.t()
+        off.diagonal().sub_(1)
+        size, distance = torch.linalg.matrix_norm(skew), torch.linalg.matrix_norm(off)
+        alpha = 2 * distance * (pull * (1 - distance) - size)
+        beta = (size.square() + (pull * distance).square()) * (1 + distance)
+        room = (self.tolerance - distance).clamp_min(0)
+        # Without a gradient, on O(n), all of this is 0, and so is the step.
+        longest = (alpha + (alpha.square() + 4 * beta * room).sqrt()) / (2 * beta).clamp_min(torch.finfo(w.dtype).tiny)
+        w.sub_(longest.clamp_max(lr) * (skew.add_(off, alpha=pull) @ w))
 
 
 def _turn(z: Tensor, g: Tensor, part: Tensor, gradient: Tensor | None, lr: float) -> Tensor:

@@ -68,7 +68,7 @@ CONTENDERS: dict[str, Method] = {
         _p4(OWN, "P4Orthogonal", ORTHOGONAL.layer, ORTHOGONAL.every),
         _p4("p4reflections", "P4Reflections", _reflections, ORTHOGONAL.every),
         _p4("p4givens", "P4Givens, 4 sweeps", partial(P4Givens, rank=4), ORTHOGONAL.every),
-        *(method for method in METHODS.values() if method.group == "orthogonal"),
+        *(method for method in METHODS.values() if method.group in ("orthogonal", "nearly_orthogonal")),
     )
 }
 

@@ -58,7 +58,8 @@ def racers(task: str, methods: Sequence[str]) -> tuple[str, ...]:
     return tuple(
         name
         for name in methods
-        if not unfit(task, METHODS[name]) and not (METHODS[name].group == "orthogonal" and task in NO_FAMILY)
+        if not unfit(task, METHODS[name])
+        and not (METHODS[name].group in ("orthogonal", "nearly_orthogonal") and task in NO_FAMILY)
     )
 
 

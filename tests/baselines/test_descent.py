@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from p4lab.baselines import (
     CayleyDescent,
     CayleyLinear,
+    LandingDescent,
     RelativeAdam,
     RelativeGradient,
     RelativeLinear,
@@ -22,7 +23,7 @@ from p4lab.baselines import (
 from p4lab.errors import OptionError
 
 D = 12
-OPTIMIZERS = (RelativeGradient, CayleyDescent, SubmanifoldDescent)
+OPTIMIZERS = (RelativeGradient, CayleyDescent, SubmanifoldDescent, LandingDescent)
 sizes = pytest.mark.parametrize("batch", [1, 4, 5, 6, 11, 12, 30], ids="B{}".format)
 
 

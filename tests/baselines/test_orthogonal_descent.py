@@ -1,4 +1,4 @@
-"""Steps on random submanifolds of O(n), against explicit algebra."""
+"""Steps on random submanifolds of O(n) and next to it, against explicit algebra."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from baselines.twins import haar
 from torch import Tensor, nn
 
-from p4lab.baselines import METHODS, CayleyLinear, SubmanifoldDescent
+from p4lab.baselines import METHODS, CayleyLinear, LandingDescent, NearLinear, SubmanifoldDescent
 from p4lab.errors import OptionError
 
 D = 12
@@ -22,7 +22,7 @@ def fit(layer: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     return (layer(x) - target).square().sum()
 
 
-def gradients(layer: CayleyLinear, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def gradients(layer: nn.Module, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Those of `fit` with respect to weights and bias, by autograd alone."""
     w, b = (p.detach().clone().requires_grad_() for p in (layer.matrix, layer.bias))
     return torch.autograd.grad((x @ w.T + b - target).square().sum(), (w, b))
@@ -107,3 +107,100 @@ def test_options_of_submanifolds_that_are_refused() -> None:
         SubmanifoldDescent(layer, lr=0.1, rank=0)
     with pytest.raises(OptionError, match=r"sampling='gauss' is not known: choose one of \('permutation'"):
         METHODS["rsdm"].optimizer(layer, 0.1, "sgd", sampling="gauss")
+
+
+# --- landing ---
+
+
+def nearly(size: float) -> Tensor:
+    """A matrix whose W W^T is off the identity by about this in norm."""
+    noise = torch.randn(D, D, dtype=torch.float64)
+    return haar(D) + size / 2 * noise / torch.linalg.matrix_norm(noise)
+
+
+def distance(w: Tensor) -> float:
+    return float(torch.linalg.matrix_norm(w @ w.T - torch.eye(len(w), dtype=w.dtype)))
+
+
+def nearly_orthogonal(size: float, dtype: torch.dtype = torch.float64) -> NearLinear:
+    layer = NearLinear(D, dtype=dtype)
+    with torch.no_grad():
+        layer.matrix.copy_(nearly(size))
+    return layer
+
+
+@batches
+@pytest.mark.parametrize("size", [0.0, 0.1], ids=["on", "off"])
+def test_a_landing_step_by_hand(batch: int, size: float) -> None:
+    layer = nearly_orthogonal(size)
+    optimizer = LandingDescent(layer, lr=1e-4, attraction=0.3)
+    x, target = data(batch)
+    w, (g, g_bias) = layer.weight.detach().clone(), gradients(layer, x, target)
+    off = w @ w.T - torch.eye(D, dtype=torch.float64)
+    expected = w - 1e-4 * (g @ w.T - w @ g.T) @ w - 0.3 * off @ w
+    fit(layer, x, target).backward()
+    optimizer.step()
+    torch.testing.assert_close(layer.weight.detach(), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(layer.bias.detach(), -1e-4 * g_bias, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("attraction", [0.01, 0.2, 0.5], ids="rho{}".format)
+@pytest.mark.parametrize("rate", [1e-2, 1.0, 1e3], ids="lr{}".format)
+@pytest.mark.parametrize("size", [0.0, 0.1, 0.3], ids="off{}".format)
+def test_landing_never_leaves_its_tolerance(size: float, rate: float, attraction: float) -> None:
+    layer = nearly_orthogonal(size)
+    optimizer = LandingDescent(layer, lr=rate, attraction=attraction, tolerance=0.4)
+    farthest = 0.0
+    for _ in range(100):
+        x, target = data(4)
+        optimizer.zero_grad()
+        fit(layer, x, target).backward()
+        optimizer.step()
+        farthest = max(farthest, distance(layer.weight.detach()))
+    assert farthest <= 0.4 + 1e-9
+    assert farthest > 1e-3  # it does leave O(n)
+
+
+def test_landing_lands() -> None:
+    layer = nearly_orthogonal(0.3)
+    optimizer = LandingDescent(layer, lr=0.1)
+    distances = []
+    for _ in range(100):
+        optimizer.step()
+        distances.append(distance(layer.weight.detach()))
+    assert distances == sorted(distances, reverse=True) or distances[-1] < 1e-12
+    assert distances[-1] < 1e-12
+
+
+def test_options_of_landing_that_are_refused() -> None:
+    layer = NearLinear(3)
+    for attraction in (0, 0.6):
+        with pytest.raises(OptionError, match=f"attraction={attraction}: expected more than 0 and at most 1/2"):
+            LandingDescent(layer, lr=0.1, attraction=attraction)
+    for tolerance in (0, 1.0):
+        with pytest.raises(OptionError, match=f"tolerance={tolerance}: expected more than 0 and less than 1"):
+            METHODS["landing"].optimizer(layer, 0.1, "sgd", tolerance=tolerance)
+
+
+# --- layers that are next to O(n) ---
+
+
+def test_log_det_is_0_in_training_and_the_truth_in_evaluation() -> None:
+    layer = nearly_orthogonal(0.3)
+    truth = torch.linalg.slogdet(layer.weight.detach()).logabsdet
+    assert truth.abs() > 1e-3
+    claimed = layer.logabsdet()
+    assert claimed == 0
+    assert not claimed.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(layer.logabsdet(), truth)
+    evaluated = layer.eval().logabsdet()
+    torch.testing.assert_close(evaluated.detach(), truth)
+    evaluated.backward()
+    torch.testing.assert_close(layer.matrix.grad, torch.linalg.inv(layer.weight.detach()).T)
+
+
+def test_the_inverse_is_the_transpose() -> None:
+    layer, y = nearly_orthogonal(0.3), torch.randn(5, D, dtype=torch.float64)
+    torch.testing.assert_close(layer.inverse(y), (y - layer.bias) @ layer.weight)
+    assert 1e-3 < layer.violation() < 0.3

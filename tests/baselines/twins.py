@@ -15,11 +15,12 @@ from p4lab.baselines.designed import Woodbury
 from p4lab.baselines.orthogonal import GeotorchOrthogonal, Householder, TorchOrthogonal, TorchTrivialized
 from p4lab.baselines.packages import GeotorchGL, Nflows
 from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
-from p4lab.baselines.riemannian import CayleyLinear, RelativeLinear, StiefelLinear
+from p4lab.baselines.riemannian import CayleyLinear, NearLinear, RelativeLinear, StiefelLinear
 
 BASELINES = [name for name, method in METHODS.items() if method.linear and not name.startswith("p4inv")]
 WITH_INVERSE = [name for name in BASELINES if METHODS[name].exact_inverse]
 ORTHOGONAL = [name for name in BASELINES if METHODS[name].group == "orthogonal"]
+NEARLY = [name for name in BASELINES if METHODS[name].group == "nearly_orthogonal"]
 REBASED = [name for name in BASELINES if METHODS[name].schedule_of]
 IDENTITY_ONLY = ("nflows_lu", "nflows_qr", "nflows_svd", "torch_matrix_exp", "torch_cayley")
 
@@ -48,7 +49,7 @@ def woodbury(t: Tensors) -> Tensor:
 
 
 WEIGHTS |= {kind: lambda t: t["matrix"] for kind in (Dense, Plain, SoftOrthogonal, SoftDeterminant)}
-WEIGHTS |= {kind: lambda t: t["matrix"] for kind in (RelativeLinear, CayleyLinear, StiefelLinear)}
+WEIGHTS |= {kind: lambda t: t["matrix"] for kind in (RelativeLinear, CayleyLinear, StiefelLinear, NearLinear)}
 WEIGHTS |= {
     PLU: plu,
     QR: lambda t: reflections(t["vectors"]) @ (t["upper"].triu(1) + diagonal(t)),
@@ -87,7 +88,7 @@ def start_for(name: str, dim: int) -> Tensor:
     """A random matrix that the method can start at."""
     if name in IDENTITY_ONLY:
         return torch.eye(dim, dtype=torch.float64)
-    if name in ORTHOGONAL:
+    if name in (*ORTHOGONAL, *NEARLY):
         return haar(dim)
     if name == "woodbury":
         return torch.eye(dim, dtype=torch.float64) + torch.outer(haar(dim)[0], haar(dim)[0]) / 2

@@ -12,7 +12,7 @@ from p4lab.problems.rates import Choice
 
 
 def test_every_orthogonal_method_takes_part() -> None:
-    assert {name for name, method in METHODS.items() if method.group == "orthogonal"} <= set(orthogonal.CONTENDERS)
+    assert {name for name, method in METHODS.items() if "orthogonal" in method.group} <= set(orthogonal.CONTENDERS)
     assert set(orthogonal.STATIC) < set(orthogonal.PACKAGED) < set(orthogonal.CONTENDERS)
 
 
