@@ -7,7 +7,7 @@ from p4lab.baselines.layer import Baseline, NearlyOrthogonal, OrthogonalBaseline
 from p4lab.baselines.orthogonal import GeotorchOrthogonal, Householder, TorchOrthogonal, TorchTrivialized
 from p4lab.baselines.orthogonal_descent import LandingDescent, SubmanifoldDescent
 from p4lab.baselines.packages import GeotorchGL, Nflows
-from p4lab.baselines.registry import METHODS, Method
+from p4lab.baselines.registry import METHODS, ORTHOGONAL_GROUPS, Method
 from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
 from p4lab.baselines.riemannian import CayleyLinear, NearLinear, RelativeLinear, StiefelLinear
 from p4lab.baselines.schedule import Rebasable, Rebase
@@ -15,6 +15,7 @@ from p4lab.errors import MissingPackageError
 
 __all__ = [
     "METHODS",
+    "ORTHOGONAL_GROUPS",
     "PLU",
     "QR",
     "SVD",

@@ -24,6 +24,8 @@ from p4lab.packages import require
 
 Group = Literal["invertible", "orthogonal", "nearly_orthogonal", "designed", "penalized"]
 """A method is of one of these groups, as `Method` says."""
+ORTHOGONAL_GROUPS: tuple[Group, ...] = ("orthogonal", "nearly_orthogonal")
+"""Methods of these groups reach rotations and reflections only, but for a small error."""
 Schedule = MergeSchedule | Rebase
 """Schedules have a ``step()`` for after each optimizer step."""
 
