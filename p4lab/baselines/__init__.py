@@ -5,7 +5,7 @@ from p4lab.baselines.descent import CayleyDescent, RelativeAdam, RelativeGradien
 from p4lab.baselines.designed import Coupling, Woodbury
 from p4lab.baselines.layer import Baseline, NearlyOrthogonal, OrthogonalBaseline, UnsupportedError
 from p4lab.baselines.orthogonal import GeotorchOrthogonal, Householder, TorchOrthogonal, TorchTrivialized
-from p4lab.baselines.orthogonal_descent import LandingDescent, SubmanifoldDescent
+from p4lab.baselines.orthogonal_descent import LandingDescent, Pogo, SubmanifoldDescent
 from p4lab.baselines.packages import GeotorchGL, Nflows
 from p4lab.baselines.registry import METHODS, ORTHOGONAL_GROUPS, Method
 from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
@@ -37,6 +37,7 @@ __all__ = [
     "OrthogonalBaseline",
     "Penalized",
     "Plain",
+    "Pogo",
     "Rebasable",
     "Rebase",
     "RelativeAdam",

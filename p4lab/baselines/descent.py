@@ -29,10 +29,9 @@ class GroupDescent(Optimizer):
     layer_type: type[FactoredLinear]
 
     def __init__(self, model: nn.Module, lr: float) -> None:
-        if not lr > 0:
-            raise OptionError(f"lr={lr}: expected a positive number")
+        check_rate(lr)
         self.layers = layers_of(model, self.layer_type)
-        self._others = _without(model, self.layers)
+        self._others = without(model, self.layers)
         super().__init__(model.parameters(), {"lr": lr})
 
     @torch.no_grad()
@@ -242,6 +241,13 @@ def _eye(like: Tensor, size: int) -> Tensor:
     return torch.eye(size, dtype=torch.float64, device=like.device)
 
 
-def _without(model: nn.Module, layers: list[Any]) -> list[nn.Parameter]:
+def check_rate(lr: float) -> None:
+    """Raise OptionError unless a learning rate is positive."""
+    if not lr > 0:
+        raise OptionError(f"lr={lr}: expected a positive number")
+
+
+def without(model: nn.Module, layers: list[Any]) -> list[nn.Parameter]:
+    """Return the parameters of a model that are not the matrix of one of these layers."""
     special = {id(layer.matrix) for layer in layers}
     return [parameter for parameter in model.parameters() if id(parameter) not in special]

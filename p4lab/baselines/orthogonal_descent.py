@@ -1,15 +1,18 @@
-"""Steps on and next to O(n) that need no retraction of a d x d matrix: random submanifolds, and landing."""
+"""Steps on and next to O(n) that need no retraction of a d x d matrix: random submanifolds, landing, POGO."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
 
-from p4lab.baselines.descent import FactoredDescent, relative
+from p4lab.baselines.descent import FactoredDescent, check_rate, layers_of, relative, without
 from p4lab.baselines.riemannian import CayleyLinear, NearLinear
 from p4lab.errors import OptionError
+from p4lab.options import check_known, named_options
 from p4lab.p4 import RECOMMENDED
+from p4lab.packages import require
 
 Sampling = Literal["permutation", "orthogonal"]
 """A random submanifold turns r of the coordinates, or r orthonormal directions that are uniform on the sphere."""
@@ -140,6 +143,73 @@ class LandingDescent(FactoredDescent):
         # Without a gradient, on O(n), all of this is 0, and so is the step.
         longest = (alpha + (alpha.square() + 4 * beta * room).sqrt()) / (2 * beta).clamp_min(torch.finfo(w.dtype).tiny)
         w.sub_(longest.clamp_max(lr) * (skew.add_(off, alpha=pull) @ w))
+
+
+Base = Literal["SGD", "VectorAdam"]
+"""POGO has these rules that make a direction of gradients."""
+
+
+class Pogo(Optimizer):
+    r"""POGO of the package pogo-torch for models with `NearLinear` layers; torch steps all other parameters.
+
+    .. math:: M = W - \eta' \tfrac{1}{2} (V W^T - W V^T)\, W, \qquad W \leftarrow M + \tfrac{1}{2} (I - M M^T)\, M
+
+    V is the direction that the rule makes of the gradient G. The distance from O(n) is of the order of the fourth power
+    of the step, and never corrected to 0 exactly. Rates are on the scale of other methods here:
+    :math:`\eta' = 2 \eta` with SGD, as their steps have no factor 1/2, and :math:`\eta' = d \eta` with VectorAdam, whose
+    V has norm 1 where that of Adam has about d. Other parameters have torch's SGD or Adam with rate eta.
+
+    Args:
+        model: a module that contains `NearLinear` layers.
+        lr: learning rate, eta.
+        base: the rule, "SGD" or "VectorAdam".
+        options: of the rule.
+
+    Raises:
+        OptionError: lr <= 0, an unknown rule or option, or no such layers.
+        MissingPackageError: pogo-torch is not installed.
+
+    Cost of a step: O(d^3), about seven products of d x d matrices.
+    Source: Javaloy and Vergari, arXiv:2602.14656; pogo-torch 1.0 (``pogo.POGO``).
+    """
+
+    def __init__(self, model: nn.Module, lr: float, base: Base = "SGD", **options: Any) -> None:
+        check_rate(lr)
+        if base not in get_args(Base):
+            raise OptionError(f"base={base!r} is not known: choose one of {get_args(Base)}")
+        self.layers = layers_of(model, NearLinear)
+        for layer in self.layers:
+            layer.adopted = False  # the package wants the gradient itself
+        kind = getattr(require("pogo.base", "baselines"), base)
+        check_known(f"POGO with {base}", options, named_options(kind))
+        super().__init__(model.parameters(), {"lr": lr})
+        pogo = require("pogo", "baselines").POGO
+        rule = kind(**options)
+        self._turns = [pogo([layer.matrix], rule, lr, flatten_fn=lambda w: w[None]) for layer in self.layers]
+        self._scales = [2 if base == "SGD" else layer.dim for layer in self.layers]
+        others = without(model, self.layers)
+        self._rest = (SGD if base == "SGD" else Adam)(others, lr=lr) if others else None
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Move every layer and parameter once; return what ``closure`` returned, if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        lr = self.param_groups[0]["lr"]
+        for layer, turn, scale in zip(self.layers, self._turns, self._scales, strict=True):
+            memory, (group,) = self.state[layer.matrix], turn.param_groups
+            turn.state = self.state  # one state for all, so that state_dict carries it
+            group["lr"], group["step"] = scale * lr, memory.get("step", 0)
+            turn.step()
+            # The rules begin their memory at step 1, which without a gradient leaves none: it has to come again.
+            memory["step"] = group["step"] if memory.keys() - {"step"} else 0
+        if self._rest is not None:
+            self._rest.state = self.state
+            self._rest.param_groups[0]["lr"] = lr
+            self._rest.step()
+        return loss
 
 
 def _turn(z: Tensor, g: Tensor, part: Tensor, gradient: Tensor | None, lr: float) -> Tensor:

@@ -12,7 +12,7 @@ from p4lab.baselines.dense import Dense, Plain, SoftDeterminant, SoftOrthogonal
 from p4lab.baselines.descent import CayleyDescent, RelativeAdam, RelativeGradient
 from p4lab.baselines.designed import Coupling, Woodbury
 from p4lab.baselines.orthogonal import GeotorchOrthogonal, Householder, Map, TorchOrthogonal, TorchTrivialized
-from p4lab.baselines.orthogonal_descent import LandingDescent, SubmanifoldDescent
+from p4lab.baselines.orthogonal_descent import Base, LandingDescent, Pogo, SubmanifoldDescent
 from p4lab.baselines.packages import GeotorchGL, Nflows, NflowsKind
 from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
 from p4lab.baselines.riemannian import CayleyLinear, NearLinear, RelativeLinear, StiefelLinear
@@ -45,6 +45,13 @@ def _geoopt(name: str) -> Callable[..., Optimizer]:
         starts = [vars(kind)["__init__"] for kind in optimizer.__mro__ if "__init__" in vars(kind)]
         check_known(name, options, *(named_options(start) - {"self"} for start in starts))
         return cast(Optimizer, optimizer(layer.parameters(), lr=lr, **options))
+
+    return make
+
+
+def _pogo(base: Base) -> Callable[..., Optimizer]:
+    def make(layer: nn.Module, lr: float, **options: Any) -> Optimizer:
+        return Pogo(layer, lr, base, **options)
 
     return make
 
@@ -282,6 +289,13 @@ def _nearly_orthogonal() -> list[Method]:
             build=NearLinear,
             source="arXiv:2102.07432",
             optimizers={"sgd": LandingDescent},
+        ),
+        add(
+            "pogo",
+            "POGO",
+            build=NearLinear,
+            source="pogo-torch 1.0, arXiv:2602.14656",
+            optimizers={"sgd": _pogo("SGD"), "adam": _pogo("VectorAdam")},
         ),
     ]
 

@@ -165,7 +165,7 @@ class CayleyLinear(FactoredLinear, OrthogonalBaseline):
 
 
 class NearLinear(FactoredLinear, NearlyOrthogonal):
-    """Linear layer with nearly orthogonal weights, for `LandingDescent`, which keeps them near.
+    """Linear layer with nearly orthogonal weights, for `LandingDescent` and `Pogo`, which keep them near.
 
     Arguments as for `p4lab.baselines.Dense`; ``init`` has to be orthogonal, else OptionError.
 

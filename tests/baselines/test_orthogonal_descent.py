@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import sys
+
 import pytest
 import torch
 from baselines.twins import haar
 from torch import Tensor, nn
 
-from p4lab.baselines import METHODS, CayleyLinear, LandingDescent, NearLinear, SubmanifoldDescent
+from p4lab.baselines import (
+    METHODS,
+    CayleyLinear,
+    LandingDescent,
+    MissingPackageError,
+    NearLinear,
+    Pogo,
+    SubmanifoldDescent,
+)
 from p4lab.errors import OptionError
 
 D = 12
@@ -180,6 +191,93 @@ def test_options_of_landing_that_are_refused() -> None:
     for tolerance in (0, 1.0):
         with pytest.raises(OptionError, match=f"tolerance={tolerance}: expected more than 0 and less than 1"):
             METHODS["landing"].optimizer(layer, 0.1, "sgd", tolerance=tolerance)
+
+
+# --- POGO ---
+
+
+@pytest.mark.parametrize("base", ["SGD", "VectorAdam"])
+@batches
+def test_a_step_of_pogo_by_hand(batch: int, base: str) -> None:
+    layer = NearLinear(D, init=haar(D), dtype=torch.float64)
+    optimizer = Pogo(layer, lr=1e-3, base=base)
+    x, target = data(batch)
+    w, (g, g_bias) = layer.weight.detach().clone(), gradients(layer, x, target)
+    # The first direction of VectorAdam is the gradient over its norm, that of Adam has entries of 1.
+    step = 2e-3 * g if base == "SGD" else 1e-3 * D * g / torch.linalg.matrix_norm(g)
+    middle = w - 0.5 * (step @ w.T - w @ step.T) @ w
+    expected = middle + 0.5 * (torch.eye(D, dtype=torch.float64) - middle @ middle.T) @ middle
+    fit(layer, x, target).backward()
+    optimizer.step()
+    torch.testing.assert_close(layer.weight.detach(), expected, rtol=1e-9, atol=1e-9)
+    bias = -1e-3 * (g_bias if base == "SGD" else g_bias.sign())
+    torch.testing.assert_close(layer.bias.detach(), bias, rtol=1e-6, atol=1e-9)
+
+
+def test_pogo_stays_near() -> None:
+    layer = NearLinear(D, init=haar(D), dtype=torch.float64)
+    optimizer = Pogo(layer, lr=2e-3, momentum=0.5)
+    for _ in range(100):
+        optimizer.zero_grad()
+        fit(layer, *data(4)).backward()
+        optimizer.step()
+    assert 1e-13 < layer.violation() < 1e-2
+
+
+@pytest.mark.parametrize("base", ["SGD", "VectorAdam"])
+def test_pogo_begins_at_its_first_gradient_and_its_state_comes_back(base: str) -> None:
+    start, options = haar(D), {"momentum": 0.5} if base == "SGD" else {}
+    layers = [NearLinear(D, init=start, dtype=torch.float64) for _ in range(2)]
+    one, other = (Pogo(layer, lr=1e-3, base=base, **options) for layer in layers)
+    one.step()  # there is no gradient yet
+    assert torch.equal(layers[0].weight, start)
+    batches = [data(4) for _ in range(4)]
+    for optimizer, layer in ((one, layers[0]), (other, layers[1])):
+        for x, target in batches[:2]:
+            optimizer.zero_grad()
+            fit(layer, x, target).backward()
+            optimizer.step()
+    assert torch.equal(layers[0].weight, layers[1].weight)
+    resumed = NearLinear(D, dtype=torch.float64)
+    resumed.load_state_dict(layers[0].state_dict())
+    third = Pogo(resumed, lr=1e-3, base=base, **options)
+    third.load_state_dict(copy.deepcopy(one.state_dict()))
+    for optimizer, layer in ((one, layers[0]), (third, resumed)):
+        for x, target in batches[2:]:
+            optimizer.zero_grad()
+            fit(layer, x, target).backward()
+            optimizer.step()
+    assert torch.equal(layers[0].weight, resumed.weight)
+
+
+def test_pogo_takes_over_a_layer_that_landing_had() -> None:
+    layer = NearLinear(D, dtype=torch.float64)
+    LandingDescent(layer, lr=0.1)
+    optimizer = Pogo(nn.Sequential(layer), lr=0.1)
+    fit(layer, *data(4)).backward()
+    optimizer.step()
+    assert not torch.equal(layer.weight, torch.eye(D, dtype=torch.float64))
+
+
+def test_options_of_pogo_that_are_refused() -> None:
+    layer = NearLinear(3)
+    with pytest.raises(OptionError, match="contains no NearLinear layers"):
+        Pogo(nn.Linear(2, 2), lr=0.1)
+    with pytest.raises(OptionError, match="lr=0"):
+        Pogo(layer, lr=0)
+    with pytest.raises(OptionError, match="base='Muon' is not known"):
+        Pogo(layer, lr=0.1, base="Muon")
+    with pytest.raises(OptionError, match="POGO with VectorAdam has no option 'momentum'"):
+        METHODS["pogo"].optimizer(layer, 0.1, "adam", momentum=0.3)
+
+
+def test_without_its_package_pogo_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = METHODS["pogo"].build(3)
+    for module in [module for module in sys.modules if module.partition(".")[0] == "pogo"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "pogo", None)
+    with pytest.raises(MissingPackageError, match=r"pogo.*pip install 'p4lab\[baselines\]'"):
+        METHODS["pogo"].optimizer(layer, 0.1, "sgd")
 
 
 # --- layers that are next to O(n) ---

@@ -80,7 +80,18 @@ def test_who_else_races_does_not_matter(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["plain", "p4inv", "relative", "relative_adam", "cayley_descent", "rsdm", "landing", "geoopt_stiefel", *DYNAMIC],
+    [
+        "plain",
+        "p4inv",
+        "relative",
+        "relative_adam",
+        "cayley_descent",
+        "rsdm",
+        "landing",
+        "pogo",
+        "geoopt_stiefel",
+        *DYNAMIC,
+    ],
 )
 def test_a_lane_comes_back_and_goes_on_as_it_did(name: str) -> None:
     config = CONFIG.replace(methods=name, dtype="float64")
