@@ -156,8 +156,8 @@ class Pogo(Optimizer):
 
     V is the direction that the rule makes of the gradient G. The distance from O(n) is of the order of the fourth power
     of the step, and never corrected to 0 exactly. Rates are on the scale of other methods here:
-    :math:`\eta' = 2 \eta` with SGD, as their steps have no factor 1/2, and :math:`\eta' = d \eta` with VectorAdam, whose
-    V has norm 1 where that of Adam has about d. Other parameters have torch's SGD or Adam with rate eta.
+    :math:`\eta' = 2 \eta` with SGD, as their steps have no factor 1/2, and :math:`\eta' = d \eta` with VectorAdam,
+    whose V has norm 1 where that of Adam has about d. Other parameters have torch's SGD or Adam with rate eta.
 
     Args:
         model: a module that contains `NearLinear` layers.
