@@ -4,7 +4,7 @@ from p4lab.baselines.dense import Dense, Penalized, Plain, SoftDeterminant, Soft
 from p4lab.baselines.descent import CayleyDescent, RelativeAdam, RelativeGradient
 from p4lab.baselines.designed import Coupling, Woodbury
 from p4lab.baselines.layer import Baseline, NearlyOrthogonal, OrthogonalBaseline, UnsupportedError
-from p4lab.baselines.orthogonal import GeotorchOrthogonal, Householder, TorchOrthogonal, TorchTrivialized
+from p4lab.baselines.orthogonal import CayleyNeumann, GeotorchOrthogonal, Householder, TorchOrthogonal, TorchTrivialized
 from p4lab.baselines.orthogonal_descent import LandingDescent, Pogo, SubmanifoldDescent
 from p4lab.baselines.packages import GeotorchGL, Nflows
 from p4lab.baselines.registry import METHODS, ORTHOGONAL_GROUPS, Method
@@ -22,6 +22,7 @@ __all__ = [
     "Baseline",
     "CayleyDescent",
     "CayleyLinear",
+    "CayleyNeumann",
     "Coupling",
     "Dense",
     "GeotorchGL",

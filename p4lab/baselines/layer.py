@@ -220,6 +220,12 @@ def start_matrix(
     return start
 
 
+def check_identity(start: Tensor, family: str, why: str, advice: str) -> None:
+    """Raise the OptionError of `outside` unless a start is the identity."""
+    if not torch.equal(start, torch.eye(len(start), dtype=start.dtype, device=start.device)):
+        outside(family, why, advice)
+
+
 def outside(family: str, why: str, advice: str) -> None:
     """Raise the OptionError of a start that a family of matrices does not contain."""
     raise OptionError(f"init is outside of the {family} family ({why}): {advice}, or take another method")

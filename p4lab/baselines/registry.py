@@ -11,7 +11,14 @@ from torch.optim import SGD, Adam, Optimizer
 from p4lab.baselines.dense import Dense, Plain, SoftDeterminant, SoftOrthogonal
 from p4lab.baselines.descent import CayleyDescent, RelativeAdam, RelativeGradient
 from p4lab.baselines.designed import Coupling, Woodbury
-from p4lab.baselines.orthogonal import GeotorchOrthogonal, Householder, Map, TorchOrthogonal, TorchTrivialized
+from p4lab.baselines.orthogonal import (
+    CayleyNeumann,
+    GeotorchOrthogonal,
+    Householder,
+    Map,
+    TorchOrthogonal,
+    TorchTrivialized,
+)
 from p4lab.baselines.orthogonal_descent import Base, LandingDescent, Pogo, SubmanifoldDescent
 from p4lab.baselines.packages import GeotorchGL, Nflows, NflowsKind
 from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
@@ -296,6 +303,13 @@ def _nearly_orthogonal() -> list[Method]:
             build=NearLinear,
             source="pogo-torch 1.0, arXiv:2602.14656",
             optimizers={"sgd": _pogo("SGD"), "adam": _pogo("VectorAdam")},
+        ),
+        add(
+            "cayley_neumann",
+            "Cayley-Neumann (OFTv2)",
+            knows=_NEAR._replace(cubic=False),
+            build=CayleyNeumann,
+            source="arXiv:2506.19847",
         ),
     ]
 

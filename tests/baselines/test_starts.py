@@ -82,7 +82,7 @@ def test_a_start_outside_of_the_family(name: str) -> None:
         METHODS[name].build(4, init=torch.diag(torch.tensor([2.0, 3.0, 4.0, 5.0])))
 
 
-@pytest.mark.parametrize("name", ["torch_matrix_exp", "torch_cayley"])
+@pytest.mark.parametrize("name", ["torch_matrix_exp", "torch_cayley", "cayley_neumann"])
 def test_a_static_map_cannot_be_given_a_start(name: str) -> None:
     with pytest.raises(OptionError, match="identity"):
         METHODS[name].build(3, init="reverse")

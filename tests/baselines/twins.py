@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from p4lab.baselines import METHODS
 from p4lab.baselines.dense import Dense, Plain, SoftDeterminant, SoftOrthogonal
 from p4lab.baselines.designed import Woodbury
-from p4lab.baselines.orthogonal import GeotorchOrthogonal, Householder, TorchOrthogonal, TorchTrivialized
+from p4lab.baselines.orthogonal import CayleyNeumann, GeotorchOrthogonal, Householder, TorchOrthogonal, TorchTrivialized
 from p4lab.baselines.packages import GeotorchGL, Nflows
 from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
 from p4lab.baselines.riemannian import CayleyLinear, NearLinear, RelativeLinear, StiefelLinear
@@ -22,7 +22,7 @@ WITH_INVERSE = [name for name in BASELINES if METHODS[name].exact_inverse]
 ORTHOGONAL = [name for name in BASELINES if METHODS[name].group == "orthogonal"]
 NEARLY = [name for name in BASELINES if METHODS[name].group == "nearly_orthogonal"]
 REBASED = [name for name in BASELINES if METHODS[name].schedule_of]
-IDENTITY_ONLY = ("nflows_lu", "nflows_qr", "nflows_svd", "torch_matrix_exp", "torch_cayley")
+IDENTITY_ONLY = ("nflows_lu", "nflows_qr", "nflows_svd", "torch_matrix_exp", "torch_cayley", "cayley_neumann")
 
 
 # --- effective weights ---
@@ -48,6 +48,13 @@ def woodbury(t: Tensors) -> Tensor:
     return torch.eye(t["u"].shape[1], dtype=torch.float64) + t["u"].T @ t["v"]
 
 
+def cayley_neumann(t: Tensors) -> Tensor:
+    """With five terms, which is the default."""
+    q = t["upper"].triu(1) - t["upper"].triu(1).T
+    powers = [torch.linalg.matrix_power(q, i) for i in range(6)]
+    return (powers[0] + q) @ torch.stack(powers).sum(0)
+
+
 WEIGHTS |= {kind: lambda t: t["matrix"] for kind in (Dense, Plain, SoftOrthogonal, SoftDeterminant)}
 WEIGHTS |= {kind: lambda t: t["matrix"] for kind in (RelativeLinear, CayleyLinear, StiefelLinear, NearLinear)}
 WEIGHTS |= {
@@ -55,6 +62,7 @@ WEIGHTS |= {
     QR: lambda t: reflections(t["vectors"]) @ (t["upper"].triu(1) + diagonal(t)),
     SVD: lambda t: reflections(t["left"]) @ diagonal(t) @ reflections(t["right"]).T,
     MatrixExponential: lambda t: t["base"] @ torch.linalg.matrix_exp(t["exponent"]),
+    CayleyNeumann: cayley_neumann,
     Householder: lambda t: reflections(t["vectors"]) @ torch.diag(t["signs"]),
     Woodbury: woodbury,
 }

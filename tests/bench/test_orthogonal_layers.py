@@ -22,7 +22,8 @@ def test_each_starts_at_the_identity_and_learns(name: str) -> None:
     outcome = orthogonal.solve(name, 8, choice, seed=0, limit=2.0)
     assert outcome.steps > 1
     assert outcome.loss < 1.0
-    assert outcome.violation < 1e-3
+    # Some are next to O(n) only, and say so.
+    assert outcome.violation < (1e-3 if orthogonal.CONTENDERS[name].group == "orthogonal" else 0.5)
 
 
 def test_the_same_rates_and_intervals_for_all_that_have_them() -> None:

@@ -24,6 +24,7 @@ STATEFUL = (
     "rsdm",
     "landing",
     "pogo",
+    "cayley_neumann",
     "geoopt_stiefel",
 )
 DYNAMIC = [name for name in METHODS if name.endswith("_dynamic")]
