@@ -11,6 +11,7 @@ from p4lab.baselines.registry import METHODS, ORTHOGONAL_GROUPS, Method
 from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
 from p4lab.baselines.riemannian import CayleyLinear, NearLinear, RelativeLinear, StiefelLinear
 from p4lab.baselines.schedule import Rebasable, Rebase
+from p4lab.baselines.self_normalizing import SelfNormalizing
 from p4lab.errors import MissingPackageError
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "RelativeAdam",
     "RelativeGradient",
     "RelativeLinear",
+    "SelfNormalizing",
     "SoftDeterminant",
     "SoftOrthogonal",
     "StiefelLinear",

@@ -24,6 +24,7 @@ from p4lab.baselines.packages import GeotorchGL, Nflows, NflowsKind
 from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
 from p4lab.baselines.riemannian import CayleyLinear, NearLinear, RelativeLinear, StiefelLinear
 from p4lab.baselines.schedule import Rebase
+from p4lab.baselines.self_normalizing import SelfNormalizing
 from p4lab.errors import OptionError
 from p4lab.options import check_known, named_options, options_of, refusing, takes_options_of
 from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule, P4Inv, Preset
@@ -144,7 +145,8 @@ _NOTHING = _Knows(False, False, cubic=False, cubic_inverse=None)
 _RELATIVE = _Knows(True, True, cubic=False, cubic_inverse=True)
 _RETRACTED = _Knows(True, True, cubic=True, cubic_inverse=False)
 
-_NEAR = _Knows(False, False, cubic=True, cubic_inverse=None, exact_when_evaluated=True)
+_EVALUATED = _Knows(False, False, cubic=False, cubic_inverse=None, exact_when_evaluated=True)
+_EVALUATED_CUBIC = _EVALUATED._replace(cubic=True)
 
 _REBASE = partial(Rebase, every=100)
 _TORCH_ORTHOGONAL = "torch.nn.utils.parametrizations.orthogonal"
@@ -288,7 +290,7 @@ def _orthogonal() -> list[Method]:
 
 
 def _nearly_orthogonal() -> list[Method]:
-    add = partial(_method, group="nearly_orthogonal", knows=_NEAR)
+    add = partial(_method, group="nearly_orthogonal", knows=_EVALUATED_CUBIC)
     return [
         add(
             "landing",
@@ -307,7 +309,7 @@ def _nearly_orthogonal() -> list[Method]:
         add(
             "cayley_neumann",
             "Cayley-Neumann (OFTv2)",
-            knows=_NEAR._replace(cubic=False),
+            knows=_EVALUATED,
             build=CayleyNeumann,
             source="arXiv:2506.19847",
         ),
@@ -322,6 +324,13 @@ def _designed_and_penalized() -> list[Method]:
         design("woodbury", "Woodbury", build=Woodbury, source="arXiv:2002.12229"),
         design("nice", "NICE couplings", build=nice, source="arXiv:1410.8516", linear=False),
         design("realnvp", "RealNVP couplings", build=Coupling, source="arXiv:1605.08803", linear=False),
+        penalize(
+            "self_normalizing",
+            "self-normalizing",
+            knows=_EVALUATED,
+            build=SelfNormalizing,
+            source="ICML 2021, arXiv:2011.07248",
+        ),
         penalize("soft_orthogonal", "orthogonality penalty", build=SoftOrthogonal, source="arXiv:1810.09102"),
         penalize("soft_determinant", "log|det| penalty", build=SoftDeterminant, source="arXiv:2010.07033, 2.3"),
     ]

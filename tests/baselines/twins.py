@@ -16,6 +16,7 @@ from p4lab.baselines.orthogonal import CayleyNeumann, GeotorchOrthogonal, Househ
 from p4lab.baselines.packages import GeotorchGL, Nflows
 from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
 from p4lab.baselines.riemannian import CayleyLinear, NearLinear, RelativeLinear, StiefelLinear
+from p4lab.baselines.self_normalizing import SelfNormalizing
 
 BASELINES = [name for name, method in METHODS.items() if method.linear and not name.startswith("p4inv")]
 WITH_INVERSE = [name for name in BASELINES if METHODS[name].exact_inverse]
@@ -55,7 +56,7 @@ def cayley_neumann(t: Tensors) -> Tensor:
     return (powers[0] + q) @ torch.stack(powers).sum(0)
 
 
-WEIGHTS |= {kind: lambda t: t["matrix"] for kind in (Dense, Plain, SoftOrthogonal, SoftDeterminant)}
+WEIGHTS |= {kind: lambda t: t["matrix"] for kind in (Dense, Plain, SoftOrthogonal, SoftDeterminant, SelfNormalizing)}
 WEIGHTS |= {kind: lambda t: t["matrix"] for kind in (RelativeLinear, CayleyLinear, StiefelLinear, NearLinear)}
 WEIGHTS |= {
     PLU: plu,

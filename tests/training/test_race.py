@@ -25,6 +25,7 @@ STATEFUL = (
     "landing",
     "pogo",
     "cayley_neumann",
+    "self_normalizing",
     "geoopt_stiefel",
 )
 DYNAMIC = [name for name in METHODS if name.endswith("_dynamic")]
