@@ -2,7 +2,7 @@
 
 from p4lab.baselines.dense import Dense, Penalized, Plain, SoftDeterminant, SoftOrthogonal, penalty
 from p4lab.baselines.descent import CayleyDescent, RelativeAdam, RelativeGradient
-from p4lab.baselines.designed import Coupling, Woodbury
+from p4lab.baselines.designed import Butterfly, Coupling, Woodbury
 from p4lab.baselines.layer import Baseline, NearlyOrthogonal, OrthogonalBaseline, UnsupportedError
 from p4lab.baselines.orthogonal import CayleyNeumann, GeotorchOrthogonal, Householder, TorchOrthogonal, TorchTrivialized
 from p4lab.baselines.orthogonal_descent import LandingDescent, Pogo, SubmanifoldDescent
@@ -21,6 +21,7 @@ __all__ = [
     "QR",
     "SVD",
     "Baseline",
+    "Butterfly",
     "CayleyDescent",
     "CayleyLinear",
     "CayleyNeumann",

@@ -10,7 +10,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from p4lab.baselines.dense import Dense, Plain, SoftDeterminant, SoftOrthogonal
 from p4lab.baselines.descent import CayleyDescent, RelativeAdam, RelativeGradient
-from p4lab.baselines.designed import Coupling, Woodbury
+from p4lab.baselines.designed import Butterfly, Coupling, Woodbury
 from p4lab.baselines.orthogonal import (
     CayleyNeumann,
     GeotorchOrthogonal,
@@ -322,6 +322,7 @@ def _designed_and_penalized() -> list[Method]:
     nice = partial(Coupling, affine=False)
     return [
         design("woodbury", "Woodbury", build=Woodbury, source="arXiv:2002.12229"),
+        design("butterfly", "butterfly", build=Butterfly, source="arXiv:2209.13774, arXiv:1903.05895"),
         design("nice", "NICE couplings", build=nice, source="arXiv:1410.8516", linear=False),
         design("realnvp", "RealNVP couplings", build=Coupling, source="arXiv:1605.08803", linear=False),
         penalize(

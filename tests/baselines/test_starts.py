@@ -76,7 +76,9 @@ def test_woodbury_starts_within_its_rank() -> None:
 # --- refusals ---
 
 
-@pytest.mark.parametrize("name", [*ORTHOGONAL, *NEARLY, "nflows_lu", "nflows_qr", "nflows_svd", "woodbury"])
+@pytest.mark.parametrize(
+    "name", [*ORTHOGONAL, *NEARLY, "nflows_lu", "nflows_qr", "nflows_svd", "woodbury", "butterfly"]
+)
 def test_a_start_outside_of_the_family(name: str) -> None:
     with pytest.raises(OptionError, match=r"outside of the .* family"):
         METHODS[name].build(4, init=torch.diag(torch.tensor([2.0, 3.0, 4.0, 5.0])))

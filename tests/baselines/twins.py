@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from p4lab.baselines import METHODS
 from p4lab.baselines.dense import Dense, Plain, SoftDeterminant, SoftOrthogonal
-from p4lab.baselines.designed import Woodbury
+from p4lab.baselines.designed import Butterfly, Woodbury
 from p4lab.baselines.orthogonal import CayleyNeumann, GeotorchOrthogonal, Householder, TorchOrthogonal, TorchTrivialized
 from p4lab.baselines.packages import GeotorchGL, Nflows
 from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
@@ -23,7 +23,15 @@ WITH_INVERSE = [name for name in BASELINES if METHODS[name].exact_inverse]
 ORTHOGONAL = [name for name in BASELINES if METHODS[name].group == "orthogonal"]
 NEARLY = [name for name in BASELINES if METHODS[name].group == "nearly_orthogonal"]
 REBASED = [name for name in BASELINES if METHODS[name].schedule_of]
-IDENTITY_ONLY = ("nflows_lu", "nflows_qr", "nflows_svd", "torch_matrix_exp", "torch_cayley", "cayley_neumann")
+IDENTITY_ONLY = (
+    "nflows_lu",
+    "nflows_qr",
+    "nflows_svd",
+    "torch_matrix_exp",
+    "torch_cayley",
+    "cayley_neumann",
+    "butterfly",
+)
 
 
 # --- effective weights ---
@@ -49,6 +57,15 @@ def woodbury(t: Tensors) -> Tensor:
     return torch.eye(t["u"].shape[1], dtype=torch.float64) + t["u"].T @ t["v"]
 
 
+def butterfly(t: Tensors) -> Tensor:
+    eye = torch.eye(t["own"].shape[1], dtype=torch.float64)
+    product = eye
+    for own, other, partner in zip(t["own"], t["other"], t["partner"].long(), strict=True):
+        paired = partner != torch.arange(len(eye))
+        product = (torch.diag(own) + torch.diag(other * paired) @ eye[partner]) @ product
+    return product
+
+
 def cayley_neumann(t: Tensors) -> Tensor:
     """With five terms, which is the default."""
     q = t["upper"].triu(1) - t["upper"].triu(1).T
@@ -66,6 +83,7 @@ WEIGHTS |= {
     CayleyNeumann: cayley_neumann,
     Householder: lambda t: reflections(t["vectors"]) @ torch.diag(t["signs"]),
     Woodbury: woodbury,
+    Butterfly: butterfly,
 }
 ON_MANIFOLD |= {CayleyLinear, StiefelLinear}
 PARAMETRIZED = (Nflows, GeotorchGL, GeotorchOrthogonal, TorchOrthogonal, TorchTrivialized)
