@@ -85,7 +85,7 @@ def _loss(method: Method, layer: Any, x: Tensor) -> Tensor:
         y, logabsdet = layer.with_logabsdet(x)
         return y.square().mean() - logabsdet.mean() / layer.dim
     loss: Tensor = layer(x).square().mean() + penalty(layer)
-    return loss - layer.logabsdet() / layer.dim if method.exact_logabsdet else loss
+    return loss - layer.logabsdet() / layer.dim if method.has_likelihood else loss
 
 
 def seconds_of(call: Callable[[], object]) -> float:

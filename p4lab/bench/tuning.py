@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import joblib
 
-from p4lab.baselines import METHODS, Method
+from p4lab.baselines import METHODS, ORTHOGONAL_GROUPS, Method
 from p4lab.bench.lanes import Trace, parallel, train
 from p4lab.errors import ConfigError
 from p4lab.problems.rates import MOMENTUM, Choice
@@ -58,7 +58,7 @@ def racers(task: str, methods: Sequence[str]) -> tuple[str, ...]:
     return tuple(
         name
         for name in methods
-        if not unfit(task, METHODS[name]) and not (METHODS[name].group == "orthogonal" and task in NO_FAMILY)
+        if not unfit(task, METHODS[name]) and not (METHODS[name].group in ORTHOGONAL_GROUPS and task in NO_FAMILY)
     )
 
 

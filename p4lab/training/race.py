@@ -118,7 +118,7 @@ def unfit(task_name: str, method: Method) -> str:
     if task_name.startswith("ica") or task_name == "digits":
         if not method.linear:
             return f"the task {task_name!r} is for linear layers"
-        if not method.exact_logabsdet:
+        if not method.has_likelihood:
             return f"the likelihood of {task_name!r} needs log|det|, which it does not know"
     return ""
 

@@ -76,6 +76,8 @@ def test_every_method_gets_eight_choices(task: str, name: str) -> None:
         pytest.param("so", "nice", True, id="nonlinear-on-a-map"),
         pytest.param("so", "householder", True, id="orthogonal-on-a-rotation"),
         pytest.param(NO_FAMILY[0], "householder", False, id="orthogonal-far-from-its-family"),
+        pytest.param(NO_FAMILY[0], "landing", False, id="nearly-orthogonal-far-from-its-family"),
+        pytest.param("ica_photos", "landing", True, id="exact-where-it-is-evaluated"),
     ],
 )
 def test_who_races(task: str, name: str, races: bool) -> None:
