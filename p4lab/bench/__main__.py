@@ -101,6 +101,7 @@ BENCHES = {
             "seconds": race.LIMIT,
             "backend": None,
             "jobs": -1,
+            "file": None,
             "write": False,
         },
     ),
