@@ -121,6 +121,7 @@ def race(
     n_jobs: int = -1,
     file: Path | str | None = None,
     save: bool = False,
+    device: str = "cpu",
 ) -> str:
     """Tune every method on every task, then measure its time to the target with other seeds.
 
@@ -132,14 +133,15 @@ def race(
         limit: seconds of training for each run.
         backend, n_jobs, file: see `sweep`.
         save: whether the choices are written to `p4lab.problems.rates`.
+        device: where it trains.
 
     Returns:
         Markdown: one table per task, and which methods with exact inverse and log|det| were faster than P4Inv.
     """
     parts, verdicts = [], []
     for name in tasks:
-        tuned = tune(name, methods, dim, tuning, backend, n_jobs, file)
-        traces = _runs(tuned, seeds, dim, limit, backend, n_jobs, file)
+        tuned = tune(name, methods, dim, tuning, backend, n_jobs, file, device)
+        traces = _runs(tuned, seeds, dim, limit, backend, n_jobs, file, device)
         if save:
             write({name: tuned.choices})
         width = config_of(name, dim, 0).width
@@ -157,10 +159,11 @@ def _runs(
     backend: str | None,
     n_jobs: int,
     file: Path | str | None,
+    device: str,
 ) -> dict[str, list[Trace]]:
     # Seed by seed, so that a slow minute of the machine hits all methods.
     trials = [
-        Trial.of(config_of(tuned.task, dim, seed), name, limit, None, tuned.target, settings)
+        Trial.of(config_of(tuned.task, dim, seed, device), name, limit, None, tuned.target, settings)
         for seed in seeds
         for name, settings in tuned.choices.items()
     ]

@@ -61,9 +61,9 @@ def racers(task: str, methods: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def config_of(task: str, dim: int, seed: int) -> RaceConfig:
+def config_of(task: str, dim: int, seed: int, device: str = "cpu") -> RaceConfig:
     """Return the config of a task at width d, or at the largest that its data have."""
-    return RaceConfig(task=task, dim=min(dim, WIDEST.get(task, dim)), seed=seed)
+    return RaceConfig(task=task, dim=min(dim, WIDEST.get(task, dim)), seed=seed, device=device)
 
 
 def grid(task: str, method: Method, dim: int) -> tuple[Choice, ...]:
@@ -87,6 +87,7 @@ def tune(
     backend: str | None = None,
     n_jobs: int = -1,
     file: Path | str | None = None,
+    device: str = "cpu",
 ) -> Tuned:
     """Choose each method's optimizer and rate on a task by time to target, or by test loss if none gets there.
 
@@ -99,11 +100,12 @@ def tune(
         dim: width.
         seconds: of training for each rate.
         backend, n_jobs, file: see `p4lab.bench.lanes.traces_of`.
+        device: where it trains.
 
     Raises:
         ConfigError: no method can do the task; and whatever `p4lab.bench.lanes.traces_of` raises.
     """
-    config = config_of(task, dim, SEED)
+    config = config_of(task, dim, SEED, device)
     pairs = [(name, choice) for name in racers(task, methods) for choice in grid(task, METHODS[name], config.width)]
     if not pairs:
         raise ConfigError(f"methods={'+'.join(methods)!r}: none of them can do the task {task!r}")
