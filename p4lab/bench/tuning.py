@@ -3,11 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import joblib
+from pathlib import Path
 
 from p4lab.baselines import METHODS, ORTHOGONAL_GROUPS, Method
-from p4lab.bench.lanes import Trace, parallel, train
+from p4lab.bench.lanes import Trace, Trial, traces_of, train
 from p4lab.errors import ConfigError
 from p4lab.problems.rates import MOMENTUM, Choice
 from p4lab.problems.tasks import MAPS
@@ -62,9 +61,9 @@ def racers(task: str, methods: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def config_of(task: str, dim: int, seed: int) -> RaceConfig:
+def config_of(task: str, dim: int, seed: int, device: str = "cpu") -> RaceConfig:
     """Return the config of a task at width d, or at the largest that its data have."""
-    return RaceConfig(task=task, dim=min(dim, WIDEST.get(task, dim)), seed=seed)
+    return RaceConfig(task=task, dim=min(dim, WIDEST.get(task, dim)), seed=seed, device=device)
 
 
 def grid(task: str, method: Method, dim: int) -> tuple[Choice, ...]:
@@ -87,6 +86,8 @@ def tune(
     seconds: float = SECONDS,
     backend: str | None = None,
     n_jobs: int = -1,
+    file: Path | str | None = None,
+    device: str = "cpu",
 ) -> Tuned:
     """Choose each method's optimizer and rate on a task by time to target, or by test loss if none gets there.
 
@@ -98,20 +99,21 @@ def tune(
         methods: names; those that cannot do the task are left out.
         dim: width.
         seconds: of training for each rate.
-        backend, n_jobs: see `p4lab.bench.lanes.parallel`.
+        backend, n_jobs, file: see `p4lab.bench.lanes.traces_of`.
+        device: where it trains.
 
     Raises:
-        ConfigError: no method can do the task, or joblib has no such backend.
+        ConfigError: no method can do the task; and whatever `p4lab.bench.lanes.traces_of` raises.
     """
-    config = config_of(task, dim, SEED)
+    config = config_of(task, dim, SEED, device)
     pairs = [(name, choice) for name in racers(task, methods) for choice in grid(task, METHODS[name], config.width)]
     if not pairs:
         raise ConfigError(f"methods={'+'.join(methods)!r}: none of them can do the task {task!r}")
     # A map's target is known beforehand: no need to go on behind it.
     start = train(config, pairs[0][0], 0.0).checks[0][2]
     known_target = MAP_TARGET * start if task in MAPS else -math.inf
-    calls = (joblib.delayed(train)(config, name, seconds, None, known_target, choice) for name, choice in pairs)
-    traces = parallel(calls, backend, n_jobs)
+    trials = [Trial.of(config, name, seconds, None, known_target, choice) for name, choice in pairs]
+    traces = traces_of(trials, backend, n_jobs, file)
     lowest = min(loss for trace in traces for _, _, loss in trace.checks)
     target = known_target if task in MAPS else start - WAY * (start - lowest)
     merits: dict[str, list[tuple[tuple[bool, float], int]]] = {}

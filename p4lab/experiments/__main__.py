@@ -8,11 +8,11 @@ import importlib
 import sys
 from collections.abc import Mapping, Sequence
 
+from p4lab.bench.store import Result, perform
 from p4lab.bench.tables import machine
 from p4lab.command import Names, command
 from p4lab.errors import ConfigError
 from p4lab.experiments.settings import DIGITS, MIXED, PROBLEMS, TOY, Run
-from p4lab.experiments.store import Result, perform
 from p4lab.experiments.table import digits_verdict, problem_table, toy_verdict
 from p4lab.experiments.train import runs_of, train
 
@@ -33,11 +33,12 @@ MOST_STEPS = 1_000_000
     seconds=0.0,
     file=None,
     jobs=-1,
+    backend=None,
 )
 def densities(options: argparse.Namespace) -> None:
     """Run what is missing and print the tables."""
     runs = runs_for(options)
-    results = perform(runs, train, summary, options.file, options.jobs)
+    results = perform(runs, train, summary, options.file, options.jobs, options.backend)
     print(f"{machine()}\n\n{report(runs, results)}")
 
 

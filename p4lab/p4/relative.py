@@ -84,8 +84,8 @@ class P4Relative(P4Factored):
         DtypeError: a dtype other than float32 and float64.
 
     Cost for a batch of B: forward and backward B d^2 (2 B d^2 with an input gradient), merge 2 B d^2 + O(B^2 d), twice
-    as much while the inverse is in use. It is tracked for ``track_for`` merges after it was last asked for; whoever asks
-    later waits for a factorization, O(d^3). No d x d tensor is made for ``rank < dim``.
+    that while the inverse is in use. It is tracked for ``track_for`` merges after it was last asked for; later it takes
+    a factorization, O(d^3). No d x d tensor is made for ``rank < dim``.
 
     Source: relative gradient: Cardoso and Laheld (1996), arXiv:2006.15090; perturbation and merge: arXiv:2010.07033;
     their combination, the tracked inverse and the turn are p4lab's.

@@ -1,7 +1,8 @@
 """A race: several methods on one task, each with the same time."""
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -151,10 +152,27 @@ def racer(config: RaceConfig, name: str, settings: Choice | None = None) -> Engi
         rates=lambda config: [best.rate * config.rate_factor] * len(optimizer.param_groups),
         extras=lambda engine: {"memory": np.array(memory_of(engine))},
         stateful={"rebase": schedule} if isinstance(schedule, Rebase) else {},
+        clock=clock_of(config.device),
     )
     if isinstance(schedule, Rebase):
         optimizer.register_step_post_hook(lambda *_: _move_base(schedule, engine.step + 1))
     return engine
+
+
+def clock_of(device: str) -> Callable[[], float] | None:
+    """Return a clock that waits until a device has done what it was given; None for the CPU, where any clock is right.
+
+    Without it the work of a step's merge would count as the time of whoever waits next.
+    """
+    if torch.device(device).type == "cpu":
+        return None
+    module = torch.get_device_module(device)
+
+    def clock() -> float:
+        module.synchronize()
+        return time.perf_counter()
+
+    return clock
 
 
 def _move_base(schedule: Rebase, step: int) -> None:
