@@ -398,10 +398,14 @@ class P4Relative(P4Factored):
         changes.assign(self, _stale=False, _idle=0)
 
     def _ask(self) -> None:
-        """Have the frozen inverse up to date, and track it from now on."""
+        """Have the frozen inverse up to date, and track it from now on; training goes the same way nevertheless."""
         if self._stale:
-            self.factorizations += 1
-            self.recompute()
+            with torch.no_grad():
+                inverse = small_inverse(self.frozen_weight.to(self.frozen_logabsdet.dtype)).to(self.u.dtype)
+                changes = Changes()
+                changes.put(self.frozen_inverse, inverse)
+                changes.assign(self, _stale=False, factorizations=self.factorizations + 1)
+                changes.commit()
         self._idle = 0
 
     def _is_tracked(self) -> bool:
