@@ -27,7 +27,7 @@ from p4lab.baselines.schedule import Rebase
 from p4lab.baselines.self_normalizing import SelfNormalizing
 from p4lab.errors import OptionError
 from p4lab.options import check_known, named_options, options_of, refusing, takes_options_of
-from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule, P4Inv, Preset
+from p4lab.p4 import EVERYTHING, PAPER, RECOMMENDED, RELATIVE, MergeSchedule, P4Relative, Preset
 from p4lab.packages import require
 
 Group = Literal["invertible", "orthogonal", "nearly_orthogonal", "designed", "penalized"]
@@ -86,6 +86,7 @@ class Method:
         source: paper or package.
         optimizers: what makes an optimizer of a layer, by name.
         schedule_of: what makes the schedule that has to step after the optimizer.
+        preset: settings of a P4 method, whose schedule it has then.
         linear: whether the layer has a ``weight`` and one log|det|; otherwise log|det| takes x and belongs to samples.
         exact_when_evaluated: whether log|det|, though not exact in training, is exact in evaluation: in eval mode, or
             where no gradients are recorded. What training needs of it is then its gradient alone.
@@ -102,10 +103,13 @@ class Method:
     source: str
     optimizers: Mapping[str, Callable[..., Optimizer]] = field(default_factory=lambda: TORCH)
     schedule_of: Callable[[nn.Module, Optimizer | None], Schedule] | None = None
+    preset: Preset | None = None
     linear: bool = True
     exact_when_evaluated: bool = False
 
     def __post_init__(self) -> None:
+        if self.preset is not None:
+            object.__setattr__(self, "schedule_of", self.preset.schedule)
         object.__setattr__(self, "build", refusing(f"method {self.name!r}", self.build))
 
     @property
@@ -162,12 +166,16 @@ def _free_gl() -> list[Method]:
     add = partial(_method, group="invertible", knows=_FREE)
     paper = "arXiv:2010.07033"
 
-    def p4inv(preset: Preset) -> Callable[..., P4Inv]:
-        return takes_options_of(P4Inv, "rank", "reset", "train_v")(preset.layer)
+    def p4(name: str, label: str, preset: Preset, source: str = f"p4lab, {paper}", **options: Any) -> Method:
+        fixed = () if preset.kind is P4Relative else ("reset", "train_v")
+        build = takes_options_of(preset.kind, "rank", *fixed)(preset.layer)
+        return add(name, label, build=build, source=source, preset=preset, **options)
 
     return [
-        add("p4inv_paper", "P4Inv, rank 1 (paper)", build=p4inv(PAPER), source=paper, schedule_of=PAPER.schedule),
-        add("p4inv", "P4Inv", build=p4inv(RECOMMENDED), source=f"p4lab, {paper}", schedule_of=RECOMMENDED.schedule),
+        p4("p4inv_paper", "P4Inv, rank 1 (paper)", PAPER, paper),
+        p4("p4inv", "P4Inv", RECOMMENDED),
+        p4("p4inv_all", "P4Inv, all directions", EVERYTHING, knows=_CUBIC),
+        p4("p4relative", "P4Relative", RELATIVE, optimizers={"sgd": TORCH["sgd"]}),
         add("plu", "PLU (Glow)", build=PLU, source="arXiv:1807.03039"),
         add("qr", "QR, Householder", build=QR, source="arXiv:1901.11137"),
         add("svd", "SVD, Householder", build=SVD, source="arXiv:1803.09327, arXiv:2009.13977"),

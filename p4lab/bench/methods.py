@@ -20,8 +20,8 @@ from p4lab.p4 import MergeSchedule
 
 SIZES = (16, 32, 64, 128, 256, 512, 1024, 2048)
 """Widths that are timed."""
-P4 = ("p4inv", "p4inv_paper")
-"""The presets of P4Inv, as methods."""
+P4 = tuple(name for name, method in METHODS.items() if method.preset is not None and method.group == "invertible")
+"""P4's own methods on GL(n)."""
 SLOW = 1.5
 """Seconds: a method whose step takes longer is timed once there, and not at all at larger widths."""
 
@@ -141,7 +141,7 @@ def methods(
     return "\n\n".join(
         [
             table(header, [[f"{REFERENCE} [us]", "no", *micros], *rows]),
-            table(["d", *(label(name) for name in P4), "exact methods ahead of both", "exact methods"], verdicts),
+            table(["d", *(label(name) for name in P4), "exact methods ahead of these", "exact methods"], verdicts),
         ]
     )
 
@@ -172,7 +172,7 @@ def measure(
 
 
 def verdict(row: dict[str, Cell]) -> list[object]:
-    """Return the ratios of both P4Inv presets at a width, the exact methods ahead of both, and how many there are."""
+    """Return the ratios of both P4Inv presets at a width, the exact methods ahead of these, and how many there are."""
     ratios = {name: cell.ratio for name, cell in row.items() if cell.ratio is not None}
     own = min((ratios[name] for name in P4 if name in ratios), default=0.0)
     rivals = [name for name in row if is_exact(name) and name not in P4]

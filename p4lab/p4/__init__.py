@@ -11,7 +11,7 @@ from p4lab.p4.lipschitz import P4Lipschitz, lipschitz_bound
 from p4lab.p4.orthogonal import P4Orthogonal
 from p4lab.p4.permutation import MeanPool, P4Permutation
 from p4lab.p4.positive_definite import P4PositiveDefinite
-from p4lab.p4.presets import ORTHOGONAL, PAPER, PRESETS, RECOMMENDED, Preset
+from p4lab.p4.presets import EVERYTHING, ORTHOGONAL, PAPER, PRESETS, RECOMMENDED, RELATIVE, Preset
 from p4lab.p4.reflections import P4Reflections
 from p4lab.p4.relative import P4Relative
 from p4lab.p4.report import Check, MergeReport, MergeStatus
@@ -19,11 +19,13 @@ from p4lab.p4.schedule import MergeSchedule
 from p4lab.p4.special_linear import P4SpecialLinear
 
 __all__ = [
+    "EVERYTHING",
     "NOT_FINITE",
     "ORTHOGONAL",
     "PAPER",
     "PRESETS",
     "RECOMMENDED",
+    "RELATIVE",
     "AveragedWeights",
     "Changes",
     "Check",

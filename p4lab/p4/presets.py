@@ -9,10 +9,15 @@ from torch.optim import Optimizer
 from p4lab.p4.invertible import P4Inv
 from p4lab.p4.linear import Reset
 from p4lab.p4.orthogonal import P4Orthogonal
+from p4lab.p4.relative import P4Relative
 from p4lab.p4.schedule import MergeSchedule
 
 WIDE = 256
 """From this width on, a step of an orthogonal layer takes as long as its products."""
+NARROW = 128
+"""Up to this width d a batch usually has as many samples as there are directions, and O(d^3) takes no longer."""
+ALL = 1_000_000
+"""This rank stands for as many directions as there are."""
 
 
 @dataclass(frozen=True)
@@ -35,28 +40,35 @@ class Preset:
     train_v: bool
     every: int
     refine_every: int
-    kind: type[P4Inv] | type[P4Orthogonal] = P4Inv
+    kind: type[P4Inv] | type[P4Orthogonal] | type[P4Relative] = P4Inv
 
     def rank_for(self, dim: int) -> int:
         """Return the rank for layers of width ``dim``.
 
-        At most two thirds of the width, for rotations half of it, but at least 1. From `WIDE` on rotations get dim / 16
-        directions, so that a step stays cheap beside that of `nn.Linear`.
+        At most two thirds of the width (unless it is `ALL`), for rotations half of it, but at least 1. From `WIDE` on
+        rotations get dim / 16 directions, so that a step stays cheap beside that of `nn.Linear`. A `P4Relative` layer
+        has all directions up to a width of `NARROW`, and beyond that rows for the samples of a batch.
 
         Example:
             >>> RECOMMENDED.rank_for(512), RECOMMENDED.rank_for(64), PAPER.rank_for(2)
             (64, 42, 1)
             >>> [ORTHOGONAL.rank_for(dim) for dim in (1, 40, 128, 256, 512, 1024)]
             [1, 20, 32, 16, 32, 64]
+            >>> [RELATIVE.rank_for(dim) for dim in (2, 128, 255, 1023)]
+            [2, 128, 254, 512]
         """
+        if self.kind is P4Relative:
+            return dim if dim <= NARROW else min(self.rank, dim - 1)
         if self.kind is P4Orthogonal:
             return dim // 16 if dim >= WIDE else min(self.rank, max(1, dim // 2))
-        return min(self.rank, max(1, 2 * dim // 3))
+        return dim if self.rank == ALL else min(self.rank, max(1, 2 * dim // 3))
 
     def layer(self, dim: int, **options: Any) -> Any:
         """Return a layer with these settings and further ``options`` of its class."""
-        directions: dict[str, Any] = {"train_v": True} if self.train_v else {}
-        return self.kind(dim, rank=self.rank_for(dim), reset=self.reset, **directions, **options)
+        directions: dict[str, Any] = {} if self.kind is P4Relative else {"reset": self.reset}
+        if self.train_v:
+            directions["train_v"] = True
+        return self.kind(dim, rank=self.rank_for(dim), **directions, **options)
 
     def schedule(self, model: nn.Module, optimizer: Optimizer) -> MergeSchedule:
         """Return a merge schedule with these settings."""
@@ -74,3 +86,9 @@ PRESETS = {preset.name: preset for preset in (RECOMMENDED, PAPER)}
 
 ORTHOGONAL = Preset("orthogonal", 32, "gradient", train_v=False, every=4, refine_every=50, kind=P4Orthogonal)
 """Rotations take directions from the gradient and merge often, for plain descent (``p4lab.bench orthogonal``)."""
+
+EVERYTHING = Preset("everything", ALL, "gradient", train_v=False, every=10, refine_every=50)
+"""P4Inv along all directions at once: for narrow layers, whose merges can then be rare, and for maps."""
+
+RELATIVE = Preset("relative", 512, "gradient", train_v=False, every=1, refine_every=50, kind=P4Relative)
+"""All of the gradient of each batch, relative to the weights: for likelihoods, and for wide layers."""

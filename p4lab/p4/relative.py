@@ -53,7 +53,7 @@ class P4Relative(P4Factored):
     A layer with ``rank >= dim`` needs no rows: ``q`` is the identity, u is all of a (d, d) matrix, any optimizer may
     train it, and R, which then turns t times as fast as it stretches, never changes the sign of the determinant:
 
-    .. math:: R = I + N + \tfrac{1}{2} N^2, \qquad N = \tfrac{1 + t}{2} u^T + \tfrac{1 - t}{2} u
+    .. math:: R = I + N + \tfrac{1}{2} N^2, \qquad N = \tfrac{1}{2} (u^T - u) + \tfrac{1}{2t} (u^T + u)
 
     (Likelihoods curve less along rotations than along scales.)
 
@@ -447,7 +447,7 @@ class P4Relative(P4Factored):
     def _step(self) -> Tensor:
         """Return R of a layer with ``rank >= dim``, in the wide dtype."""
         u = self.u.to(self.frozen_logabsdet.dtype)
-        n = torch.add(u.t() * ((1 + self.turn) / 2), u, alpha=(1 - self.turn) / 2)
+        n = torch.add(u.t() * ((1 / self.turn + 1) / 2), u, alpha=(1 / self.turn - 1) / 2)
         step = torch.addmm(n, n, n, alpha=0.5)
         return step + torch.eye(self.dim, dtype=u.dtype, device=u.device)
 

@@ -14,7 +14,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from p4lab.baselines import METHODS, Method, Plain, Rebase
 from p4lab.errors import ConfigError, TrainingError
 from p4lab.flows import Flow
-from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule
+from p4lab.p4 import PRESETS, MergeSchedule
 from p4lab.problems.rates import Choice, choice
 from p4lab.problems.tasks import TASKS, Task, task
 from p4lab.training.config import Rule, RunConfig, budget, one_of, rate_factor, setting, turn, whole
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import pandas
 
 SEPARATOR = "+"
-PRESETS_OF = {"p4inv": RECOMMENDED, "p4inv_paper": PAPER}
 TRACKED_WIDTH = 128
 """Widest layer whose weights, inverse and determinant are compared with a factorization at measurements."""
 
@@ -141,8 +140,9 @@ def racer(config: RaceConfig, name: str, settings: Choice | None = None) -> Engi
     problem, model = config.parts_of(method)
     optimizer = method.optimizer(model, best.rate, best.optimizer, **best.options)
     schedule = method.schedule(model, optimizer)
-    if name in PRESETS_OF:
-        config = config.replace(**config.preset_values(PRESETS_OF[name].name))
+    if (preset := method.preset) is not None:
+        known = config.preset_values(preset.name) if preset.name in PRESETS else {}
+        config = config.replace(**known | {"merge_every": preset.every, "refine_every": preset.refine_every})
     engine = Engine(
         config,
         problem,

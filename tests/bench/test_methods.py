@@ -10,7 +10,7 @@ import torch
 
 from p4lab.baselines import METHODS
 from p4lab.bench import methods
-from p4lab.bench.methods import SLOW, Cell, contender, is_exact, measure, verdict
+from p4lab.bench.methods import P4, SLOW, Cell, contender, is_exact, measure, verdict
 from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule
 
 
@@ -81,11 +81,17 @@ def test_a_cell_says_how_it_was_measured(cell: Cell, text: str) -> None:
     assert str(cell) == text
 
 
-def test_the_verdict_names_exact_methods_ahead_of_both_presets() -> None:
+def test_the_verdict_names_exact_methods_ahead_of_all_of_p4s() -> None:
     row = {"p4inv": 3.0, "p4inv_paper": 2.0, "plain": 1.0, "dense": 2.5, "plu": 1.5, "woodbury": 1.25}
     cells = {name: Cell(ratio) for name, ratio in row.items()} | {"exponential": Cell(None)}
-    assert verdict(cells) == [3.0, 2.0, "Woodbury (1.25), PLU (Glow) (1.5)", 4]
-    assert verdict({"p4inv": Cell(3.0), "dense": Cell(4.0)}) == [3.0, "-", "none", 1]
+    assert dict(zip([*P4, "ahead", "rivals"], verdict(cells), strict=True)) == {
+        **dict.fromkeys(P4, "-"),
+        "p4inv": 3.0,
+        "p4inv_paper": 2.0,
+        "ahead": "Woodbury (1.25), PLU (Glow) (1.5)",
+        "rivals": 4,
+    }
+    assert verdict({"p4inv": Cell(3.0), "dense": Cell(4.0)})[-2:] == ["none", 1]
 
 
 def test_plain_weights_are_the_only_method_that_promises_nothing() -> None:

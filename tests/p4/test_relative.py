@@ -69,7 +69,7 @@ def step_of(e: Tensor, layer: P4Relative) -> Tensor:
     eye = torch.eye(len(e), dtype=e.dtype)
     if not layer.is_narrow:
         return eye - RATE * e
-    n = -RATE * ((1 + layer.turn) / 2 * e + (1 - layer.turn) / 2 * e.T)
+    n = -RATE * ((e - e.T) / 2 + (e + e.T) / (2 * layer.turn))
     return eye + n + n @ n / 2
 
 

@@ -12,7 +12,7 @@ from p4lab.baselines import METHODS
 from p4lab.errors import ConfigError, OptionError, TrainingError
 from p4lab.problems.rates import Choice
 from p4lab.training import Engine
-from p4lab.training.race import PRESETS_OF, RaceConfig, race, race_figures, racer, standings, unfit
+from p4lab.training.race import RaceConfig, race, race_figures, racer, standings, unfit
 
 CONFIG = RaceConfig(task="so", methods="plain+p4inv+exponential_dynamic", dim=8, batch_size=16, turn=5.0, budget=0.05)
 STATEFUL = (
@@ -191,11 +191,12 @@ def test_figures_of_weights_without_inverse() -> None:
 
 
 def test_p4_lanes_have_their_presets() -> None:
-    for name, preset in PRESETS_OF.items():
-        lane = racer(CONFIG, name)
+    for name in ("p4inv", "p4inv_paper", "p4inv_all", "p4relative"):
+        lane, preset = racer(CONFIG, name), METHODS[name].preset
         assert lane.schedule is not None
-        assert (lane.config.rank, lane.schedule.every) == (preset.rank_for(8), preset.every)
+        assert (lane.config.merge_every, lane.schedule.every) == (preset.every, preset.every)
         assert lane.layers[0].rank == preset.rank_for(8)
+    assert racer(CONFIG, "p4inv_paper").config.rank == 1
 
 
 def test_the_factor_moves_all_rates() -> None:
