@@ -8,11 +8,11 @@ import importlib
 import sys
 from collections.abc import Mapping, Sequence
 
+from p4lab.bench.store import Result, perform
 from p4lab.bench.tables import machine
 from p4lab.command import Names, command
 from p4lab.errors import ConfigError
 from p4lab.experiments.settings import DIGITS, MIXED, PROBLEMS, TOY, Run
-from p4lab.experiments.store import Result, perform
 from p4lab.experiments.table import digits_verdict, problem_table, toy_verdict
 from p4lab.experiments.train import runs_of, train
 

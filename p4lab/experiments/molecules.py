@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
+from p4lab.bench.store import Described, Result, append, perform
 from p4lab.bench.tables import Runs, machine, method_table
 from p4lab.command import Names, command, say
 from p4lab.errors import ConfigError
-from p4lab.experiments.store import Described, Result, append, perform
 from p4lab.flows.counting import trainable
 from p4lab.molecules.checkpoint import save
 from p4lab.molecules.coordinates import Coordinates

@@ -19,8 +19,8 @@ The recipes were tuned on seed `TUNING_SEED`, which no table uses:
 
 from dataclasses import dataclass, field
 
+from p4lab.bench.store import Described
 from p4lab.errors import ConfigError
-from p4lab.experiments.store import Described
 from p4lab.p4.linear import Reset
 from p4lab.problems.densities import DENSITIES
 

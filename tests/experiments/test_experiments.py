@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from p4lab.bench.store import append, perform, read
 from p4lab.bench.tables import spread
 from p4lab.errors import RunFileError
 from p4lab.experiments import __main__ as command
 from p4lab.experiments.settings import DIGITS, MIXED, PROBLEMS, TOY, TUNING_SEED, Recipe, Run
-from p4lab.experiments.store import append, perform, read
 from p4lab.experiments.table import digits_verdict, problem_table, toy_verdict
 from p4lab.experiments.train import build, parameters, rate, runs_of, train
 from p4lab.flows import effective_parameters

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from p4lab.bench.store import read
 from p4lab.experiments import molecules as command
 from p4lab.experiments.molecules import COLUMNS, MoleculeRun, Problem
-from p4lab.experiments.store import read
 from p4lab.molecules.checkpoint import load_flow
 from p4lab.molecules.dataset import load
 from p4lab.molecules.flow import ARCHITECTURES, molecule_flow
