@@ -7,7 +7,17 @@ from typing import Any
 
 from p4lab.baselines import METHODS
 from p4lab.baselines.properties import PROPERTIES
-from p4lab.bench import linear_problems, methods, orthogonal_layers, properties, property_tuning, race, steps, tuning
+from p4lab.bench import (
+    linear_problems,
+    methods,
+    orthogonal_layers,
+    properties,
+    property_tuning,
+    race,
+    steps,
+    tuning,
+    width,
+)
 from p4lab.bench.against import SIZES, against
 from p4lab.bench.flows import ROUNDS, flows
 from p4lab.bench.live import DEFAULT, live
@@ -102,6 +112,22 @@ BENCHES = {
             "backend": None,
             "jobs": -1,
             "write": False,
+        },
+    ),
+    "width": Bench(
+        "Race on wide tasks, each method with its best annealed rate and the same time.",
+        {"Test loss after {seconds:g} s of training each, annealed, batch {batch}, {seeds} seeds": width.width},
+        {"dims": (16,), "seeds": 1, "seconds": 0.2},
+        {
+            "tasks": Names(TASKS, width.DEFAULT_TASKS),
+            "methods": Names(METHODS, width.DEFAULT_METHODS),
+            "dims": Names(width.DIMS, width.DEFAULT_DIMS, kind=int),
+            "seeds": 5,
+            "seconds": width.SECONDS,
+            "tuning": None,
+            "batch": 64,
+            "file": None,
+            "jobs": 1,
         },
     ),
     "flows": Bench(

@@ -55,8 +55,11 @@ def train(
     steps: int | None = None,
     target: float = -math.inf,
     settings: Choice | None = None,
+    pause: float = 0.0,
 ) -> Trace:
     """Train one method on its own until a target, a time or a number of steps is reached.
+
+    If the config is annealed, rates are 0 at the end of the steps, or else of the seconds.
 
     Args:
         config: task, width, seed and batch size.
@@ -65,16 +68,24 @@ def train(
         steps: at most so many (None: no limit).
         target: test loss to stop at.
         settings: optimizer and rate (None: the tuned ones).
+        pause: seconds of training between two looks, at least.
 
     Raises:
-        ConfigError: the method cannot do the task.
+        ConfigError: the method cannot do the task, or rates are to be annealed over no finite time.
     """
-    lane = racer(config.replace(methods=name, measure_every=1_000_000), name, settings)
+    end = {"budget": seconds} if config.anneal and steps is None else {}
+    lane = racer(config.replace(methods=name, measure_every=1_000_000, **end), name, settings, steps)
+
+    def goes_on() -> bool:
+        return lane.seconds < seconds and (steps is None or lane.step < steps)
+
     checks = [(0, 0.0, lane.records.measures.columns["test_loss"][0])]
     stopped = ""
-    while not stopped and checks[-1][2] > target and lane.seconds < seconds and (steps is None or lane.step < steps):
+    while not stopped and checks[-1][2] > target and goes_on():
         try:
             lane.run(CHECK_EVERY if steps is None else min(CHECK_EVERY, steps - lane.step))
+            if goes_on() and lane.seconds - checks[-1][1] < pause:
+                continue
             loss = float(lane.problem.test_loss(lane.model))
         except (TrainingError, LinAlgError) as error:
             stopped = str(error)

@@ -65,10 +65,22 @@ def config_of(task: str, dim: int, seed: int) -> RaceConfig:
     return RaceConfig(task=task, dim=min(dim, TASKS[task].widest), seed=seed)
 
 
-def grid(task: str, method: Method, dim: int) -> tuple[Choice, ...]:
-    """Return eight choices: four rates of SGD (with momentum, if it is torch's) and of Adam, or eight of one."""
+def grid(
+    task: str, method: Method, dim: int, sgd: Sequence[float] | None = None, adam: Sequence[float] = ADAM
+) -> tuple[Choice, ...]:
+    """Return eight choices: four rates of SGD (with momentum, if it is torch's) and of Adam, or eight of one.
+
+    Args:
+        task: its name.
+        method: whose optimizers are tried.
+        dim: width d.
+        sgd: rates of gradient descent divided by d (None: those of the kind of task); with other numbers of rates there
+            are other numbers of choices.
+        adam: rates of Adam.
+    """
     both = len(method.optimizers) == 2
-    rates = {"sgd": tuple(fraction * dim for fraction in SGD[TASKS[task].kind]), "adam": ADAM}
+    fractions = SGD[TASKS[task].kind] if sgd is None else sgd
+    rates = {"sgd": tuple(fraction * dim for fraction in fractions), "adam": tuple(adam)}
     choices = []
     for name in method.optimizers:
         momentum = MOMENTUM if name == "sgd" and both and method.name != "geoopt_stiefel" else 0.0
@@ -112,10 +124,15 @@ def tune(
     traces = parallel(calls, backend, n_jobs)
     lowest = min(loss for trace in traces for _, _, loss in trace.checks)
     target = known_target if is_map else start - WAY * (start - lowest)
-    merits: dict[str, list[tuple[tuple[bool, float], int]]] = {}
-    for index, ((name, _), trace) in enumerate(zip(pairs, traces, strict=True)):
-        merits.setdefault(name, []).append((merit(trace, target), index))
-    return Tuned(task, target, {name: pairs[min(of_method)[1]][1] for name, of_method in merits.items()})
+    trials: dict[str, dict[Choice, Trace]] = {}
+    for (name, choice), trace in zip(pairs, traces, strict=True):
+        trials.setdefault(name, {})[choice] = trace
+    return Tuned(task, target, {name: best(of_method, target) for name, of_method in trials.items()})
+
+
+def best(trials: Mapping[Choice, Trace], target: float = -math.inf) -> Choice:
+    """Return the choice whose trial has the least `merit`, the first of equals."""
+    return min(trials, key=lambda choice: merit(trials[choice], target))
 
 
 def merit(trace: Trace, target: float) -> tuple[bool, float]:

@@ -231,7 +231,7 @@ RACE = Lab(
     trainer=race,
     lanes=lambda config: {name: METHODS[name].label for name in config.names},
     groups={
-        "Race": ("task", "dim", "budget", "rate_factor", "seed", "next_seed", "axis"),
+        "Race": ("task", "dim", "budget", "rate_factor", "anneal", "seed", "next_seed", "axis"),
         **{
             text: tuple(METHOD + name for name, method in METHODS.items() if method.group == group)
             for group, text in GROUP_TEXTS.items()

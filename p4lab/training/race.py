@@ -17,7 +17,18 @@ from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule
 from p4lab.problems.map_tasks import Task
 from p4lab.problems.rates import Choice, choice
 from p4lab.problems.tasks import TASKS, WIDEST, task
-from p4lab.training.config import Rule, RunConfig, budget, one_of, rate_factor, setting, turn, whole
+from p4lab.training.config import (
+    SWITCH,
+    Rule,
+    RunConfig,
+    budget,
+    half_cosine,
+    one_of,
+    rate_factor,
+    setting,
+    turn,
+    whole,
+)
 from p4lab.training.engine import Engine
 from p4lab.training.lanes import Lanes
 from p4lab.training.records import Snapshot
@@ -41,7 +52,7 @@ class RaceConfig(RunConfig):
     """Train several methods from the same start on the same data, each for the same time.
 
     Rank, directions and merges are those of each P4 method's preset; learning rates are each method's own best
-    (`p4lab.problems.rates`) times ``rate_factor``.
+    (`p4lab.problems.rates`) times ``rate_factor``. Annealed, each lane's rate follows half a cosine over its budget.
 
     Raises:
         ConfigError: as `RunConfig`.
@@ -63,6 +74,9 @@ class RaceConfig(RunConfig):
     dim: int = setting(64, "Width d", whole(2, WIDEST), choices=(8, 16, 32, 48, 64, 128, 256, 512, 1024), own=True)
     rate_factor: float = rate_factor(
         0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, help="On top of each method's best"
+    )
+    anneal: bool = setting(
+        False, "Anneal", SWITCH, help="Learning rates follow half a cosine down to 0 over the time of each"
     )
     turn: float = turn(20.0)
     budget: float = budget(20.0, "Seconds of training")
@@ -116,13 +130,14 @@ def unfit(task_name: str, method: Method) -> str:
     return ""
 
 
-def racer(config: RaceConfig, name: str, settings: Choice | None = None) -> Engine:
+def racer(config: RaceConfig, name: str, settings: Choice | None = None, steps: int | None = None) -> Engine:
     """Return the engine of one method of a race.
 
     Args:
         config: the race's settings.
         name: of the method.
         settings: optimizer and rate (None: the tuned ones, see `p4lab.problems.rates`).
+        steps: after how many steps an annealed rate is 0 (None: after the budget's seconds).
 
     Raises:
         ConfigError: the method cannot do the task.
@@ -142,12 +157,18 @@ def racer(config: RaceConfig, name: str, settings: Choice | None = None) -> Engi
         optimizer,
         schedule if isinstance(schedule, MergeSchedule) else None,
         rates=lambda config: [best.rate * config.rate_factor] * len(optimizer.param_groups),
+        anneal=(lambda engine: half_cosine(_progress(engine, steps))) if config.anneal else None,
         extras=lambda engine: {"memory": np.array(memory_of(engine))},
         stateful={"rebase": schedule} if isinstance(schedule, Rebase) else {},
     )
     if isinstance(schedule, Rebase):
         optimizer.register_step_post_hook(lambda *_: _move_base(schedule, engine.step + 1))
     return engine
+
+
+def _progress(engine: Engine, steps: int | None) -> float:
+    config: Any = engine.config
+    return engine.seconds / config.budget if steps is None else engine.step / max(1, steps)
 
 
 def _move_base(schedule: Rebase, step: int) -> None:
