@@ -118,7 +118,8 @@ class ICATask(LikelihoodTask):
     which is 0 where W M is a permutation with signs; there the likelihood has its optimum, too.
 
     Args:
-        sources: white data, shape (n, d): what is independent in them is to be found.
+        sources: shape (n, d), white data where an orthogonal W is to be near the solution: what is independent in
+            them is to be found.
         mixing: M, shape (d, d).
         basis: shape (d, pixels), from components to the pixels of a square, for the pictures of the filters.
         dtype: dtype of the data.

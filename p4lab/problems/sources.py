@@ -115,8 +115,8 @@ def sech_sources(dim: int) -> Sources:
     return x, torch.eye(dim, pixels, dtype=torch.float64, device="cpu")
 
 
-SECH_ENTROPY = 4 * 0.915965594177219 / math.pi + math.log(math.pi / 2)
-"""Entropy of the density of `sech_noise` in nats; the long number is Catalan's constant."""
+SECH_ENTROPY = math.log(2 * math.pi)
+"""Entropy of the density of `sech_noise` in nats."""
 
 
 def sech_noise(count: int, dim: int, generator: torch.Generator) -> Tensor:

@@ -61,12 +61,18 @@ def _map(target: str, coloured: bool = False) -> Callable[..., Task]:
     return make
 
 
-def _mixed(kind: Callable[..., Task], sources: Callable[[int], Sources], **options: Any) -> Callable[..., Task]:
+def _mixed(kind: Callable[..., Task], white: Callable[[int], Sources]) -> Callable[..., Task]:
     def make(dim: int, seed: int, both: bool, **where: Any) -> Task:
-        white, basis = sources(dim)
-        return kind(white, linear_target("so", dim, seed).to(white), basis, **where, both=both, **options)
+        x, basis = white(dim)
+        return kind(x, linear_target("so", dim, seed).to(x), basis, **where, both=both)
 
     return make
+
+
+def _known_sources(dim: int, seed: int, both: bool, **where: Any) -> Task:
+    sources, basis = sech_sources(dim)
+    mixing = colouring(dim, torch.Generator().manual_seed(seed)).t()
+    return ICATask(sources, mixing, basis, **where, both=both, known=True)
 
 
 def _digits(dim: int, seed: int, both: bool, **where: Any) -> Task:
@@ -83,7 +89,7 @@ ONE_WAY: dict[str, Entry] = {
     "so_coloured": Entry("Map: rotation, coloured", "map", _map("so", coloured=True)),
     "ica_photos": Entry("ICA: photos", "ica", _mixed(ICATask, PATCHES["ica_photos"]), WIDEST_PHOTOS),
     "ica_digits": Entry("ICA: digits", "ica", _mixed(ICATask, PATCHES["ica_digits"]), WIDEST_DIGITS),
-    "ica_sources": Entry("ICA: known sources", "ica", _mixed(ICATask, sech_sources, known=True)),
+    "ica_sources": Entry("ICA: known sources", "ica", _known_sources, rotations=False),
     "digits": Entry("Flow: digits", "flow", _digits, DIGITS_WIDTH, fixed=True),
     "patches": Entry("Flow: photos", "flow", _mixed(PatchesTask, photo_patches), WIDEST_PHOTOS),
 }
@@ -104,9 +110,10 @@ def task(
     Args:
         name: one of `TASKS`: "spd", "so", "minus_identity", "ill_conditioned" (condition number 100), "negative"
             (det = -1); "spd_coloured", "so_coloured" (the covariance of the inputs has condition number 100);
-            "ica_photos", "ica_digits", "ica_sources" (white data mixed by a rotation, so that orthogonal methods can
-            solve them, too); flows of "digits" and, on the same white data as "ica_photos", "patches"; some with
-            "_both" behind their name: trained through the inverse, too.
+            "ica_photos", "ica_digits" (white data mixed by a rotation, so that orthogonal methods can solve them, too);
+            "ica_sources" (sources of a known density, mixed so that the covariance has condition number 100); flows of
+            "digits" and, on the data of "ica_photos", "patches"; some with "_both" behind their name: trained through
+            the inverse, too.
         dim: width d; "digits" has its own, 64.
         seed: seed of target, mixing or split.
         dtype: dtype of the data.
