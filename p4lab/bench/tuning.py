@@ -10,7 +10,7 @@ from p4lab.baselines import METHODS, Method
 from p4lab.bench.lanes import Trace, parallel, train
 from p4lab.errors import ConfigError
 from p4lab.problems.rates import MOMENTUM, Choice
-from p4lab.problems.tasks import TASKS
+from p4lab.problems.tasks import TASKS, entry_of
 from p4lab.training.race import RaceConfig, unfit
 
 SEED = 1000
@@ -62,7 +62,7 @@ def racers(task: str, methods: Sequence[str]) -> tuple[str, ...]:
 
 def config_of(task: str, dim: int, seed: int) -> RaceConfig:
     """Return the config of a task at width d, or at the largest that its data have."""
-    return RaceConfig(task=task, dim=min(dim, TASKS[task].widest), seed=seed)
+    return RaceConfig(task=task, dim=min(dim, entry_of(task).widest), seed=seed)
 
 
 def grid(
@@ -79,7 +79,7 @@ def grid(
         adam: rates of Adam.
     """
     both = len(method.optimizers) == 2
-    fractions = SGD[TASKS[task].kind] if sgd is None else sgd
+    fractions = SGD[entry_of(task).kind] if sgd is None else sgd
     rates = {"sgd": tuple(fraction * dim for fraction in fractions), "adam": tuple(adam)}
     choices = []
     for name in method.optimizers:
@@ -116,7 +116,7 @@ def tune(
     pairs = [(name, choice) for name in racers(task, methods) for choice in grid(task, METHODS[name], config.width)]
     if not pairs:
         raise ConfigError(f"methods={'+'.join(methods)!r}: none of them can do the task {task!r}")
-    is_map = TASKS[task].kind == "map"
+    is_map = entry_of(task).kind == "map"
     # A map's target is known beforehand: no need to go on behind it.
     start = train(config, pairs[0][0], 0.0).checks[0][2]
     known_target = MAP_TARGET * start if is_map else -math.inf

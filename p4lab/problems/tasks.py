@@ -102,6 +102,17 @@ TASKS: dict[str, Entry] = ONE_WAY | {
 """Here are all tasks by name, in the order in which a lab offers them."""
 
 
+def entry_of(name: str) -> Entry:
+    """Return the entry of a task.
+
+    Raises:
+        OptionError: unknown name.
+    """
+    if name not in TASKS:
+        raise OptionError(f"task {name!r} is not known: choose one of {tuple(TASKS)}")
+    return TASKS[name]
+
+
 def task(
     name: str, dim: int, seed: int = 1, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> Task:
@@ -123,7 +134,5 @@ def task(
         OptionError: unknown name, or a width that the data do not have.
         MissingPackageError: photo patches with d > 63, and scikit-image is not installed.
     """
-    if name not in TASKS:
-        raise OptionError(f"task {name!r} is not known: choose one of {tuple(TASKS)}")
-    entry = TASKS[name]
+    entry = entry_of(name)
     return entry.make(dim, seed, entry.both, dtype=dtype, device=device)

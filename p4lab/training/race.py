@@ -16,7 +16,7 @@ from p4lab.flows import Flow
 from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule
 from p4lab.problems.map_tasks import Task
 from p4lab.problems.rates import Choice, choice
-from p4lab.problems.tasks import TASKS, WIDEST, task
+from p4lab.problems.tasks import TASKS, WIDEST, entry_of, task
 from p4lab.training.config import (
     SWITCH,
     Rule,
@@ -119,7 +119,7 @@ class RaceConfig(RunConfig):
 
 def unfit(task_name: str, method: Method) -> str:
     """Return why a method cannot take part in a task, "" if it can."""
-    entry = TASKS[task_name]
+    entry = entry_of(task_name)
     if entry.kind != "map":
         if not method.linear:
             return f"the task {task_name!r} is for linear layers"

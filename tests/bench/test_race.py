@@ -15,7 +15,7 @@ from p4lab.bench.__main__ import main
 from p4lab.bench.lanes import CHECK_EVERY, Trace, train
 from p4lab.bench.race import race, seconds_to, spread, sweep, verdict
 from p4lab.bench.tuning import NO_FAMILY, RACED, Tuned, config_of, grid, merit, racers, tune
-from p4lab.errors import ConfigError
+from p4lab.errors import ConfigError, OptionError
 from p4lab.problems import rates
 from p4lab.problems.rates import Choice
 from p4lab.problems.tasks import TASKS
@@ -138,6 +138,11 @@ def test_the_target_of_a_likelihood_comes_from_what_was_seen() -> None:
     best = train(config, "dense", 0.5, target=found.target, settings=found.choices["dense"])
     assert found.target < start
     assert best.reached(found.target) is not None
+
+
+def test_an_unknown_task_is_a_named_error() -> None:
+    with pytest.raises(OptionError, match="task 'somewhere' is not known"):
+        tune("somewhere", ("plain",))
 
 
 def test_tuning_without_anybody_is_an_error() -> None:
