@@ -96,8 +96,8 @@ OPTIONS: dict[str, Option] = {
     "minutes": Option("how long the memory is watched", float, 0),
     # Where.
     "threads": Option("torch threads (default: torch's own choice)", int, 1),
-    "jobs": Option("runs at a time; -1 is one for each core", int),
-    "backend": Option("of joblib, such as dask (default: processes on this machine)"),
+    "jobs": Option("runs at a time; -1 is one for each core, or as many as a cluster takes", int),
+    "backend": Option("of joblib, or dask: the cluster of DASK_SCHEDULER_ADDRESS (default: processes on this machine)"),
     # What is kept.
     "file": Option("JSON lines: finished runs are kept here, and not done again", Path),
     "folder": Option("where simulations are kept, to be used again (default: they are not)", Path),

@@ -14,7 +14,7 @@ class DtypeError(P4Error, TypeError):
 
 
 class DeviceError(P4Error, RuntimeError):
-    """A tensor or generator lives on another device than the layer."""
+    """A tensor or generator lives on another device than the layer, or there is no device that can do the work."""
 
 
 class SingularMatrixError(P4Error, ValueError):

@@ -21,6 +21,8 @@ def require(name: str, extra: str) -> ModuleType:
         with warnings.catch_warnings():
             # geoopt 0.5 compiles its helpers with torch.jit.script at import, which torch 2.13 deprecates.
             warnings.filterwarnings("ignore", message=r".*torch\.jit\.script", category=DeprecationWarning)
+            # pogo-torch 1.0 has a formula with backslashes in a docstring.
+            warnings.filterwarnings("ignore", message="invalid escape sequence")
             return importlib.import_module(name)
     except ImportError as error:
         raise MissingPackageError(

@@ -168,7 +168,7 @@ def test_options_of_one_meaning_have_one_name() -> None:
     spellings = [spelling for name, option in OPTIONS.items() for spelling in (f"--{name}", *option.also)]
     assert len(spellings) == len(set(spellings))
     taken = {name for one in (*COMMANDS.values(), *EXPERIMENTS.values()) for name in one.defaults}
-    assert taken | {"quick"} | {"problems", "file", "jobs"} == set(OPTIONS)
+    assert taken | {"quick"} | {"problems"} == set(OPTIONS)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Steps on GL(n) and O(n): the relative gradient, and the Cayley retraction. All in O(batch d^2) for batch < d."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,17 +12,15 @@ from p4lab.errors import OptionError
 from p4lab.options import takes_options_of
 
 
-class FactoredDescent(Optimizer):
-    """Base of optimizers that step some layers of a model along their group; all other parameters get plain SGD.
-
-    A step consumes what the layers kept from backward passes since the last one, whether `zero_grad` was called or not.
+class GroupDescent(Optimizer):
+    """Base of optimizers that step the matrices of some layers of a model; all other parameters get plain SGD.
 
     Args:
-        model: a module that contains layers of ``layer_type``; the optimizer adopts them.
+        model: a module that contains layers of ``layer_type``.
         lr: learning rate.
 
     Attributes:
-        dense_steps: how many layer steps had to fall back to O(d^3).
+        layers: the layers whose ``matrix`` is stepped.
 
     Raises:
         OptionError: lr <= 0, or no such layers.
@@ -31,11 +29,9 @@ class FactoredDescent(Optimizer):
     layer_type: type[FactoredLinear]
 
     def __init__(self, model: nn.Module, lr: float) -> None:
-        if not lr > 0:
-            raise OptionError(f"lr={lr}: expected a positive number")
-        self.layers = adopt(model, self.layer_type)
-        self._others = _without(model, self.layers)
-        self.dense_steps = 0
+        check_rate(lr)
+        self.layers = layers_of(model, self.layer_type)
+        self._others = without(model, self.layers)
         super().__init__(model.parameters(), {"lr": lr})
 
     @torch.no_grad()
@@ -48,10 +44,36 @@ class FactoredDescent(Optimizer):
         lr = self.param_groups[0]["lr"]
         for layer in self.layers:
             self.move(layer, lr)
-            layer.forget()
         for parameter in self._others:
             if parameter.grad is not None:
                 parameter.add_(parameter.grad, alpha=-lr)
+        return loss
+
+    def move(self, layer: Any, lr: float) -> None:
+        """Move the weights of one layer."""
+        raise NotImplementedError
+
+
+class FactoredDescent(GroupDescent):
+    """Base of optimizers that step layers along their group by the factors of their gradients.
+
+    The optimizer adopts the layers. A step consumes what they kept from backward passes since the last one, whether
+    `zero_grad` was called or not. Arguments and errors as for `GroupDescent`.
+
+    Attributes:
+        dense_steps: how many layer steps had to fall back to O(d^3).
+    """
+
+    def __init__(self, model: nn.Module, lr: float) -> None:
+        super().__init__(model, lr)
+        adopt(self.layers)
+        self.dense_steps = 0
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Move every layer and parameter once, and have the layers forget; return what ``closure`` returned."""
+        loss = super().step(closure)
+        for layer in self.layers:
+            layer.forget()
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -59,10 +81,6 @@ class FactoredDescent(Optimizer):
         super().zero_grad(set_to_none)
         for layer in self.layers:
             layer.forget()
-
-    def move(self, layer: Any, lr: float) -> None:
-        """Move the weights of one layer."""
-        raise NotImplementedError
 
 
 class RelativeGradient(FactoredDescent):
@@ -129,7 +147,8 @@ class RelativeAdam(Adam):
 
     @takes_options_of(Adam, "params")
     def __init__(self, model: nn.Module, lr: float = 1e-3, **options: Any) -> None:
-        self.layers = adopt(model, RelativeLinear)
+        self.layers = layers_of(model, RelativeLinear)
+        adopt(self.layers)
         super().__init__(model.parameters(), lr=lr, **options)
 
     @torch.no_grad()
@@ -193,8 +212,8 @@ class CayleyDescent(FactoredDescent):
             w.copy_(torch.linalg.solve(eye + half, (eye - half) @ w))
 
 
-def adopt(model: nn.Module, layer_type: type[FactoredLinear]) -> list[Any]:
-    """Make the layers of a type in a model keep factors, and return them.
+def layers_of(model: nn.Module, layer_type: type[FactoredLinear]) -> list[Any]:
+    """Return the layers of a type in a model.
 
     Raises:
         OptionError: there are none.
@@ -202,9 +221,13 @@ def adopt(model: nn.Module, layer_type: type[FactoredLinear]) -> list[Any]:
     layers = [module for module in model.modules() if isinstance(module, layer_type)]
     if not layers:
         raise OptionError(f"{type(model).__name__} contains no {layer_type.__name__} layers: put some into it")
+    return layers
+
+
+def adopt(layers: Iterable[FactoredLinear]) -> None:
+    """Make layers keep factors of their gradients."""
     for layer in layers:
         layer.adopted = True
-    return layers
 
 
 def relative(layer: FactoredLinear) -> Tensor:
@@ -218,6 +241,13 @@ def _eye(like: Tensor, size: int) -> Tensor:
     return torch.eye(size, dtype=torch.float64, device=like.device)
 
 
-def _without(model: nn.Module, layers: list[Any]) -> list[nn.Parameter]:
+def check_rate(lr: float) -> None:
+    """Raise OptionError unless a learning rate is positive."""
+    if not lr > 0:
+        raise OptionError(f"lr={lr}: expected a positive number")
+
+
+def without(model: nn.Module, layers: list[Any]) -> list[nn.Parameter]:
+    """Return the parameters of a model that are not the matrix of one of these layers."""
     special = {id(layer.matrix) for layer in layers}
     return [parameter for parameter in model.parameters() if id(parameter) not in special]

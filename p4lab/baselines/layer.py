@@ -120,6 +120,17 @@ class OrthogonalBaseline(Baseline):
         return y @ self.weight
 
 
+class NearlyOrthogonal(OrthogonalBaseline):
+    """Linear layer whose weights are next to O(n), not on it: its inverse is the transpose, as right as they are.
+
+    What is measured of it is the truth: where no training goes on, `logabsdet` factorizes.
+    """
+
+    def logabsdet(self) -> Tensor:
+        """Return log|det W| (nats), cost O(d^3); in training what O(n) has: 0, a constant without gradient."""
+        return super().logabsdet() if in_training(self) else torch.linalg.slogdet(self.weight).logabsdet
+
+
 class Derived(nn.Module, ABC):
     """A module that keeps what it computed from one of its buffers, such as an inverse.
 
@@ -156,6 +167,11 @@ class Derived(nn.Module, ABC):
 
 def _widens(before: torch.dtype, after: torch.dtype) -> bool:
     return torch.finfo(after).eps < torch.finfo(before).eps
+
+
+def in_training(layer: nn.Module) -> bool:
+    """Return whether a layer is being trained: it is in training mode, and gradients are recorded."""
+    return layer.training and torch.is_grad_enabled()
 
 
 def readable(tensor: Tensor) -> bool:
@@ -202,6 +218,12 @@ def start_matrix(
     if orthogonal and not (error := float(orthogonality_error(start))) <= LARGEST_ERROR:
         outside("orthogonal", f"max |Q^T Q - I| = {error:.3g}", "take the Q of torch.linalg.qr(init)")
     return start
+
+
+def check_identity(start: Tensor, family: str, why: str, advice: str) -> None:
+    """Raise the OptionError of `outside` unless a start is the identity."""
+    if not torch.equal(start, torch.eye(len(start), dtype=start.dtype, device=start.device)):
+        outside(family, why, advice)
 
 
 def outside(family: str, why: str, advice: str) -> None:

@@ -1,13 +1,14 @@
-"""Parametrizations of the orthogonal group: torch's own, and geotorch's."""
+"""Parametrizations of the orthogonal group, exact and nearly: torch's, geotorch's, reflections, a truncated series."""
 
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import orthogonal
 
-from p4lab.baselines.layer import OrthogonalBaseline, outside, start_matrix
+from p4lab.baselines.layer import NearlyOrthogonal, OrthogonalBaseline, check_identity, start_matrix
 from p4lab.baselines.packages import holder
 from p4lab.baselines.reflections import check_rest, count_reflections, factorize, reflect
 from p4lab.errors import OptionError
@@ -57,8 +58,7 @@ class TorchOrthogonal(OrthogonalBaseline):
             raise OptionError(f"orthogonal_map={orthogonal_map!r} is not known: choose one of {get_args(Map)}")
         start = start_matrix(init, dim, self._kind["dtype"], seed, orthogonal=True)
         if not self.trivialized and orthogonal_map != "householder":
-            if not torch.equal(start, torch.eye(dim, dtype=start.dtype, device=start.device)):
-                outside(f"static {orthogonal_map}", "torch starts it at the identity", "take a dynamic one")
+            check_identity(start, f"static {orthogonal_map}", "torch starts it at the identity", "take a dynamic one")
             start = torch.zeros_like(start)  # the skew matrix itself
         with torch.device("cpu"):  # torch looks at values, and makes tensors on its default device
             self.map = holder(start.to(self._kind["dtype"]))
@@ -187,3 +187,68 @@ class Householder(OrthogonalBaseline):
 
     def _unmap(self, y: Tensor) -> Tensor:
         return reflect(y, self.vectors, transposed=True) * self.signs
+
+
+class CayleyNeumann(NearlyOrthogonal):
+    r"""Linear layer with a Cayley transform whose solve is a truncated Neumann series: nearly orthogonal.
+
+    .. math:: W = (I + Q)(I + Q + \dots + Q^k), \qquad Q = U - U^T, \qquad U \text{ strictly upper triangular}
+
+    An eigenvalue :math:`i t` of Q gives one of W of modulus :math:`|1 - (i t)^{k+1}|`, where the Cayley transform has
+    1: next to O(n) for t < 1, which is an angle of :math:`2 \arctan t < 90` degrees, and off beyond. It starts at the
+    identity. No two d x d matrices are multiplied: Q is applied to the batch k + 1 times, its transpose in `inverse`.
+
+    Args:
+        dim: width d.
+        init: "identity" or a (d, d) tensor that is the identity.
+        bias: whether there is an additive bias.
+        seed: not used: the start is not random.
+        dtype: float32 or float64.
+        device: device of all tensors.
+        terms: k, at least 1. With k = 3, 7, ... large Q shrink some outputs; with other k they enlarge them.
+
+    Raises:
+        OptionError: terms < 1, or a start that is not the identity.
+
+    Cost for a batch of B: forward (k + 1) B d^2, backward twice that, `inverse` (k + 1) B d^2; ``weight`` O(k d^3).
+    Source: Qiu et al., arXiv:2506.19847 (OFTv2), on top of frozen weights there.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        init: str | Tensor = "identity",
+        bias: bool = True,
+        seed: int | torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        terms: int = 5,
+    ) -> None:
+        super().__init__(dim, bias, dtype, device)
+        if not isinstance(terms, int) or terms < 1:
+            raise OptionError(f"terms={terms!r}: expected a whole number of at least 1")
+        start = start_matrix(init, dim, self._kind["dtype"], seed, orthogonal=True)
+        check_identity(start, "Cayley-Neumann", "it starts at the identity", "take the method 'torch_cayley_dynamic'")
+        self.terms = terms
+        self.upper = nn.Parameter(torch.zeros(dim, dim, **self._kind))
+
+    @property
+    def weight(self) -> Tensor:
+        """The product with the series. Cost O(k d^3)."""
+        return self._map(torch.eye(self.dim, dtype=self.upper.dtype, device=self.upper.device)).t()
+
+    def _map(self, x: Tensor) -> Tensor:
+        return self._series(x, self._skew())
+
+    def _unmap(self, y: Tensor) -> Tensor:
+        return self._series(y, self._skew().t())
+
+    def _skew(self) -> Tensor:
+        upper = self.upper.triu(1)
+        return upper - upper.t()
+
+    def _series(self, x: Tensor, q: Tensor) -> Tensor:
+        z = x
+        for _ in range(self.terms):
+            z = x + F.linear(z, q)
+        return z + F.linear(z, q)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from p4lab.baselines.layer import Baseline, outside, start_matrix
+from p4lab.baselines.layer import Baseline, check_identity, outside, start_matrix
 from p4lab.errors import OptionError
 from p4lab.packages import require
 
@@ -52,8 +52,9 @@ class Nflows(Baseline):
         if kind not in get_args(NflowsKind):
             raise OptionError(f"kind={kind!r} is not known: choose one of {get_args(NflowsKind)}")
         start = start_matrix(init, dim, self._kind["dtype"], seed)
-        if not torch.equal(start, torch.eye(dim, dtype=start.dtype, device=start.device)):
-            outside(f"nflows {kind}", "its layers start at the identity", "take the method 'plu', 'qr' or 'svd'")
+        check_identity(
+            start, f"nflows {kind}", "its layers start at the identity", "take the method 'plu', 'qr' or 'svd'"
+        )
         with torch.device("cpu"):
             self.transform = _nflows(kind, dim).to(**self._kind)
         self.transform.bias.requires_grad_(False)  # the bias of the baseline does its work

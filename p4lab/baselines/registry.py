@@ -10,19 +10,30 @@ from torch.optim import SGD, Adam, Optimizer
 
 from p4lab.baselines.dense import Dense, Plain, SoftDeterminant, SoftOrthogonal
 from p4lab.baselines.descent import CayleyDescent, RelativeAdam, RelativeGradient
-from p4lab.baselines.designed import Coupling, Woodbury
-from p4lab.baselines.orthogonal import GeotorchOrthogonal, Householder, Map, TorchOrthogonal, TorchTrivialized
+from p4lab.baselines.designed import Butterfly, Coupling, Woodbury
+from p4lab.baselines.orthogonal import (
+    CayleyNeumann,
+    GeotorchOrthogonal,
+    Householder,
+    Map,
+    TorchOrthogonal,
+    TorchTrivialized,
+)
+from p4lab.baselines.orthogonal_descent import Base, LandingDescent, Pogo, SubmanifoldDescent
 from p4lab.baselines.packages import GeotorchGL, Nflows, NflowsKind
 from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
-from p4lab.baselines.riemannian import CayleyLinear, RelativeLinear, StiefelLinear
+from p4lab.baselines.riemannian import CayleyLinear, NearLinear, RelativeLinear, StiefelLinear
 from p4lab.baselines.schedule import Rebase
+from p4lab.baselines.self_normalizing import SelfNormalizing
 from p4lab.errors import OptionError
 from p4lab.options import check_known, named_options, options_of, refusing, takes_options_of
 from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule, P4Inv, Preset
 from p4lab.packages import require
 
-Group = Literal["invertible", "orthogonal", "designed", "penalized"]
+Group = Literal["invertible", "orthogonal", "nearly_orthogonal", "designed", "penalized"]
 """A method is of one of these groups, as `Method` says."""
+ORTHOGONAL_GROUPS: tuple[Group, ...] = ("orthogonal", "nearly_orthogonal")
+"""Methods of these groups reach rotations and reflections only, but for a small error."""
 Schedule = MergeSchedule | Rebase
 """Schedules have a ``step()`` for after each optimizer step."""
 
@@ -46,6 +57,13 @@ def _geoopt(name: str) -> Callable[..., Optimizer]:
     return make
 
 
+def _pogo(base: Base) -> Callable[..., Optimizer]:
+    def make(layer: nn.Module, lr: float, **options: Any) -> Optimizer:
+        return Pogo(layer, lr, base, **options)
+
+    return make
+
+
 TORCH = {"sgd": _torch(SGD), "adam": _torch(Adam)}
 """Methods have these optimizers unless they name others."""
 
@@ -57,18 +75,20 @@ class Method:
     Attributes:
         name: its key in `METHODS`.
         label: what plots and tables call it.
-        group: "invertible" (on GL(n)), "orthogonal" (on O(n)), "designed" (a smaller family, or a nonlinear map) or
-            "penalized" (the property is wished for, not ensured).
+        group: "invertible" (on GL(n)), "orthogonal" (on O(n)), "nearly_orthogonal" (next to it), "designed" (a
+            smaller family, or a nonlinear map) or "penalized" (the property is wished for, not ensured).
         exact_inverse: whether the layer has an inverse that is exact to rounding, at any time in training.
         exact_logabsdet: the same for log|det|.
         cubic: whether a training step whose loss contains log|det| makes an O(d^3) call (for batches smaller than d).
-        cubic_inverse: whether `inverse` makes one (None: there is no inverse).
+        cubic_inverse: whether `inverse` makes one (None: there is no exact inverse).
         build: from a width and options to a layer. All take ``seed``, ``dtype`` and ``device``, linear ones ``init``
             and ``bias`` as well; an unknown option is an `OptionError`.
         source: paper or package.
         optimizers: what makes an optimizer of a layer, by name.
         schedule_of: what makes the schedule that has to step after the optimizer.
         linear: whether the layer has a ``weight`` and one log|det|; otherwise log|det| takes x and belongs to samples.
+        exact_when_evaluated: whether log|det|, though not exact in training, is exact in evaluation: in eval mode, or
+            where no gradients are recorded. What training needs of it is then its gradient alone.
     """
 
     name: str
@@ -83,9 +103,15 @@ class Method:
     optimizers: Mapping[str, Callable[..., Optimizer]] = field(default_factory=lambda: TORCH)
     schedule_of: Callable[[nn.Module, Optimizer | None], Schedule] | None = None
     linear: bool = True
+    exact_when_evaluated: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "build", refusing(f"method {self.name!r}", self.build))
+
+    @property
+    def has_likelihood(self) -> bool:
+        """Whether likelihoods can be trained on, and tested exactly."""
+        return self.exact_logabsdet or self.exact_when_evaluated
 
     def optimizer(self, layer: nn.Module, lr: float, name: str = "adam", **options: Any) -> Optimizer:
         """Return the method's optimizer of that kind for a layer; options go to its constructor.
@@ -110,6 +136,7 @@ class _Knows(NamedTuple):
     exact_logabsdet: bool
     cubic: bool
     cubic_inverse: bool | None
+    exact_when_evaluated: bool = False
 
 
 _FREE = _Knows(True, True, cubic=False, cubic_inverse=False)
@@ -118,6 +145,9 @@ _NOTHING = _Knows(False, False, cubic=False, cubic_inverse=None)
 _RELATIVE = _Knows(True, True, cubic=False, cubic_inverse=True)
 _RETRACTED = _Knows(True, True, cubic=True, cubic_inverse=False)
 
+_EVALUATED = _Knows(False, False, cubic=False, cubic_inverse=None, exact_when_evaluated=True)
+_EVALUATED_CUBIC = _EVALUATED._replace(cubic=True)
+
 _REBASE = partial(Rebase, every=100)
 _TORCH_ORTHOGONAL = "torch.nn.utils.parametrizations.orthogonal"
 
@@ -125,7 +155,7 @@ _TORCH_ORTHOGONAL = "torch.nn.utils.parametrizations.orthogonal"
 def _method(
     name: str, label: str, group: Group, knows: _Knows, build: Callable[..., Any], source: str, **options: Any
 ) -> Method:
-    return Method(name, label, group, *knows, build=build, source=source, **options)
+    return Method(name, label, group, **knows._asdict(), build=build, source=source, **options)
 
 
 def _free_gl() -> list[Method]:
@@ -242,11 +272,46 @@ def _orthogonal() -> list[Method]:
             optimizers={"sgd": CayleyDescent},
         ),
         add(
+            "rsdm",
+            "random submanifolds (RSDM)",
+            knows=_FREE,
+            build=CayleyLinear,
+            source="arXiv:2505.12378",
+            optimizers={"sgd": SubmanifoldDescent},
+        ),
+        add(
             "householder",
             "Householder products",
             knows=_FREE,
             build=Householder,
             source="arXiv:1611.09630, arXiv:1612.00188",
+        ),
+    ]
+
+
+def _nearly_orthogonal() -> list[Method]:
+    add = partial(_method, group="nearly_orthogonal", knows=_EVALUATED_CUBIC)
+    return [
+        add(
+            "landing",
+            "landing",
+            build=NearLinear,
+            source="arXiv:2102.07432",
+            optimizers={"sgd": LandingDescent},
+        ),
+        add(
+            "pogo",
+            "POGO",
+            build=NearLinear,
+            source="pogo-torch 1.0, arXiv:2602.14656",
+            optimizers={"sgd": _pogo("SGD"), "adam": _pogo("VectorAdam")},
+        ),
+        add(
+            "cayley_neumann",
+            "Cayley-Neumann (OFTv2)",
+            knows=_EVALUATED,
+            build=CayleyNeumann,
+            source="arXiv:2506.19847",
         ),
     ]
 
@@ -257,14 +322,23 @@ def _designed_and_penalized() -> list[Method]:
     nice = partial(Coupling, affine=False)
     return [
         design("woodbury", "Woodbury", build=Woodbury, source="arXiv:2002.12229"),
+        design("butterfly", "butterfly", build=Butterfly, source="arXiv:2209.13774, arXiv:1903.05895"),
         design("nice", "NICE couplings", build=nice, source="arXiv:1410.8516", linear=False),
         design("realnvp", "RealNVP couplings", build=Coupling, source="arXiv:1605.08803", linear=False),
+        penalize(
+            "self_normalizing",
+            "self-normalizing",
+            knows=_EVALUATED,
+            build=SelfNormalizing,
+            source="ICML 2021, arXiv:2011.07248",
+        ),
         penalize("soft_orthogonal", "orthogonality penalty", build=SoftOrthogonal, source="arXiv:1810.09102"),
         penalize("soft_determinant", "log|det| penalty", build=SoftDeterminant, source="arXiv:2010.07033, 2.3"),
     ]
 
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (*_free_gl(), *_cubic_gl(), *_orthogonal(), *_designed_and_penalized())
+    method.name: method
+    for method in (*_free_gl(), *_cubic_gl(), *_orthogonal(), *_nearly_orthogonal(), *_designed_and_penalized())
 }
 """Here are all methods by name, in the order in which tables list them."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from p4lab.baselines.layer import Baseline, OrthogonalBaseline, start_matrix
+from p4lab.baselines.layer import Baseline, NearlyOrthogonal, OrthogonalBaseline, start_matrix
 from p4lab.options import takes_options_of
 from p4lab.packages import require
 
@@ -154,7 +154,18 @@ class _Tracked(torch.autograd.Function):
 
 
 class CayleyLinear(FactoredLinear, OrthogonalBaseline):
-    """Linear layer with orthogonal weights, for `CayleyDescent`, which keeps them so.
+    """Linear layer with orthogonal weights, for `CayleyDescent` and `SubmanifoldDescent`, which keep them so.
+
+    Arguments as for `p4lab.baselines.Dense`; ``init`` has to be orthogonal, else OptionError.
+
+    Cost for a batch of B: forward and backward 2 B d^2, `inverse` B d^2.
+    """
+
+    orthogonal = True
+
+
+class NearLinear(FactoredLinear, NearlyOrthogonal):
+    """Linear layer with nearly orthogonal weights, for `LandingDescent` and `Pogo`, which keep them near.
 
     Arguments as for `p4lab.baselines.Dense`; ``init`` has to be orthogonal, else OptionError.
 

@@ -8,6 +8,7 @@ from typing import Any
 from p4lab.baselines import METHODS
 from p4lab.baselines.properties import PROPERTIES
 from p4lab.bench import (
+    gpu,
     linear_problems,
     methods,
     orthogonal_layers,
@@ -111,6 +112,7 @@ BENCHES = {
             "seconds": race.LIMIT,
             "backend": None,
             "jobs": -1,
+            "file": None,
             "write": False,
         },
     ),
@@ -126,8 +128,9 @@ BENCHES = {
             "seconds": width.SECONDS,
             "tuning": None,
             "batch": 64,
-            "file": None,
+            "backend": None,
             "jobs": 1,
+            "file": None,
         },
     ),
     "flows": Bench(
@@ -165,6 +168,27 @@ BENCHES = {
         {"Ways to keep a property, width {dim}, {steps} steps": property_tuning.property_tuning},
         {"properties": ("circulant",), "dim": 8, "steps": 5},
         {"properties": Names(PROPERTIES), "dim": 64, "steps": 200},
+    ),
+    "gpu": Bench(
+        "Time steps, merges, methods and races on an accelerator.",
+        {
+            "Training step (forward, backward, Adam, merge every 10), batch 512, as a ratio to "
+            "nn.Linear": gpu.gpu_steps,
+            "Training step of every method, log|det| in the loss, batch 512, as a ratio to nn.Linear": gpu.gpu_methods,
+            "Time to target, batch 64, training time only, {seeds} seeds": gpu.gpu_race,
+            "The same steps one by one and from a CUDA graph, as a ratio to nn.Linear one by one": gpu.gpu_graphs,
+        },
+        {"dims": (64, 512), "rounds": 3, "seeds": 1, "tuning": 0.05, "seconds": 0.1},
+        {
+            "dims": Names(methods.SIZES, kind=int),
+            "methods": Names(METHODS, tuning.RACED),
+            "rounds": 9,
+            "tasks": Names(TASKS),
+            "dim": 64,
+            "seeds": 3,
+            "tuning": tuning.SECONDS,
+            "seconds": race.LIMIT,
+        },
     ),
     "live": Bench(
         "Measure a live lab in a browser; in a checkout of p4lab.",

@@ -1,19 +1,24 @@
-"""One training run after the other, or several at a time: what tuning, races and sweeps are made of."""
+"""Training runs that are described, done and remembered one by one: what tuning, races and sweeps are made of."""
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Self
 
-import joblib
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 
-from p4lab.errors import ConfigError, TrainingError
-from p4lab.problems.rates import Choice
+from p4lab.baselines import METHODS
+from p4lab.bench.store import Described, Result, perform
+from p4lab.errors import RunFileError, TrainingError
+from p4lab.problems.rates import Choice, choice
 from p4lab.training.race import RaceConfig, memory_of, race_figures, racer
 
 CHECK_EVERY = 5
 """Steps between looks at the test loss; they are not part of the training time."""
+NEVER = 1_000_000
+"""Steps between measurements of a race: none is made on the way."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Trace:
     Attributes:
         method: its name.
         seed: seed of data, start and batches.
-        checks: steps, seconds of training and test loss, every 5 steps; the first is the start.
+        checks: steps, seconds of training and test loss, every 5 steps or seldomer; the first is the start.
         inverse_error: largest entry of ``|f^-1(f(I)) - I|`` at the end.
         logdet_error: error of log|det| (nats) at the end.
         memory: bytes of parameters, buffers, gradients and optimizer state.
@@ -46,6 +51,43 @@ class Trace:
     def reached(self, target: float) -> tuple[int, float] | None:
         """Return steps and seconds at the first look that saw the target loss or less."""
         return next(((step, seconds) for step, seconds, loss in self.checks if loss <= target), None)
+
+
+@dataclass(frozen=True)
+class Trial(Described):
+    """Everything in a call of `train` that its result depends on; make it by `of`.
+
+    Attributes:
+        method: its name.
+        config: task, width, seed, batch size and whatever else is set, with this method alone.
+        settings: optimizer and rate.
+        seconds, steps, target: where it ends.
+        pause: seconds between two looks.
+    """
+
+    method: str
+    config: RaceConfig
+    settings: Choice
+    seconds: float
+    steps: int | None
+    target: float
+    pause: float
+
+    @classmethod
+    def of(
+        cls,
+        config: RaceConfig,
+        name: str,
+        seconds: float,
+        steps: int | None = None,
+        target: float = -math.inf,
+        settings: Choice | None = None,
+        pause: float = 0.0,
+    ) -> Self:
+        """Describe a call of `train` with these arguments; the tuned rates are looked up, since they may change."""
+        settings = settings or choice(config.task, METHODS[name], config.width)
+        most = None if steps is None else int(steps)
+        return cls(name, _alone(config, name), settings, float(seconds), most, float(target), float(pause))
 
 
 def train(
@@ -73,8 +115,8 @@ def train(
     Raises:
         ConfigError: the method cannot do the task, or rates are to be annealed over no finite time.
     """
-    end = {"budget": seconds} if config.anneal and steps is None else {}
-    lane = racer(config.replace(methods=name, measure_every=1_000_000, **end), name, settings, steps)
+    config = _alone(config, name)
+    lane = racer(config.replace(budget=seconds) if config.anneal and steps is None else config, name, settings, steps)
 
     def goes_on() -> bool:
         return lane.seconds < seconds and (steps is None or lane.step < steps)
@@ -100,22 +142,47 @@ def train(
     )
 
 
-def parallel(
-    calls: Iterable[tuple[Callable[..., Any], Any]], backend: str | None = None, n_jobs: int = -1
-) -> list[Any]:
-    """Return the results of joblib's delayed calls, in order, each on one torch thread.
+def _alone(config: RaceConfig, name: str) -> RaceConfig:
+    return config.replace(methods=name, measure_every=NEVER)
+
+
+def traces_of(
+    trials: Sequence[Trial], backend: str | None = None, n_jobs: int = -1, file: Path | str | None = None
+) -> list[Trace]:
+    """Return how each trial went, in their order; a line is said of each that ends.
 
     Args:
-        calls: from ``joblib.delayed``.
-        backend: of joblib: None is its own (processes on this machine), "dask" a cluster whose Client exists already.
-        n_jobs: calls at a time; -1 is one for each core.
+        trials: what to do.
+        backend, n_jobs: see `p4lab.bench.workers.parallel`.
+        file: JSON lines that keep finished trials, which are not done again (None: nothing is kept). They are known
+            by everything in them; of the machine, and of the versions of p4lab and torch, the file knows nothing.
 
     Raises:
-        ConfigError: joblib has no such backend, or its package is not installed.
+        RunFileError: the file holds something else, or cannot be read or written.
+        ConfigError, MissingPackageError: as `p4lab.bench.workers.parallel`, or a method cannot do its task.
     """
+    results = perform(trials, _result, _summary, file, n_jobs, backend)
     try:
-        choice = joblib.parallel_config(backend=backend or "loky", n_jobs=n_jobs)
-    except (ValueError, ImportError) as error:
-        raise ConfigError(f"backend={backend!r}: {error}") from error
-    with choice:
-        return list(joblib.Parallel()(calls))
+        return [_trace(results[trial.key()]) for trial in trials]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise RunFileError(f"{file}: a result is damaged ({error!r}). Choose another file") from error
+
+
+def _result(trial: Trial) -> Result:
+    end = (trial.seconds, trial.steps, trial.target)
+    trace = train(trial.config, trial.method, *end, trial.settings, trial.pause)
+    return dataclasses.asdict(trace)
+
+
+def _trace(result: Result) -> Trace:
+    # In a file tuples are lists.
+    return Trace(**result | {"checks": tuple((step, seconds, loss) for step, seconds, loss in result["checks"])})
+
+
+def _summary(trial: Trial, result: Result) -> str:
+    steps, seconds, loss = result["checks"][-1]
+    end = result["stopped"] or f"loss {loss:.4g}"
+    return (
+        f"{trial.config.task}, {trial.method}, seed {trial.config.seed}, {trial.settings}: {end} after {steps} steps, "
+        f"{seconds:.2f} s"
+    )

@@ -2,7 +2,6 @@
 
 import itertools
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from torch.optim import Optimizer
 from p4lab.baselines import METHODS, Method, Rebase, penalty
 from p4lab.bench.steps import REFERENCE, batch_of, training
 from p4lab.bench.tables import table
-from p4lab.bench.timing import interleaved, median_ratio
+from p4lab.bench.timing import Timer, by_clock, interleaved, median_ratio, timer_of
 from p4lab.command import say
 from p4lab.p4 import MergeSchedule
 
@@ -85,27 +84,33 @@ def _loss(method: Method, layer: Any, x: Tensor) -> Tensor:
         y, logabsdet = layer.with_logabsdet(x)
         return y.square().mean() - logabsdet.mean() / layer.dim
     loss: Tensor = layer(x).square().mean() + penalty(layer)
-    return loss - layer.logabsdet() / layer.dim if method.exact_logabsdet else loss
+    return loss - layer.logabsdet() / layer.dim if method.has_likelihood else loss
 
 
-def seconds_of(call: Callable[[], object]) -> float:
+def seconds_of(call: Callable[[], object], timer: Timer = by_clock) -> float:
     """Return the seconds that a call takes."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    return timer(call, 1)
 
 
-def seconds_of_steps(contenders: Mapping[str, Contender], rounds: int) -> dict[str, list[float]]:
+def seconds_of_steps(
+    contenders: Mapping[str, Contender], rounds: int, timer: Timer = by_clock
+) -> dict[str, list[float]]:
     """Return the seconds of a step of each contender, with its share of what happens seldom, one for each round."""
     rare = {
-        name: min(seconds_of(one.rare) for _ in range(3)) / one.every for name, one in contenders.items() if one.rare
+        name: min(seconds_of(one.rare, timer) for _ in range(3)) / one.every
+        for name, one in contenders.items()
+        if one.rare
     }
-    times = interleaved({name: one.steps for name, one in contenders.items()}, rounds)
+    times = interleaved({name: one.steps for name, one in contenders.items()}, rounds, timer=timer)
     return {name: [t / contenders[name].unit + rare.get(name, 0.0) for t in values] for name, values in times.items()}
 
 
 def methods(
-    sizes: Sequence[int] = SIZES, names: Sequence[str] = tuple(METHODS), batch: int = 512, rounds: int = 5
+    sizes: Sequence[int] = SIZES,
+    names: Sequence[str] = tuple(METHODS),
+    batch: int = 512,
+    rounds: int = 5,
+    device: str = "cpu",
 ) -> str:
     """Measure training steps of methods at each width.
 
@@ -114,6 +119,7 @@ def methods(
         names: of the methods.
         batch: samples per step.
         rounds: interleaved rounds; medians are reported.
+        device: where all of it happens.
 
     Returns:
         Markdown: ratios by method and width, and for each width which exact methods are ahead of P4Inv.
@@ -124,7 +130,7 @@ def methods(
         alive = [
             name for name in names if not cells[name] or not (cells[name][-1].once or cells[name][-1].ratio is None)
         ]
-        reference, measured = measure(dim, alive, batch, rounds)
+        reference, measured = measure(dim, alive, batch, rounds, device)
         micros.append(f"{1e6 * reference:.0f}")
         for name in names:
             cells[name].append(measured.get(name, Cell(None)))
@@ -140,20 +146,25 @@ def methods(
     )
 
 
-def measure(dim: int, names: Sequence[str], batch: int, rounds: int) -> tuple[float, dict[str, Cell]]:
+def measure(
+    dim: int, names: Sequence[str], batch: int, rounds: int, device: str = "cpu"
+) -> tuple[float, dict[str, Cell]]:
     """Return the seconds of a step of `nn.Linear` at a width, and the methods' ratios to it."""
-    contenders = {REFERENCE: contender(None, dim, batch)}
+    timer = timer_of(device)
+    with torch.device(device):
+        contenders = {REFERENCE: contender(None, dim, batch)}
     once: dict[str, float] = {}
     for name in names:
-        one = contender(METHODS[name], dim, batch)
-        seconds = seconds_of(one.steps) / one.unit
+        with torch.device(device):
+            one = contender(METHODS[name], dim, batch)
+        seconds = seconds_of(one.steps, timer) / one.unit
         if seconds > SLOW:
-            seconds = min(seconds, seconds_of(one.steps) / one.unit)  # the first one had buffers to allocate
+            seconds = min(seconds, seconds_of(one.steps, timer) / one.unit)  # the first one had buffers to allocate
         if seconds > SLOW:
             once[name] = seconds
         else:
             contenders[name] = one
-    steps = seconds_of_steps(contenders, rounds)
+    steps = seconds_of_steps(contenders, rounds, timer)
     reference = steps.pop(REFERENCE)
     middle = statistics.median(reference)
     cells = {name: Cell(median_ratio(values, reference)) for name, values in steps.items()}

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from p4lab.baselines import METHODS, Method
+from p4lab.baselines import METHODS, ORTHOGONAL_GROUPS, Method
 from p4lab.bench import linear_problems
 from p4lab.bench.linear_problems import SEED, Outcome, fastest, reached, seconds
 from p4lab.bench.methods import SLOW, Contender, contender, seconds_of, seconds_of_steps
@@ -68,7 +68,7 @@ CONTENDERS: dict[str, Method] = {
         _p4(OWN, "P4Orthogonal", ORTHOGONAL.layer, ORTHOGONAL.every),
         _p4("p4reflections", "P4Reflections", _reflections, ORTHOGONAL.every),
         _p4("p4givens", "P4Givens, 4 sweeps", partial(P4Givens, rank=4), ORTHOGONAL.every),
-        *(method for method in METHODS.values() if method.group == "orthogonal"),
+        *(method for method in METHODS.values() if method.group in ORTHOGONAL_GROUPS),
     )
 }
 

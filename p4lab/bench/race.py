@@ -1,13 +1,12 @@
-"""Time to target on every task, each method with its best rate; and sweeps over seeds through joblib."""
+"""Time to target on every task, each method with its best rate; and sweeps over seeds, on a cluster if there is one."""
 
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import joblib
-
-from p4lab.bench.lanes import Trace, parallel, train
+from p4lab.bench.lanes import Trace, Trial, traces_of
 from p4lab.bench.methods import P4, is_exact, label
 from p4lab.bench.tables import median, number_of, table
 from p4lab.bench.tables import spread as spread_of
@@ -36,6 +35,7 @@ def sweep(
     steps: int | None = None,
     backend: str | None = None,
     n_jobs: int = -1,
+    file: Path | str | None = None,
 ) -> "pandas.DataFrame":
     """Train every method of a race with every seed; each has its own data, start and batches.
 
@@ -44,15 +44,20 @@ def sweep(
         seeds: the seeds.
         seconds: of training for each method (None: the config's budget, or no limit if there are ``steps``).
         steps: at most so many; without ``seconds``, the same seeds give the same numbers.
-        backend: of joblib (None: processes on this machine; "dask": a cluster whose Client exists already).
-        n_jobs: runs at a time; -1 is one for each core.
+        backend: of joblib (None: processes on this machine), or "dask": a cluster whose Client exists already; there a
+            run that was lost with its worker is done again.
+        n_jobs: runs at a time; -1 is one for each core, or as many as the cluster takes.
+        file: JSON lines that keep finished runs: with the same settings these are not done again, so that a sweep
+            that was stopped goes on where it was (None: nothing is kept).
 
     Returns:
         One row per method and seed: "method", "seed", "loss" (test loss, NaN if it broke down), "steps", "seconds",
         "step_ms", "memory_kb", "inverse_error", "logdet_error", "stopped" (the reason).
 
     Raises:
-        ConfigError: a method cannot do the task, or joblib has no such backend.
+        ConfigError: a method cannot do the task, joblib has no such backend, or there is no cluster.
+        MissingPackageError: Dask is not installed.
+        RunFileError: the file holds something else, or cannot be read or written.
 
     Example:
         >>> frame = sweep(RaceConfig(methods="plain", dim=4), seeds=(0, 1), steps=5, n_jobs=1)
@@ -63,12 +68,8 @@ def sweep(
 
     if seconds is None:
         seconds = config.budget if steps is None else math.inf
-    calls = (
-        joblib.delayed(train)(config.replace(seed=seed), name, seconds, steps)
-        for seed in seeds
-        for name in config.names
-    )
-    return pd.DataFrame([_record(trace) for trace in parallel(calls, backend, n_jobs)])
+    trials = [Trial.of(config.replace(seed=seed), name, seconds, steps) for seed in seeds for name in config.names]
+    return pd.DataFrame([_record(trace) for trace in traces_of(trials, backend, n_jobs, file)])
 
 
 def _record(trace: Trace) -> dict[str, object]:
@@ -118,7 +119,9 @@ def race(
     limit: float = LIMIT,
     backend: str | None = None,
     n_jobs: int = -1,
+    file: Path | str | None = None,
     save: bool = False,
+    device: str = "cpu",
 ) -> str:
     """Tune every method on every task, then measure its time to the target with other seeds.
 
@@ -128,16 +131,17 @@ def race(
         dim: width; tasks whose data are narrower have their own.
         tuning: seconds of training for each rate.
         limit: seconds of training for each run.
-        backend, n_jobs: see `sweep`.
+        backend, n_jobs, file: see `sweep`.
         save: whether the choices are written to `p4lab.problems.rates`.
+        device: where it trains.
 
     Returns:
         Markdown: one table per task, and which methods with exact inverse and log|det| were faster than P4Inv.
     """
     parts, verdicts = [], []
     for name in tasks:
-        tuned = tune(name, methods, dim, tuning, backend, n_jobs)
-        traces = _runs(tuned, seeds, dim, limit, backend, n_jobs)
+        tuned = tune(name, methods, dim, tuning, backend, n_jobs, file, device)
+        traces = _runs(tuned, seeds, dim, limit, backend, n_jobs, file, device)
         if save:
             write({name: tuned.choices})
         width = config_of(name, dim, 0).width
@@ -148,17 +152,24 @@ def race(
 
 
 def _runs(
-    tuned: Tuned, seeds: Sequence[int], dim: int, limit: float, backend: str | None, n_jobs: int
+    tuned: Tuned,
+    seeds: Sequence[int],
+    dim: int,
+    limit: float,
+    backend: str | None,
+    n_jobs: int,
+    file: Path | str | None,
+    device: str,
 ) -> dict[str, list[Trace]]:
     # Seed by seed, so that a slow minute of the machine hits all methods.
-    pairs = [(name, seed) for seed in seeds for name in tuned.choices]
-    calls = (
-        joblib.delayed(train)(config_of(tuned.task, dim, seed), name, limit, None, tuned.target, tuned.choices[name])
-        for name, seed in pairs
-    )
+    trials = [
+        Trial.of(config_of(tuned.task, dim, seed, device), name, limit, None, tuned.target, settings)
+        for seed in seeds
+        for name, settings in tuned.choices.items()
+    ]
     traces: dict[str, list[Trace]] = {name: [] for name in tuned.choices}
-    for (name, _), trace in zip(pairs, parallel(calls, backend, n_jobs), strict=True):
-        traces[name].append(trace)
+    for trace in traces_of(trials, backend, n_jobs, file):
+        traces[trace.method].append(trace)
     return traces
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from p4lab.bench.tables import table
-from p4lab.bench.timing import exponent, interleaved, median_ratio
+from p4lab.bench.timing import exponent, interleaved, median_ratio, timer_of
 from p4lab.command import say
 from p4lab.fit import Schedule, fit
 from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule, P4Inv
@@ -45,8 +45,13 @@ def training(
 
 
 def batch_of(size: int, dim: int, seed: int = 0, gradient: bool = True) -> Tensor:
-    """Return standard normal samples, shape (size, dim), that want a gradient, as inside of a network."""
-    return torch.randn(size, dim, generator=torch.Generator().manual_seed(seed)).requires_grad_(gradient)
+    """Return standard normal samples, shape (size, dim), that want a gradient, as inside of a network.
+
+    They are on torch's default device, and the same ones on each.
+    """
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    samples = torch.randn(size, dim, generator=generator, device="cpu")
+    return samples.to(torch.get_default_device()).requires_grad_(gradient)
 
 
 class LinearSlogdet(nn.Linear):
@@ -57,7 +62,9 @@ class LinearSlogdet(nn.Linear):
         return torch.linalg.slogdet(self.weight).logabsdet
 
 
-def steps(sizes: Sequence[int] = SIZES, batch: int = 512, rounds: int = 9, input_gradient: bool = True) -> str:
+def steps(
+    sizes: Sequence[int] = SIZES, batch: int = 512, rounds: int = 9, input_gradient: bool = True, device: str = "cpu"
+) -> str:
     """Measure training steps and merges for each width.
 
     Args:
@@ -65,11 +72,12 @@ def steps(sizes: Sequence[int] = SIZES, batch: int = 512, rounds: int = 9, input
         batch: samples per step.
         rounds: interleaved rounds; medians are reported.
         input_gradient: whether the input needs a gradient, as in every layer of a network but the first.
+        device: where all of it happens.
 
     Returns:
         Markdown: step time as a ratio to `nn.Linear`, merge time as a ratio to one of its steps, growth exponents.
     """
-    return growth(lambda dim: _contenders(dim, batch, input_gradient), sizes, rounds, LARGE)
+    return growth(lambda dim: _contenders(dim, batch, input_gradient), sizes, rounds, LARGE, device)
 
 
 def first_layer(sizes: Sequence[int] = SIZES, rounds: int = 9) -> str:
@@ -82,15 +90,18 @@ def growth(
     sizes: Sequence[int],
     rounds: int,
     large: int,
+    device: str = "cpu",
 ) -> str:
     """Time contenders at each width.
 
     Args:
         contenders: from a width to groups of contenders, by name; the first of the first group is the reference. Each
-            call of any does `EVERY` steps, merges, or whatever is compared.
+            call of any does `EVERY` steps, merges, or whatever is compared. They are made on torch's default device,
+            which is ``device`` meanwhile (and no longer when they are timed: that costs time in each operation).
         sizes: widths d.
         rounds: interleaved rounds.
         large: width from which growth is fitted.
+        device: where they run.
 
     Returns:
         Markdown: a table of ratios to the reference for each group, and one of growth exponents.
@@ -98,8 +109,10 @@ def growth(
     seconds: dict[str, list[float]] = {}
     rows: list[list[list[object]]] = []
     for dim in sizes:
-        groups = contenders(dim)
-        times = interleaved({name: call for group in groups for name, call in group.items()}, rounds)
+        with torch.device(device):
+            groups = contenders(dim)
+        every = {name: call for group in groups for name, call in group.items()}
+        times = interleaved(every, rounds, timer=timer_of(device))
         reference = next(iter(times.values()))
         for name, values in times.items():
             seconds.setdefault(name, []).append(statistics.median(values))

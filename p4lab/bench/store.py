@@ -1,17 +1,17 @@
 """Results in a file, one line for each finished run, so that what was interrupted goes on where it was."""
 
 import dataclasses
+import itertools
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
 import joblib
-import torch
 
-from p4lab.bench.lanes import parallel
+from p4lab.bench.workers import parallel
 from p4lab.command import say
 from p4lab.errors import RunFileError
 
@@ -37,54 +37,63 @@ def perform(
     runs: Sequence[R],
     work: Callable[[R], Result],
     summary: Callable[[R, Result], str],
-    file: Path | None,
+    file: Path | str | None,
     jobs: int = 1,
+    backend: str | None = None,
 ) -> dict[str, Result]:
     """Return the result of every run by its key; those that ``file`` has already are not done again.
+
+    Of each run that ends a line says how many there are, and its summary.
 
     Args:
         runs: what to do.
         work: what a run is done with.
         summary: what is said of a finished run.
-        file: JSON lines to read and to append to (None: nothing is kept).
-        jobs: runs at a time, each on one torch thread; -1 is one for each core.
+        file: JSON lines to read and to append to (None: nothing is kept). Only this process writes to it, as soon as
+            a run ends, wherever that was done.
+        jobs, backend: see `p4lab.bench.workers.parallel`.
 
     Raises:
-        RunFileError: the file is not one of this command.
+        RunFileError: the file is not one of this command, or cannot be read or written.
+        ConfigError, MissingPackageError: as `p4lab.bench.workers.parallel`.
     """
-    before = read(file) if file else {}
-    missing = [run for run in runs if run.key() not in before]
+    path = None if file is None else Path(file)
+    results = read(path) if path else {}
+    if path:
+        _open(path).close()  # what cannot be written must be known before hours of work
+    missing = [run for key, run in {run.key(): run for run in runs}.items() if key not in results]
     say(f"{len(runs)} runs, {len(runs) - len(missing)} of them known")
-    results = parallel((joblib.delayed(_done)(run, work, summary, file) for run in missing), n_jobs=jobs)
-    return {**before, **{run.key(): result for run, result in zip(missing, results, strict=True)}}
+    count = itertools.count(1)
 
+    def done(index: int, result: Result) -> None:
+        if path:
+            append(path, missing[index], result)
+        say(f"{next(count)}/{len(missing)} {summary(missing[index], result)}")
 
-def _done(run: R, work: Callable[[R], Result], summary: Callable[[R, Result], str], file: Path | None) -> Result:
-    torch.set_num_threads(1)
-    result = work(run)
-    if file:
-        append(file, run, result)
-    say(summary(run, result))
-    return result
+    found = parallel((joblib.delayed(work)(run) for run in missing), backend, jobs, done)
+    return {**results, **{run.key(): result for run, result in zip(missing, found, strict=True)}}
 
 
 def read(path: Path) -> dict[str, Result]:
     """Return the results in a file by the key of their run; a file that is not there has none.
 
-    A line that was cut off is left out: its run will be done anew.
+    A line that was cut off is left out, and said: its run will be done anew.
 
     Raises:
-        RunFileError: a line that is not a result.
+        RunFileError: a line that is not a result, or a file that cannot be read.
     """
-    if not path.exists():
-        return {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunFileError(f"{path} cannot be read ({error}). Choose another file") from error
     results = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
             results[json.dumps(entry["run"], sort_keys=True)] = entry["result"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             if line.startswith(START) or START.startswith(line):
+                say(f"{path}, line {number}: was cut off, so that its run is done again")
                 continue
             raise RunFileError(
                 f"{path}, line {number}: not a result of this command ({error}). Choose another file"
@@ -93,13 +102,21 @@ def read(path: Path) -> dict[str, Result]:
 
 
 def append(path: Path, run: Described, result: Result) -> None:
-    """Add a result to a file, in one write: several processes may append at the same time."""
+    """Add a result to a file, in one write: several processes may append at the same time.
+
+    Raises:
+        RunFileError: the file cannot be written.
+    """
     line = json.dumps({"run": dataclasses.asdict(run), "result": result}) + "\n"
-    if path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-        line = "\n" + line
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    with _open(path) as file:
+        if file.tell() and not path.read_bytes().endswith(b"\n"):
+            line = "\n" + line
+        file.write(line.encode())
+
+
+def _open(path: Path) -> FileIO:
     try:
-        os.write(handle, line.encode())
-    finally:
-        os.close(handle)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileIO(path, "a")
+    except OSError as error:
+        raise RunFileError(f"{path} cannot be written ({error}). Choose another file") from error

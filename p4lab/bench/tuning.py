@@ -3,11 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-import joblib
-
-from p4lab.baselines import METHODS, Method
-from p4lab.bench.lanes import Trace, parallel, train
+from p4lab.baselines import METHODS, ORTHOGONAL_GROUPS, Method
+from p4lab.bench.lanes import Trace, Trial, traces_of, train
 from p4lab.errors import ConfigError
 from p4lab.problems.rates import MOMENTUM, Choice
 from p4lab.problems.tasks import TASKS, entry_of
@@ -56,13 +55,13 @@ def racers(task: str, methods: Sequence[str]) -> tuple[str, ...]:
     return tuple(
         name
         for name in methods
-        if not unfit(task, METHODS[name]) and not (METHODS[name].group == "orthogonal" and task in NO_FAMILY)
+        if not unfit(task, METHODS[name]) and not (METHODS[name].group in ORTHOGONAL_GROUPS and task in NO_FAMILY)
     )
 
 
-def config_of(task: str, dim: int, seed: int) -> RaceConfig:
+def config_of(task: str, dim: int, seed: int, device: str = "cpu") -> RaceConfig:
     """Return the config of a task at width d, or at the largest that its data have."""
-    return RaceConfig(task=task, dim=min(dim, entry_of(task).widest), seed=seed)
+    return RaceConfig(task=task, dim=min(dim, entry_of(task).widest), seed=seed, device=device)
 
 
 def grid(
@@ -96,6 +95,8 @@ def tune(
     seconds: float = SECONDS,
     backend: str | None = None,
     n_jobs: int = -1,
+    file: Path | str | None = None,
+    device: str = "cpu",
 ) -> Tuned:
     """Choose each method's optimizer and rate on a task by time to target, or by test loss if none gets there.
 
@@ -107,12 +108,13 @@ def tune(
         methods: names; those that cannot do the task are left out.
         dim: width.
         seconds: of training for each rate.
-        backend, n_jobs: see `p4lab.bench.lanes.parallel`.
+        backend, n_jobs, file: see `p4lab.bench.lanes.traces_of`.
+        device: where it trains.
 
     Raises:
-        ConfigError: no method can do the task, or joblib has no such backend.
+        ConfigError: no method can do the task; and whatever `p4lab.bench.lanes.traces_of` raises.
     """
-    config = config_of(task, dim, SEED)
+    config = config_of(task, dim, SEED, device)
     pairs = [(name, choice) for name in racers(task, methods) for choice in grid(task, METHODS[name], config.width)]
     if not pairs:
         raise ConfigError(f"methods={'+'.join(methods)!r}: none of them can do the task {task!r}")
@@ -120,14 +122,14 @@ def tune(
     # A map's target is known beforehand: no need to go on behind it.
     start = train(config, pairs[0][0], 0.0).checks[0][2]
     known_target = MAP_TARGET * start if is_map else -math.inf
-    calls = (joblib.delayed(train)(config, name, seconds, None, known_target, choice) for name, choice in pairs)
-    traces = parallel(calls, backend, n_jobs)
+    trials = [Trial.of(config, name, seconds, None, known_target, choice) for name, choice in pairs]
+    traces = traces_of(trials, backend, n_jobs, file)
     lowest = min(loss for trace in traces for _, _, loss in trace.checks)
     target = known_target if is_map else start - WAY * (start - lowest)
-    trials: dict[str, dict[Choice, Trace]] = {}
+    found: dict[str, dict[Choice, Trace]] = {}
     for (name, choice), trace in zip(pairs, traces, strict=True):
-        trials.setdefault(name, {})[choice] = trace
-    return Tuned(task, target, {name: best(of_method, target) for name, of_method in trials.items()})
+        found.setdefault(name, {})[choice] = trace
+    return Tuned(task, target, {name: best(of_method, target) for name, of_method in found.items()})
 
 
 def best(trials: Mapping[Choice, Trace], target: float = -math.inf) -> Choice:

@@ -3,19 +3,19 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from p4lab.baselines import METHODS
-from p4lab.bench.lanes import Trace, train
+from p4lab.bench.lanes import Trace, Trial, traces_of
 from p4lab.bench.methods import is_exact, label
 from p4lab.bench.race import seconds_to
-from p4lab.bench.store import Described, Result, perform
 from p4lab.bench.tables import median, number_of, spread, table
 from p4lab.bench.tuning import SEED, best, config_of, grid, racers
 from p4lab.command import say
 from p4lab.errors import ConfigError
 from p4lab.problems.rates import Choice, choice
+from p4lab.training.race import RaceConfig
 
 DIMS = (16, 32, 48, 63, 64, 128, 255, 256, 512, 575, 1023, 1024)
 """Widths on offer: powers of two, and those of square photo patches."""
@@ -41,38 +41,8 @@ MARGIN = 0.01
 """How far above the lowest loss of an exact method the target is, as a share of the way from the loss at the start."""
 
 
-@dataclass(frozen=True)
-class WidthRun(Described):
-    """One annealed training run.
-
-    Attributes:
-        task: its name.
-        dim: width d.
-        method: its name.
-        seed: seed of data, start and batches.
-        seconds: of training.
-        optimizer, rate, momentum: see `p4lab.problems.rates.Choice`.
-        batch: samples of a step.
-    """
-
-    task: str
-    dim: int
-    method: str
-    seed: int
-    seconds: float
-    optimizer: str
-    rate: float
-    momentum: float
-    batch: int
-
-    @property
-    def choice(self) -> Choice:
-        """Optimizer and rate."""
-        return Choice(self.optimizer, self.rate, self.momentum, self.dim)
-
-
-Work = Callable[[Sequence[WidthRun]], list[Trace]]
-"""This does runs, or finds them done."""
+Work = Callable[[Sequence[Trial]], list[Trace]]
+"""This does trials, or finds them done."""
 
 
 def width(
@@ -83,8 +53,10 @@ def width(
     seconds: float = SECONDS,
     tuning: float | None = None,
     batch: int = 64,
-    file: Path | None = None,
+    file: Path | str | None = None,
     n_jobs: int = 1,
+    backend: str | None = None,
+    device: str = "cpu",
 ) -> str:
     """Tune every method on every task at every width, then train it with other seeds; all annealed, for the same time.
 
@@ -96,72 +68,66 @@ def width(
         tuning: seconds of training for each trial of rates (None: as many; 0: the rates of `p4lab.problems.rates`).
         batch: samples of a step.
         file: JSON lines: finished runs are kept here with the course of their losses, and not done again.
-        n_jobs: runs at a time; -1 is one for each core.
+        n_jobs, backend: see `p4lab.bench.lanes.traces_of`.
+        device: where it trains.
 
     Returns:
         Markdown: one table for each task and width.
 
     Raises:
-        ConfigError: no method can do a task.
-        RunFileError: the file is not one of this command.
+        ConfigError: no method can do a task; and whatever `p4lab.bench.lanes.traces_of` raises.
     """
-
-    def work(runs: Sequence[WidthRun]) -> list[Trace]:
-        results = perform(runs, train_wide, _summary, file, n_jobs)
-        return [trace_of(results[run.key()]) for run in runs]
-
+    work = partial(traces_of, backend=backend, n_jobs=n_jobs, file=file)
     parts = []
     for task in tasks:
         for dim in dict.fromkeys(config_of(task, dim, 0).width for dim in dims):
             names = racers(task, methods)
             if not names:
                 raise ConfigError(f"methods={'+'.join(methods)!r}: none of them can do the task {task!r}")
-            trial = WidthRun(task, dim, "", SEED, seconds if tuning is None else tuning, "", 0.0, 0.0, batch)
-            if trial.seconds:
-                choices = tune_wide(trial, names, work)
-            else:
+            config = config_of(task, dim, SEED, device).replace(batch_size=batch, anneal=True)
+            if tuning == 0:
                 choices = {name: choice(task, METHODS[name], dim) for name in names}
+            else:
+                choices = tune_wide(config, names, seconds if tuning is None else tuning, work)
             # Seed by seed, so that a slow minute of the machine hits all methods.
-            runs = [_run(trial, name, choices[name], seed, seconds) for seed in seeds for name in names]
+            trials = [
+                wide_trial(config.replace(seed=seed), name, choices[name], seconds) for seed in seeds for name in names
+            ]
             traces: dict[str, list[Trace]] = {name: [] for name in names}
-            for run, trace in zip(runs, work(runs), strict=True):
-                traces[run.method].append(trace)
+            for trace in work(trials):
+                traces[trace.method].append(trace)
             parts.append(f"**{task}**, d = {dim}\n\n{wide_table(choices, traces)}")
             say(f"{task}, d = {dim} done")
     return "\n\n".join(parts)
 
 
-def train_wide(run: WidthRun) -> Result:
-    """Do a run, and return its `Trace` as plain data."""
-    config = config_of(run.task, run.dim, run.seed).replace(batch_size=run.batch, anneal=True)
-    trace = train(config, run.method, run.seconds, settings=run.choice, pause=run.seconds / LOOKS)
-    return dataclasses.asdict(trace)
+def wide_trial(config: RaceConfig, name: str, settings: Choice, seconds: float) -> Trial:
+    """Return the trial of a method for some seconds, with at most 50 looks on the way."""
+    return Trial.of(config, name, seconds, settings=settings, pause=seconds / LOOKS)
 
 
-def trace_of(result: Result) -> Trace:
-    """Return the trace that a result was made of."""
-    return Trace(**{**result, "checks": tuple((step, seconds, loss) for step, seconds, loss in result["checks"])})
-
-
-def tune_wide(trial: WidthRun, names: Sequence[str], work: Work) -> dict[str, Choice]:
+def tune_wide(config: RaceConfig, names: Sequence[str], seconds: float, work: Work) -> dict[str, Choice]:
     """Return each method's choice with the lowest loss at the end of its trial.
 
     Each gets the same few rates for each of its optimizers. Where the best of these is at an end of them, the next one
     beyond is tried as well, and so on.
 
     Args:
-        trial: task, width, seed, seconds and batch of the trials.
+        config: task, width, seed and batch of the trials.
         names: of the methods.
+        seconds: of training for each trial.
         work: what does them.
     """
-    trials: dict[str, dict[Choice, Trace]] = {name: {} for name in names}
-    waiting = [(name, one) for name in names for one in grid(trial.task, METHODS[name], trial.dim, sgd=SGD, adam=ADAM)]
+    found: dict[str, dict[Choice, Trace]] = {name: {} for name in names}
+    waiting = [
+        (name, one) for name in names for one in grid(config.task, METHODS[name], config.width, sgd=SGD, adam=ADAM)
+    ]
     while waiting:
-        traces = work([_run(trial, name, one, trial.seed, trial.seconds) for name, one in waiting])
+        traces = work([wide_trial(config, name, one, seconds) for name, one in waiting])
         for (name, one), trace in zip(waiting, traces, strict=True):
-            trials[name][one] = trace
-        waiting = [(name, one) for name in names for one in beyond(trials[name])]
-    return {name: best(of_method) for name, of_method in trials.items()}
+            found[name][one] = trace
+        waiting = [(name, one) for name in names for one in beyond(found[name])]
+    return {name: best(trials) for name, trials in found.items()}
 
 
 def beyond(trials: Mapping[Choice, Trace]) -> list[Choice]:
@@ -221,23 +187,3 @@ def _row(name: str, settings: Choice, traces: Sequence[Trace], target: float) ->
         time if math.isfinite(time) else "-",
         spread([steps for steps, _ in there], ".0f"),
     ]
-
-
-def _run(trial: WidthRun, name: str, settings: Choice, seed: int, seconds: float) -> WidthRun:
-    return dataclasses.replace(
-        trial,
-        method=name,
-        seed=seed,
-        seconds=seconds,
-        optimizer=settings.optimizer,
-        rate=settings.rate,
-        momentum=settings.momentum,
-    )
-
-
-def _summary(run: WidthRun, result: Result) -> str:
-    trace = trace_of(result)
-    which = "tuning" if run.seed == SEED else f"seed {run.seed}"
-    return (
-        f"{run.task} d = {run.dim} {run.method}, {run.choice}, {which}: {trace.loss:.5g}, {trace.checks[-1][0]} steps"
-    )

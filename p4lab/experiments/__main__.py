@@ -33,11 +33,12 @@ MOST_STEPS = 1_000_000
     seconds=0.0,
     file=None,
     jobs=-1,
+    backend=None,
 )
 def densities(options: argparse.Namespace) -> None:
     """Run what is missing and print the tables."""
     runs = runs_for(options)
-    results = perform(runs, train, summary, options.file, options.jobs)
+    results = perform(runs, train, summary, options.file, options.jobs, options.backend)
     print(f"{machine()}\n\n{report(runs, results)}")
 
 

@@ -12,6 +12,9 @@ from p4lab.errors import TrainingError
 from p4lab.labs.linear import CASES, LinearConfig, ways
 from p4lab.training import Engine
 
+ROUNDED = 2e-4
+"""An error of log|det| below this differs between processors, by how they round."""
+
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
@@ -189,11 +192,10 @@ def minus_identity_findings(runs: Runs, penalized: Runs) -> list[Finding]:
         Finding(
             title,
             "log|det| ends right without being recomputed",
-            f"N = 1: off by {below(error)} nats, sign {'−' if sign < 0 else '+'}",
+            f"N = 1: off by {below(max(error, ROUNDED))} nats, sign {'−' if sign < 0 else '+'}",
             "yes" if error < 1e-3 and sign < 0 else "no",
         ),
         *_preset(title, runs, PLANS["minus_identity"]),
-        Finding(title, "ours: the preset with a penalty", _reached(penalized["own_rate"]), ""),
     ]
 
 

@@ -25,6 +25,7 @@ METHOD = "method:"
 GROUP_TEXTS = {
     "invertible": "On GL(d)",
     "orthogonal": "On O(d)",
+    "nearly_orthogonal": "Next to O(d)",
     "designed": "By design",
     "penalized": "By penalty",
 }

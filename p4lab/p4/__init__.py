@@ -13,6 +13,7 @@ from p4lab.p4.permutation import MeanPool, P4Permutation
 from p4lab.p4.positive_definite import P4PositiveDefinite
 from p4lab.p4.presets import ORTHOGONAL, PAPER, PRESETS, RECOMMENDED, Preset
 from p4lab.p4.reflections import P4Reflections
+from p4lab.p4.relative import P4Relative
 from p4lab.p4.report import Check, MergeReport, MergeStatus
 from p4lab.p4.schedule import MergeSchedule
 from p4lab.p4.special_linear import P4SpecialLinear
@@ -40,6 +41,7 @@ __all__ = [
     "P4Permutation",
     "P4PositiveDefinite",
     "P4Reflections",
+    "P4Relative",
     "P4SpecialLinear",
     "Preset",
     "Total",

@@ -17,6 +17,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from p4lab.errors import OptionError
 from p4lab.p4.changes import Changes
@@ -123,6 +124,13 @@ class P4Module(nn.Module, ABC):
         """
         redrawn = any(parameter is direction for direction in self.directions())
         return torch.zeros_like(momentum) if redrawn else momentum
+
+    def check_optimizer(self, optimizer: Optimizer) -> None:
+        """Raise if an optimizer cannot train this layer, for a schedule that is made of both (default: all can).
+
+        Raises:
+            OptionError: it cannot.
+        """
 
     def start_at(self, weight: Tensor) -> None:
         """Make the effective weights those that are given, with no perturbation left; all or nothing.

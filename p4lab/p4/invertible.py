@@ -22,7 +22,7 @@ from p4lab.linalg import (
     wide_residual,
 )
 from p4lab.p4.changes import Changes
-from p4lab.p4.contract import full_precision
+from p4lab.p4.contract import Total, full_precision
 from p4lab.p4.linear import (
     ILL_CONDITIONED,
     INACCURATE,
@@ -160,6 +160,8 @@ class P4Inv(P4Factored):
         self._check(x, self.dim_in)
         # Looked up directly: a module takes its time to find a tensor by name, and this runs in every step.
         parameters, buffers = self._parameters, self._buffers
+        if self.rank == self.dim_in:  # u is as large as W: two products fewer, and no batch to remember
+            return self._ordered(F.linear(x, self.weight, parameters["bias"]))
         v = cast(Tensor, (parameters if self.train_v else buffers)["v"])
         y = F.linear(x, cast(Tensor, buffers["frozen_weight"]), parameters["bias"])
         return self._watched(x, add_low_rank(y, F.linear(x, v), cast(Tensor, parameters["u"])))
@@ -400,7 +402,13 @@ class P4Inv(P4Factored):
         if self.q is not None:
             changes.follow(self.q, v, self.frozen_inverse)
 
+    def _sketched(self, omega: Tensor, changes: Changes, total: Total) -> Tensor:
+        # All directions there are: any frame of them will do, and one that stays keeps the momentum as it is.
+        return torch.eye(self.dim, **self.kind) if self.rank == self.dim else super()._sketched(omega, changes, total)
+
     def _frame(self, rows: Tensor, omega: Tensor) -> Tensor:
+        if self.rank == self.dim and self._reset_kind == "gradient":
+            return rows
         # The paper's random directions are not orthonormal.
         return omega if self._reset_kind == "gaussian" else super()._frame(rows, omega)
 

@@ -13,6 +13,7 @@ class MergeStatus(IntEnum):
     SKIPPED_SINGULAR = 1
     SKIPPED_INACCURATE = 2
     DISCARDED_NOT_FINITE = 3
+    DISCARDED_SINGULAR = 4
 
 
 @dataclass(frozen=True)
@@ -34,20 +35,22 @@ class MergeReport:
     Reading a property, ``bool(report)`` or ``repr`` waits for the device; making and keeping a report does not.
 
     Args:
-        checks: what is judged. The first one is for values that are not finite: it discards; later ones skip.
+        checks: what is judged. The first one is for values that are not finite. It discards, and so do those that
+            follow it with a status of that name; later ones skip.
         figures: the measured values, shape (len(checks),).
         limits: their limits, same shape.
 
     Attributes:
         accepted: scalar bool tensor, the perturbation becomes part of the frozen tensor.
-        discarded: scalar bool tensor, the perturbation is dropped because it is not finite.
+        discarded: scalar bool tensor, the perturbation is dropped because it is not finite, or too long a step.
     """
 
     def __init__(self, checks: tuple[Check, ...], figures: Tensor, limits: Tensor) -> None:
         within = figures <= limits
         self.checks, self.figures, self.limits = checks, figures, limits
         self.accepted = within.all()
-        self.discarded = within[0].logical_not()
+        discarding = sum(check.status >= MergeStatus.DISCARDED_NOT_FINITE for check in checks)
+        self.discarded = (within[0] if discarding == 1 else within[:discarding].all()).logical_not()
 
     @property
     def merged(self) -> bool:

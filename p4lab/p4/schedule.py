@@ -101,6 +101,9 @@ class MergeSchedule(JoinedSchedule):
         refuse_shards(model)
         optimizers = [] if optimizer is None else [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
         _check_stepped(model, optimizers)
+        for layer in self.layers:
+            for one in optimizers_of(layer, optimizers):
+                layer.check_optimizer(one)
         super().__init__(model, optimizers, Replicas.of(model, group))
         self.every, self.refine_every, self.recompute_every = every, refine_every, recompute_every
         self.weight_decay = weight_decay
@@ -322,6 +325,12 @@ def _check_stepped(model: nn.Module, optimizers: Iterable[Optimizer]) -> None:
                 f"this {type(optimizer).__name__} steps none of the parameters of {type(model).__name__}: pass the one "
                 "that was made of model.parameters(), and make it anew if the model was copied or loaded since"
             )
+
+
+def optimizers_of(layer: P4Module, optimizers: Iterable[Optimizer]) -> list[Optimizer]:
+    """Return those optimizers that step a parameter of a layer's perturbation."""
+    ids = {id(parameter) for parameter in layer.perturbation()}
+    return [o for o in optimizers if any(id(p) in ids for group in o.param_groups for p in group["params"])]
 
 
 def optimizer_state(optimizer: Optimizer, parameter: nn.Parameter) -> Iterator[tuple[str, Tensor]]:

@@ -1,7 +1,8 @@
 """A race: several methods on one task, each with the same time."""
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -123,7 +124,7 @@ def unfit(task_name: str, method: Method) -> str:
     if entry.kind != "map":
         if not method.linear:
             return f"the task {task_name!r} is for linear layers"
-        if not method.exact_logabsdet:
+        if not method.has_likelihood:
             return f"the likelihood of {task_name!r} needs log|det|, which it does not know"
     if entry.both and not method.exact_inverse:
         return f"the loss of {task_name!r} needs the inverse, which it does not know"
@@ -160,6 +161,7 @@ def racer(config: RaceConfig, name: str, settings: Choice | None = None, steps: 
         anneal=(lambda engine: half_cosine(_progress(engine, steps))) if config.anneal else None,
         extras=lambda engine: {"memory": np.array(memory_of(engine))},
         stateful={"rebase": schedule} if isinstance(schedule, Rebase) else {},
+        clock=clock_of(config.device),
     )
     if isinstance(schedule, Rebase):
         optimizer.register_step_post_hook(lambda *_: _move_base(schedule, engine.step + 1))
@@ -169,6 +171,22 @@ def racer(config: RaceConfig, name: str, settings: Choice | None = None, steps: 
 def _progress(engine: Engine, steps: int | None) -> float:
     config: Any = engine.config
     return engine.seconds / config.budget if steps is None else engine.step / max(1, steps)
+
+
+def clock_of(device: str) -> Callable[[], float] | None:
+    """Return a clock that waits until a device has done what it was given; None for the CPU, where any clock is right.
+
+    Without it the work of a step's merge would count as the time of whoever waits next.
+    """
+    if torch.device(device).type == "cpu":
+        return None
+    module = torch.get_device_module(device)
+
+    def clock() -> float:
+        module.synchronize()
+        return time.perf_counter()
+
+    return clock
 
 
 def _move_base(schedule: Rebase, step: int) -> None:

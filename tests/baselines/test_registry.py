@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from p4lab.baselines import METHODS, Method
+from p4lab.baselines import METHODS, Method, penalty
 from p4lab.baselines.registry import Group
 from p4lab.errors import OptionError
 
@@ -54,11 +54,9 @@ def training_step(method: Method) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad()
-        loss = layer(x).square().mean()
-        if method.exact_logabsdet:
+        loss = layer(x).square().mean() + penalty(layer)
+        if method.has_likelihood:
             loss = loss - (layer.logabsdet() if method.linear else layer.logabsdet(x).mean())
-        if method.group == "penalized":
-            loss = loss + layer.penalty()
         loss.backward()
         optimizer.step()
         if schedule is not None:
@@ -89,6 +87,7 @@ def test_an_entry_is_complete(name: str) -> None:
     assert method.source
     assert method.group in get_args(Group)
     assert (method.cubic_inverse is None) == (not method.exact_inverse)
+    assert not (method.exact_logabsdet and method.exact_when_evaluated)
 
 
 def test_labels_are_unique() -> None:

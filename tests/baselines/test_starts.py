@@ -6,8 +6,7 @@ import sys
 
 import pytest
 import torch
-from baselines.twins import BASELINES, IDENTITY_ONLY, ORTHOGONAL, haar
-from p4.dense_twin import well_conditioned
+from baselines.twins import BASELINES, IDENTITY_ONLY, NEARLY, ORTHOGONAL, start_for
 
 from p4lab.baselines import METHODS, MissingPackageError, UnsupportedError
 from p4lab.errors import DtypeError, OptionError, ShapeError, SingularMatrixError
@@ -30,7 +29,7 @@ def test_starts_at_the_identity(name: str, dim: int) -> None:
 @pytest.mark.parametrize("mirrored", [False, True], ids=["as-is", "row-negated"])
 @dims
 def test_starts_at_a_given_matrix(name: str, dim: int, mirrored: bool) -> None:
-    start = haar(dim) if name in ORTHOGONAL else well_conditioned(dim)
+    start = start_for(name, dim)
     start[0] *= -1 if mirrored else 1
     original = start.clone()
     layer = METHODS[name].build(dim, init=start, dtype=torch.float64)
@@ -77,13 +76,15 @@ def test_woodbury_starts_within_its_rank() -> None:
 # --- refusals ---
 
 
-@pytest.mark.parametrize("name", [*ORTHOGONAL, "nflows_lu", "nflows_qr", "nflows_svd", "woodbury"])
+@pytest.mark.parametrize(
+    "name", [*ORTHOGONAL, *NEARLY, "nflows_lu", "nflows_qr", "nflows_svd", "woodbury", "butterfly"]
+)
 def test_a_start_outside_of_the_family(name: str) -> None:
     with pytest.raises(OptionError, match=r"outside of the .* family"):
         METHODS[name].build(4, init=torch.diag(torch.tensor([2.0, 3.0, 4.0, 5.0])))
 
 
-@pytest.mark.parametrize("name", ["torch_matrix_exp", "torch_cayley"])
+@pytest.mark.parametrize("name", ["torch_matrix_exp", "torch_cayley", "cayley_neumann"])
 def test_a_static_map_cannot_be_given_a_start(name: str) -> None:
     with pytest.raises(OptionError, match="identity"):
         METHODS[name].build(3, init="reverse")

@@ -11,17 +11,27 @@ from torch import Tensor, nn
 
 from p4lab.baselines import METHODS
 from p4lab.baselines.dense import Dense, Plain, SoftDeterminant, SoftOrthogonal
-from p4lab.baselines.designed import Woodbury
-from p4lab.baselines.orthogonal import GeotorchOrthogonal, Householder, TorchOrthogonal, TorchTrivialized
+from p4lab.baselines.designed import Butterfly, Woodbury
+from p4lab.baselines.orthogonal import CayleyNeumann, GeotorchOrthogonal, Householder, TorchOrthogonal, TorchTrivialized
 from p4lab.baselines.packages import GeotorchGL, Nflows
 from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
-from p4lab.baselines.riemannian import CayleyLinear, RelativeLinear, StiefelLinear
+from p4lab.baselines.riemannian import CayleyLinear, NearLinear, RelativeLinear, StiefelLinear
+from p4lab.baselines.self_normalizing import SelfNormalizing
 
 BASELINES = [name for name, method in METHODS.items() if method.linear and not name.startswith("p4inv")]
 WITH_INVERSE = [name for name in BASELINES if METHODS[name].exact_inverse]
 ORTHOGONAL = [name for name in BASELINES if METHODS[name].group == "orthogonal"]
+NEARLY = [name for name in BASELINES if METHODS[name].group == "nearly_orthogonal"]
 REBASED = [name for name in BASELINES if METHODS[name].schedule_of]
-IDENTITY_ONLY = ("nflows_lu", "nflows_qr", "nflows_svd", "torch_matrix_exp", "torch_cayley")
+IDENTITY_ONLY = (
+    "nflows_lu",
+    "nflows_qr",
+    "nflows_svd",
+    "torch_matrix_exp",
+    "torch_cayley",
+    "cayley_neumann",
+    "butterfly",
+)
 
 
 # --- effective weights ---
@@ -47,15 +57,33 @@ def woodbury(t: Tensors) -> Tensor:
     return torch.eye(t["u"].shape[1], dtype=torch.float64) + t["u"].T @ t["v"]
 
 
-WEIGHTS |= {kind: lambda t: t["matrix"] for kind in (Dense, Plain, SoftOrthogonal, SoftDeterminant)}
-WEIGHTS |= {kind: lambda t: t["matrix"] for kind in (RelativeLinear, CayleyLinear, StiefelLinear)}
+def butterfly(t: Tensors) -> Tensor:
+    eye = torch.eye(t["own"].shape[1], dtype=torch.float64)
+    product = eye
+    for own, other, partner in zip(t["own"], t["other"], t["partner"].long(), strict=True):
+        paired = partner != torch.arange(len(eye))
+        product = (torch.diag(own) + torch.diag(other * paired) @ eye[partner]) @ product
+    return product
+
+
+def cayley_neumann(t: Tensors) -> Tensor:
+    """With five terms, which is the default."""
+    q = t["upper"].triu(1) - t["upper"].triu(1).T
+    powers = [torch.linalg.matrix_power(q, i) for i in range(6)]
+    return (powers[0] + q) @ torch.stack(powers).sum(0)
+
+
+WEIGHTS |= {kind: lambda t: t["matrix"] for kind in (Dense, Plain, SoftOrthogonal, SoftDeterminant, SelfNormalizing)}
+WEIGHTS |= {kind: lambda t: t["matrix"] for kind in (RelativeLinear, CayleyLinear, StiefelLinear, NearLinear)}
 WEIGHTS |= {
     PLU: plu,
     QR: lambda t: reflections(t["vectors"]) @ (t["upper"].triu(1) + diagonal(t)),
     SVD: lambda t: reflections(t["left"]) @ diagonal(t) @ reflections(t["right"]).T,
     MatrixExponential: lambda t: t["base"] @ torch.linalg.matrix_exp(t["exponent"]),
+    CayleyNeumann: cayley_neumann,
     Householder: lambda t: reflections(t["vectors"]) @ torch.diag(t["signs"]),
     Woodbury: woodbury,
+    Butterfly: butterfly,
 }
 ON_MANIFOLD |= {CayleyLinear, StiefelLinear}
 PARAMETRIZED = (Nflows, GeotorchGL, GeotorchOrthogonal, TorchOrthogonal, TorchTrivialized)
@@ -87,7 +115,7 @@ def start_for(name: str, dim: int) -> Tensor:
     """A random matrix that the method can start at."""
     if name in IDENTITY_ONLY:
         return torch.eye(dim, dtype=torch.float64)
-    if name in ORTHOGONAL:
+    if name in (*ORTHOGONAL, *NEARLY):
         return haar(dim)
     if name == "woodbury":
         return torch.eye(dim, dtype=torch.float64) + torch.outer(haar(dim)[0], haar(dim)[0]) / 2

@@ -89,7 +89,12 @@ def test_the_verdict_names_exact_methods_ahead_of_both_presets() -> None:
 
 
 def test_plain_weights_are_the_only_method_that_promises_nothing() -> None:
-    assert [name for name in METHODS if not is_exact(name)] == ["plain"]
+    assert [name for name, method in METHODS.items() if not method.has_likelihood] == ["plain"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_exact_methods_are_all_but_those_that_are_near_or_learn_their_inverse(name: str) -> None:
+    assert is_exact(name) == (METHODS[name].group != "nearly_orthogonal" and name not in ("plain", "self_normalizing"))
 
 
 def test_labels_do_not_break_tables() -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from p4lab.baselines import METHODS
+from p4lab.baselines import METHODS, ORTHOGONAL_GROUPS
 from p4lab.bench import orthogonal_layers as orthogonal
 from p4lab.p4 import ORTHOGONAL, MergeSchedule, P4Orthogonal
 from p4lab.problems.rates import Choice
 
 
 def test_every_orthogonal_method_takes_part() -> None:
-    assert {name for name, method in METHODS.items() if method.group == "orthogonal"} <= set(orthogonal.CONTENDERS)
+    assert {name for name, method in METHODS.items() if method.group in ORTHOGONAL_GROUPS} <= set(orthogonal.CONTENDERS)
     assert set(orthogonal.STATIC) < set(orthogonal.PACKAGED) < set(orthogonal.CONTENDERS)
 
 
@@ -22,7 +22,8 @@ def test_each_starts_at_the_identity_and_learns(name: str) -> None:
     outcome = orthogonal.solve(name, 8, choice, seed=0, limit=2.0)
     assert outcome.steps > 1
     assert outcome.loss < 1.0
-    assert outcome.violation < 1e-3
+    # Some are next to O(n) only, and say so.
+    assert outcome.violation < (1e-3 if orthogonal.CONTENDERS[name].group == "orthogonal" else 0.5)
 
 
 def test_the_same_rates_and_intervals_for_all_that_have_them() -> None:

@@ -104,6 +104,8 @@ def test_rates_of_a_grid_can_be_chosen() -> None:
         pytest.param("so", "nice", True, id="nonlinear-on-a-map"),
         pytest.param("so", "householder", True, id="orthogonal-on-a-rotation"),
         pytest.param(NO_FAMILY[0], "householder", False, id="orthogonal-far-from-its-family"),
+        pytest.param(NO_FAMILY[0], "landing", False, id="nearly-orthogonal-far-from-its-family"),
+        pytest.param("ica_photos", "landing", True, id="exact-where-it-is-evaluated"),
     ],
 )
 def test_who_races(task: str, name: str, races: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -12,30 +11,30 @@ from typing import Any
 import pytest
 
 from p4lab.baselines import METHODS
-from p4lab.bench import width as bench
+from p4lab.bench import lanes
 from p4lab.bench.__main__ import main
-from p4lab.bench.lanes import Trace
+from p4lab.bench.lanes import Trace, Trial, traces_of
 from p4lab.bench.store import read
-from p4lab.bench.tuning import SEED, grid
+from p4lab.bench.tuning import SEED, config_of, grid
 from p4lab.bench.width import (
     ADAM,
+    LOOKS,
     MARGIN,
     MOST,
     SGD,
     STEP,
-    WidthRun,
     beyond,
-    trace_of,
-    train_wide,
     tune_wide,
     wide_table,
     wide_target,
+    wide_trial,
     width,
 )
 from p4lab.errors import ConfigError, RunFileError
 from p4lab.problems.rates import Choice
+from p4lab.training.race import RaceConfig
 
-RUN = WidthRun("so", 8, "dense", 3, 0.05, "sgd", 1.0, 0.3, 16)
+CONFIG = config_of("so", 8, 3).replace(batch_size=16, anneal=True)
 OPTIONS: dict[str, Any] = {
     "methods": ("dense", "relative"),
     "dims": (8,),
@@ -49,15 +48,23 @@ def trace(loss: float, start: float = 1.0, stopped: str = "") -> Trace:
     return Trace("dense", 0, ((0, 0.0, start), (5, 0.5, (start + loss) / 2), (10, 1.0, loss)), 0.0, 0.0, 1, stopped)
 
 
+def seed_of(line: str) -> int:
+    return json.loads(line)["run"]["config"]["seed"]
+
+
 # --- runs ---
 
 
-def test_a_run_is_annealed_and_keeps_the_course_of_its_loss() -> None:
-    found = trace_of(json.loads(json.dumps(train_wide(RUN))))
+def test_a_run_is_annealed_and_keeps_the_course_of_its_loss(tmp_path: Path) -> None:
+    file = tmp_path / "width.jsonl"
+    trial = wide_trial(CONFIG, "dense", Choice("sgd", 1.0, 0.3), 0.05)
+    assert trial.config.anneal
+    (found,) = traces_of([trial], n_jobs=1, file=file)
+    assert traces_of([trial], n_jobs=1, file=file) == [found]
     steps, seconds, losses = zip(*found.checks, strict=True)
     assert (steps[0], seconds[0]) == (0, 0.0)
-    assert seconds[-1] >= RUN.seconds
-    assert 2 < len(steps) <= bench.LOOKS + 2
+    assert seconds[-1] >= 0.05
+    assert 2 < len(steps) <= LOOKS + 2
     assert losses[-1] < losses[0]
     assert (found.method, found.seed, found.stopped) == ("dense", 3, "")
 
@@ -67,12 +74,12 @@ def test_a_finished_run_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Mo
     first = width(("so",), **OPTIONS, file=file)
     lines = file.read_text().splitlines()
     assert len({json.dumps(json.loads(line)["run"]) for line in lines}) == len(lines)
-    assert {json.loads(line)["run"]["seed"] for line in lines} == {SEED, 0, 1}
+    assert {seed_of(line) for line in lines} == {SEED, 0, 1}
 
-    def refuse(run: WidthRun) -> Any:
-        raise AssertionError(f"{run} is known")
+    def refuse(config: RaceConfig, *_: Any) -> Any:
+        raise AssertionError(f"seed={config.seed}")
 
-    monkeypatch.setattr(bench, "train_wide", refuse)
+    monkeypatch.setattr(lanes, "train", refuse)
     assert width(("so",), **OPTIONS, file=file) == first
     with pytest.raises(AssertionError, match="seed=2"):
         width(("so",), **{**OPTIONS, "seeds": (0, 1, 2)}, file=file)
@@ -106,17 +113,16 @@ def tuned(losses: dict[float, float], name: str = "relative", dim: int = 100) ->
     """Tune with losses by rate over d (missing: broken down); return the choice and what was tried, in order."""
     tried: list[float] = []
 
-    def work(runs: Sequence[WidthRun]) -> list[Trace]:
-        assert {(run.seed, run.seconds) for run in runs} == {(SEED, 2.0)}
-        tried.extend(run.rate for run in runs)
-        return [trace(loss_at(run.rate / dim)) for run in runs]
+    def work(trials: Sequence[Trial]) -> list[Trace]:
+        assert {(trial.config.seed, trial.config.anneal, trial.seconds) for trial in trials} == {(3, True, 2.0)}
+        tried.extend(trial.settings.rate for trial in trials)
+        return [trace(loss_at(trial.settings.rate / dim)) for trial in trials]
 
     def loss_at(fraction: float) -> float:
         near = [loss for rate, loss in losses.items() if math.isclose(rate, fraction, rel_tol=0.02)]
         return near[0] if near else math.inf
 
-    trial = WidthRun("so", dim, "", SEED, 2.0, "", 0.0, 0.0, 64)
-    return tune_wide(trial, (name,), work)[name], tried
+    return tune_wide(CONFIG.replace(dim=dim), (name,), 2.0, work)[name], tried
 
 
 def test_the_grid_grows_where_its_best_is_at_an_end() -> None:
@@ -175,7 +181,7 @@ def test_tasks_that_are_narrower_are_raced_once(tmp_path: Path) -> None:
     options = {**OPTIONS, "methods": ("dense",), "seeds": (0,), "tuning": 0.0}
     text = width(("ica_digits",), **{**options, "dims": (63, 64)}, file=file)
     assert text.count("**ica_digits**, d = 60") == 1
-    assert [json.loads(line)["run"]["seed"] for line in file.read_text().splitlines()] == [0]  # nothing was tuned
+    assert [seed_of(line) for line in file.read_text().splitlines()] == [0]  # nothing was tuned
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,11 +192,6 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "### Test loss after 0.02 s of training each, annealed, batch 64, 1 seeds" in text
     assert "**so_coloured**, d = 16" in text
     runs = [json.loads(line)["run"] for line in file.read_text().splitlines()]
-    assert {(run["seed"], run["seconds"]) for run in runs} == {(SEED, 0.01), (0, 0.02)}
+    assert {(run["config"]["seed"], run["seconds"]) for run in runs} == {(SEED, 0.01), (0, 0.02)}
     with pytest.raises(SystemExit, match=r"--dims 17: 17 not known"):
         main(["width", "--dims", "17"])
-
-
-def test_runs_differ_by_their_keys() -> None:
-    keys = {dataclasses.replace(RUN, **change).key() for change in ({}, {"seed": 4}, {"rate": 2.0}, {"dim": 16})}
-    assert len(keys) == 4

@@ -38,6 +38,7 @@ from p4lab.p4 import (
     P4Lipschitz,
     P4Module,
     P4PositiveDefinite,
+    P4Relative,
     P4SpecialLinear,
     p4_modules,
 )
@@ -267,6 +268,18 @@ def layers(dim: int, rank: int) -> tuple[Subject, ...]:
     )
 
 
+def relative(dim: int, **options: Any) -> P4Relative:
+    """A layer that keeps its inverse up to date, whoever has looked at it."""
+    layer = P4Relative(dim, init="orthogonal", **options)
+    layer.track_for = sys.maxsize
+    return layer
+
+
+WHOLE = (
+    Subject("P4Relative-rows", functools.partial(relative, 40, rank=32), resets=False),
+    Subject("P4Relative-dense", functools.partial(relative, 8, turn=3.0), resets=False),
+)
+"""Layers that follow the whole gradient of a batch."""
 FLOWS = (
     Subject("p4inv_bent", functools.partial(flows.p4inv_bent, 3, blocks=4)),
     *(

@@ -20,7 +20,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from p4lab.p4 import MergeSchedule, P4Inv, penalty
+from p4lab.p4 import MergeSchedule, P4Inv, P4Relative, penalty
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd-momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
@@ -81,6 +81,25 @@ def train(
                 merges.step()
 
 
+def train_relative(device: str, rank: int) -> None:
+    """Both directions in every step, a batch that fits and one that is folded."""
+    with FakeTensorMode():
+        layer = P4Relative(8, rank=rank, seed=0, device=device)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        merges = MergeSchedule(layer, optimizer, every=1, refine_every=1)
+        for batch in (2, 9):
+            x = torch.randn(batch, 8, device=device)
+            with NoCopies():
+                optimizer.zero_grad()
+                (layer(x).square().mean() - layer.logabsdet() + layer.sign()).backward()
+                optimizer.step()
+                merges.step()
+                optimizer.zero_grad()
+                layer.inverse(x).square().mean().backward()
+                optimizer.step()
+                merges.step()
+
+
 def construct(device: str, init: str) -> None:
     with FakeTensorMode():
         layer = P4Inv(8, init=init, seed=0, device=device)
@@ -93,6 +112,8 @@ def cases() -> Iterator[tuple[str, Callable[..., None], tuple]]:
     for options in itertools.product(OPTIMIZERS, RANKS, RESETS, TRAIN_V, DIRECTIONS):
         optimizer, rank, reset, train_v, direction = options
         yield f"{optimizer}-k{rank}-{reset}-{'v-trained' if train_v else 'v-fixed'}-{direction}", train, options
+    for rank in (4, 8):
+        yield f"relative-k{rank}", train_relative, (rank,)
     for init in INITS:
         yield f"init-{init}", construct, (init,)
     for name, spy in CAUGHT.items():

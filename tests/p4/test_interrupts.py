@@ -17,6 +17,7 @@ import pytest
 import torch
 from p4.interrupts import (
     FLOWS,
+    WHOLE,
     Interruption,
     Reference,
     Run,
@@ -51,9 +52,10 @@ SHOWN = 4
 STRIDE = 5
 """Of a flow with five layers alike, each line has its turn in one of them, or nearly so."""
 
-variants = pytest.mark.parametrize("make", [pytest.param(m, id=n) for s in layers(8, 3) for n, m in s.variants()])
+SUBJECTS = (*layers(8, 3), *WHOLE)
+variants = pytest.mark.parametrize("make", [pytest.param(m, id=n) for s in SUBJECTS for n, m in s.variants()])
 by_gradient = pytest.mark.parametrize(
-    "make", [pytest.param(m, id=n) for s in layers(8, 3) for n, m in s.variants() if not n.endswith("gaussian")]
+    "make", [pytest.param(m, id=n) for s in SUBJECTS for n, m in s.variants() if not n.endswith("gaussian")]
 )
 flows = pytest.mark.parametrize("make", [pytest.param(s.make, id=s.name) for s in FLOWS])
 operations = pytest.mark.parametrize("operation", [pytest.param(o, id=n) for n, o in OPERATIONS.items()])

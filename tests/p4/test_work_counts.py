@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from p4lab.p4 import P4Inv
+from p4lab.p4 import P4Inv, P4Relative
 
 D, BATCH = 192, 16  # wider than the blocks in which a merge converts A to float64
 FACTORIZATIONS = ("lu", "inv", "solve", "det", "qr", "svd", "eig", "cholesky")
@@ -160,3 +160,30 @@ def test_with_trained_v_the_determinant_is_quadratic(rank: int) -> None:
 def test_the_recorder_finds_what_it_looks_for(figure: str, work: Callable[[nn.Module], object]) -> None:
     linear = nn.Linear(D, D)
     assert getattr(record(linear, lambda: work(linear)), figure)
+
+
+@steps
+@pytest.mark.parametrize("tracked", [True, False], ids=["tracked", "stale"])
+@pytest.mark.parametrize("turned", ["kept", "dropped"])
+def test_the_whole_gradient_of_a_batch_costs_no_more(direction: str, tracked: bool, turned: str) -> None:
+    """A training step and its merge: d x b products with A, and with its inverse if that was asked for."""
+    layer = P4Relative(D, rank=2 * BATCH, init="orthogonal", seed=0)
+    if not tracked and direction == "forward":
+        layer.track_for = -1
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.01 if turned == "kept" else 1e30)
+    x, reports = torch.randn(BATCH, D, requires_grad=True), []
+
+    def work() -> None:
+        output = layer(x) if direction == "forward" else layer.inverse(x)
+        (output.square().mean() - layer.logabsdet()).backward()
+        optimizer.step()
+        reports.append(layer.merge())
+
+    recorder = record(layer, work)
+    assert reports[0].merged == (turned == "kept")
+    assert not recorder.temporaries
+    assert not recorder.cubic
+    products = [
+        name for name, inputs, _ in recorder.operations if name in PRODUCTS and any(t.numel() >= D * D for t in inputs)
+    ]
+    assert len(products) == (6 if layer.track_for >= 0 else 4)

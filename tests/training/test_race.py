@@ -15,6 +15,19 @@ from p4lab.training import Engine
 from p4lab.training.race import PRESETS_OF, RaceConfig, race, race_figures, racer, standings, unfit
 
 CONFIG = RaceConfig(task="so", methods="plain+p4inv+exponential_dynamic", dim=8, batch_size=16, turn=5.0, budget=0.05)
+STATEFUL = (
+    "plain",
+    "p4inv",
+    "relative",
+    "relative_adam",
+    "cayley_descent",
+    "rsdm",
+    "landing",
+    "pogo",
+    "cayley_neumann",
+    "self_normalizing",
+    "geoopt_stiefel",
+)
 DYNAMIC = [name for name in METHODS if name.endswith("_dynamic")]
 
 
@@ -78,9 +91,7 @@ def test_who_else_races_does_not_matter(name: str) -> None:
     assert numbers(lane) == pytest.approx(numbers(alone), rel=1e-9)
 
 
-@pytest.mark.parametrize(
-    "name", ["plain", "p4inv", "relative", "relative_adam", "cayley_descent", "geoopt_stiefel", *DYNAMIC]
-)
+@pytest.mark.parametrize("name", [*STATEFUL, *DYNAMIC])
 def test_a_lane_comes_back_and_goes_on_as_it_did(name: str) -> None:
     config = CONFIG.replace(methods=name, dtype="float64")
     lane = racer(config, name)
