@@ -17,6 +17,7 @@ from p4lab.bench import (
     race,
     steps,
     tuning,
+    width,
 )
 from p4lab.bench.against import SIZES, against
 from p4lab.bench.flows import ROUNDS, flows
@@ -113,6 +114,23 @@ BENCHES = {
             "jobs": -1,
             "file": None,
             "write": False,
+        },
+    ),
+    "width": Bench(
+        "Race on wide tasks, each method with its best annealed rate and the same time.",
+        {"Test loss after {seconds:g} s of training each, annealed, batch {batch}, {seeds} seeds": width.width},
+        {"dims": (16,), "seeds": 1, "seconds": 0.2},
+        {
+            "tasks": Names(TASKS, width.DEFAULT_TASKS),
+            "methods": Names(METHODS, width.DEFAULT_METHODS),
+            "dims": Names(width.DIMS, width.DEFAULT_DIMS, kind=int),
+            "seeds": 5,
+            "seconds": width.SECONDS,
+            "tuning": None,
+            "batch": 64,
+            "backend": None,
+            "jobs": 1,
+            "file": None,
         },
     ),
     "flows": Bench(

@@ -28,7 +28,7 @@ class Trace:
     Attributes:
         method: its name.
         seed: seed of data, start and batches.
-        checks: steps, seconds of training and test loss, every 5 steps; the first is the start.
+        checks: steps, seconds of training and test loss, every 5 steps or seldomer; the first is the start.
         inverse_error: largest entry of ``|f^-1(f(I)) - I|`` at the end.
         logdet_error: error of log|det| (nats) at the end.
         memory: bytes of parameters, buffers, gradients and optimizer state.
@@ -62,6 +62,7 @@ class Trial(Described):
         config: task, width, seed, batch size and whatever else is set, with this method alone.
         settings: optimizer and rate.
         seconds, steps, target: where it ends.
+        pause: seconds between two looks.
     """
 
     method: str
@@ -70,6 +71,7 @@ class Trial(Described):
     seconds: float
     steps: int | None
     target: float
+    pause: float
 
     @classmethod
     def of(
@@ -80,12 +82,12 @@ class Trial(Described):
         steps: int | None = None,
         target: float = -math.inf,
         settings: Choice | None = None,
+        pause: float = 0.0,
     ) -> Self:
         """Describe a call of `train` with these arguments; the tuned rates are looked up, since they may change."""
         settings = settings or choice(config.task, METHODS[name], config.width)
-        return cls(
-            name, _alone(config, name), settings, float(seconds), None if steps is None else int(steps), float(target)
-        )
+        most = None if steps is None else int(steps)
+        return cls(name, _alone(config, name), settings, float(seconds), most, float(target), float(pause))
 
 
 def train(
@@ -95,8 +97,11 @@ def train(
     steps: int | None = None,
     target: float = -math.inf,
     settings: Choice | None = None,
+    pause: float = 0.0,
 ) -> Trace:
     """Train one method on its own until a target, a time or a number of steps is reached.
+
+    If the config is annealed, rates are 0 at the end of the steps, or else of the seconds.
 
     Args:
         config: task, width, seed and batch size.
@@ -105,16 +110,24 @@ def train(
         steps: at most so many (None: no limit).
         target: test loss to stop at.
         settings: optimizer and rate (None: the tuned ones).
+        pause: seconds of training between two looks, at least.
 
     Raises:
-        ConfigError: the method cannot do the task.
+        ConfigError: the method cannot do the task, or rates are to be annealed over no finite time.
     """
-    lane = racer(_alone(config, name), name, settings)
+    config = _alone(config, name)
+    lane = racer(config.replace(budget=seconds) if config.anneal and steps is None else config, name, settings, steps)
+
+    def goes_on() -> bool:
+        return lane.seconds < seconds and (steps is None or lane.step < steps)
+
     checks = [(0, 0.0, lane.records.measures.columns["test_loss"][0])]
     stopped = ""
-    while not stopped and checks[-1][2] > target and lane.seconds < seconds and (steps is None or lane.step < steps):
+    while not stopped and checks[-1][2] > target and goes_on():
         try:
             lane.run(CHECK_EVERY if steps is None else min(CHECK_EVERY, steps - lane.step))
+            if goes_on() and lane.seconds - checks[-1][1] < pause:
+                continue
             loss = float(lane.problem.test_loss(lane.model))
         except (TrainingError, LinAlgError) as error:
             stopped = str(error)
@@ -156,7 +169,8 @@ def traces_of(
 
 
 def _result(trial: Trial) -> Result:
-    trace = train(trial.config, trial.method, trial.seconds, trial.steps, trial.target, trial.settings)
+    end = (trial.seconds, trial.steps, trial.target)
+    trace = train(trial.config, trial.method, *end, trial.settings, trial.pause)
     return dataclasses.asdict(trace)
 
 

@@ -111,7 +111,7 @@ def spread(frame: "pandas.DataFrame") -> "pandas.DataFrame":
 
 
 def race(
-    tasks: Sequence[str] = TASKS,
+    tasks: Sequence[str] = tuple(TASKS),
     methods: Sequence[str] = RACED,
     seeds: Sequence[int] = (0, 1, 2),
     dim: int = 64,

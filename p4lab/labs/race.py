@@ -14,7 +14,7 @@ from p4lab.plots import Figure, Shown, gallery
 from p4lab.plots.format import DASH, number
 from p4lab.plots.layers import Images, Layer, Plot, Points, Row, Rows, Tile
 from p4lab.plots.race import lane_style, race_curves
-from p4lab.problems.tasks import MAPS
+from p4lab.problems.tasks import TASKS
 from p4lab.training import Player, Snapshot, State
 from p4lab.training.config import Setting, setting
 from p4lab.training.race import SEPARATOR, RaceConfig, race, standings, unfit
@@ -73,7 +73,12 @@ def tick(method: Method) -> Control:
 def choose(config: RaceConfig, task: str) -> Mapping[str, Any]:
     """Return the settings of another task: a width that it has, and the methods that can do it."""
     fit = [name for name in config.names if not unfit(task, METHODS[name])]
-    dim = min(config.dim, 48) if task.startswith("ica") else config.dim
+    widths = (config.dim, *RaceConfig.settings["dim"].offered(config, config.dim))
+    dim = (
+        config.dim
+        if TASKS[task].fixed
+        else max(width for width in widths if width <= min(config.dim, TASKS[task].widest))
+    )
     return {"task": task, "dim": dim, "methods": SEPARATOR.join(fit) or "p4inv"}
 
 
@@ -87,7 +92,7 @@ def next_seed(player: Player) -> None:
 def impossible(config: RaceConfig) -> list[str]:
     """Return the methods that cannot do the task, and the width where that is the task's."""
     methods = [METHOD + name for name, method in METHODS.items() if unfit(config.task, method)]
-    return [*methods, *(["dim"] if config.task == "digits" else [])]
+    return [*methods, *(["dim"] if TASKS[config.task].fixed else [])]
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -200,7 +205,7 @@ def hint(sight: Look) -> str | None:
 
 def curves(sight: Look) -> Figure:
     """Return the test losses of all methods, errors of inverse and determinant, and condition numbers."""
-    maps = sight.config.task in MAPS
+    maps = TASKS[sight.config.task].kind == "map"
     return race_curves(
         _lines(sight.snapshot),
         [line for run in other_seeds(sight) for line in _lines(run.snapshot)],
@@ -227,7 +232,7 @@ RACE = Lab(
     trainer=race,
     lanes=lambda config: {name: METHODS[name].label for name in config.names},
     groups={
-        "Race": ("task", "dim", "budget", "rate_factor", "seed", "next_seed", "axis"),
+        "Race": ("task", "dim", "budget", "rate_factor", "anneal", "seed", "next_seed", "axis"),
         **{
             text: tuple(METHOD + name for name, method in METHODS.items() if method.group == group)
             for group, text in GROUP_TEXTS.items()

@@ -13,7 +13,7 @@ from p4lab.linalg.initial import haar_rotation, spread_spd
 TARGETS = ("spd", "so", "minus_identity")
 """The targets of the paper."""
 CONDITION = 100.0
-"""Condition number of `ill_conditioned`."""
+"""Condition number of `ill_conditioned`, and of the covariance of coloured inputs."""
 
 
 def _noise(generator: torch.Generator, dim: int) -> Tensor:
@@ -25,6 +25,18 @@ def ill_conditioned(dim: int, generator: torch.Generator) -> Tensor:
     left, right = (torch.linalg.qr(_noise(generator, dim)).Q for _ in range(2))
     values = torch.logspace(-1, 1, dim, base=math.sqrt(CONDITION), dtype=torch.float64, device="cpu")
     return _with_sign((left * values) @ right, 1.0)
+
+
+def colouring(dim: int, generator: torch.Generator) -> Tensor:
+    r"""Return a matrix L, shape (d, d), float64, that colours white rows z ~ N(0, I): z L has the covariance C.
+
+    .. math:: C = L^T L = Q^T \mathrm{diag}(c)\, Q, \qquad Q \text{ Haar}, \qquad \sum_i c_i = d
+
+    with variances c spaced evenly in their logarithm, the largest 100 times the smallest. Cost O(d^3).
+    """
+    variances = torch.logspace(-1, 1, dim, base=math.sqrt(CONDITION), dtype=torch.float64, device="cpu")
+    variances *= dim / variances.sum()
+    return variances.sqrt()[:, None] * haar_rotation(_noise(generator, dim))
 
 
 def _with_sign(matrix: Tensor, sign: float) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from p4lab.baselines import Method
+from p4lab.problems.tasks import entry_of
 
 DATA = Path(__file__).with_name("rates.json")
 """Where the choices are kept."""
@@ -83,4 +84,4 @@ def choice(task: str, method: Method, dim: int) -> Choice:
         return tuned.at(dim)
     if "adam" in method.optimizers and method.name != "p4inv":
         return Choice("adam", 1e-2)
-    return Choice("sgd", (0.01 if task == "digits" else 0.04) * dim)
+    return Choice("sgd", (0.01 if entry_of(task).kind == "flow" else 0.04) * dim)

@@ -132,6 +132,16 @@ def budget(seconds: float, help: str) -> Any:
     )
 
 
+def half_cosine(progress: float) -> float:
+    """Return what learning rates are multiplied by at a share of a run: 1 at its start, 1/2 at 1/2, 0 from its end on.
+
+    Example:
+        >>> half_cosine(0.0), round(half_cosine(0.5), 9), half_cosine(2.0)
+        (1.0, 0.5, 0.0)
+    """
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
 @dataclass(frozen=True)
 class Settings:
     """A frozen dataclass whose fields are declared by `setting`, and whose values are checked.

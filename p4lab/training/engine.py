@@ -73,6 +73,7 @@ class Engine:
         optimizer: what trains it (None: the config's).
         schedule: when P4 modules merge (None: the config's; a model without P4 modules has none).
         rates: learning rates of the optimizer's groups for a config (None: ``config.step_size`` for all).
+        anneal: what the learning rates are multiplied by, asked before each step (None: 1).
         extras: further pictures of the engine, by name.
         stateful: further parts of the run's state, by name: what has ``state_dict`` and ``load_state_dict``.
         clock: what tells the time that steps take, in seconds (None: `Engine.clock`).
@@ -106,11 +107,13 @@ class Engine:
         schedule: MergeSchedule | None = None,
         *,
         rates: Callable[[Any], Sequence[float]] | None = None,
+        anneal: Callable[["Engine"], float] | None = None,
         extras: Callable[["Engine"], dict[str, Any]] = lambda engine: {},
         stateful: Mapping[str, Any] = MappingProxyType({}),
         clock: Callable[[], float] | None = None,
     ) -> None:
-        self.config, self._rates, self._extras, self._stateful = config, rates, extras, stateful
+        self.config, self._rates, self._anneal = config, rates, anneal
+        self._extras, self._stateful = extras, stateful
         self.clock = clock or type(self).clock
         if problem is None or model is None:
             problem, model = config.parts()
@@ -169,6 +172,8 @@ class Engine:
 
     def _step(self) -> None:
         start = self.clock()
+        if self._anneal is not None:
+            self._set_rates(self.config)
         x = self.problem.batch(self.config.batch_size, self._batches)
         self.optimizer.zero_grad()
         loss = self.problem.loss(self.model, x)
@@ -285,10 +290,7 @@ class Engine:
 
     def _apply(self, config: RunConfig) -> None:
         config.update(self.problem)
-        groups = self.optimizer.param_groups
-        rates = self._rates(config) if self._rates else [config.step_size] * len(groups)
-        for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate
+        self._set_rates(config)
         if self.schedule:
             self.schedule.every, self.schedule.refine_every = config.merge_every, config.refine_every
         for layer in self.layers:
@@ -296,6 +298,13 @@ class Engine:
                 layer.reset_kind = config.reset
         for layer, factor in self._factors.items():
             layer.refine_order, layer.min_factor = config.refine_order, factor if config.skip else 0.0
+
+    def _set_rates(self, config: RunConfig) -> None:
+        groups = self.optimizer.param_groups
+        rates = self._rates(config) if self._rates else [config.step_size] * len(groups)
+        factor = 1.0 if self._anneal is None else self._anneal(self)
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate * factor
 
     # --- looking, and coming back ------------------------------------------------------------------------------------
 

@@ -15,9 +15,21 @@ from p4lab.baselines import METHODS, Method, Plain, Rebase
 from p4lab.errors import ConfigError, TrainingError
 from p4lab.flows import Flow
 from p4lab.p4 import PRESETS, MergeSchedule
+from p4lab.problems.map_tasks import Task
 from p4lab.problems.rates import Choice, choice
-from p4lab.problems.tasks import TASKS, Task, task
-from p4lab.training.config import Rule, RunConfig, budget, one_of, rate_factor, setting, turn, whole
+from p4lab.problems.tasks import TASKS, WIDEST, entry_of, task
+from p4lab.training.config import (
+    SWITCH,
+    Rule,
+    RunConfig,
+    budget,
+    half_cosine,
+    one_of,
+    rate_factor,
+    setting,
+    turn,
+    whole,
+)
 from p4lab.training.engine import Engine
 from p4lab.training.lanes import Lanes
 from p4lab.training.records import Snapshot
@@ -35,25 +47,12 @@ def _are_methods(text: str) -> bool:
     return 1 <= len(names) == len(set(names)) and all(name in METHODS for name in names)
 
 
-TASK_TEXTS = {
-    "spd": "Map: SPD",
-    "so": "Map: rotation",
-    "minus_identity": "Map: −I",
-    "ill_conditioned": "Map: ill-conditioned",
-    "negative": "Map: det < 0",
-    "ica_photos": "ICA: photos",
-    "ica_digits": "ICA: digits",
-    "digits": "Flow: digits",
-}
-"""What the tasks are called."""
-
-
 @dataclass(frozen=True)
 class RaceConfig(RunConfig):
     """Train several methods from the same start on the same data, each for the same time.
 
     Rank, directions and merges are those of each P4 method's preset; learning rates are each method's own best
-    (`p4lab.problems.rates`) times ``rate_factor``.
+    (`p4lab.problems.rates`) times ``rate_factor``. Annealed, each lane's rate follows half a cosine over its budget.
 
     Raises:
         ConfigError: as `RunConfig`.
@@ -64,15 +63,20 @@ class RaceConfig(RunConfig):
 
     batch_size: int = 64
     measure_every: int = 25
-    task: str = setting("so", "Task", one_of(*TASKS), choices={name: TASK_TEXTS[name] for name in TASKS}, look="wide")
+    task: str = setting(
+        "so", "Task", one_of(*TASKS), choices={name: entry.label for name, entry in TASKS.items()}, look="wide"
+    )
     methods: str = setting(
         "plain+p4inv+plu+dense+exponential",
         "",
         Rule(str, _are_methods, f"different names joined by {SEPARATOR}, of {', '.join(METHODS)}"),
     )
-    dim: int = setting(64, "Width d", whole(2, 512), choices=(8, 16, 32, 48, 64, 128, 256), own=True)
+    dim: int = setting(64, "Width d", whole(2, WIDEST), choices=(8, 16, 32, 48, 64, 128, 256, 512, 1024), own=True)
     rate_factor: float = rate_factor(
         0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, help="On top of each method's best"
+    )
+    anneal: bool = setting(
+        False, "Anneal", SWITCH, help="Learning rates follow half a cosine down to 0 over the time of each"
     )
     turn: float = turn(20.0)
     budget: float = budget(20.0, "Seconds of training")
@@ -85,7 +89,7 @@ class RaceConfig(RunConfig):
     @property
     def width(self) -> int:
         """The width d."""
-        return 64 if self.task == "digits" else self.dim
+        return TASKS[self.task].width(self.dim)
 
     def parts(self) -> tuple[Task, nn.Module]:
         """Return the task, and the model of the first method.
@@ -105,7 +109,7 @@ class RaceConfig(RunConfig):
         reason = unfit(self.task, method)
         if reason:
             raise ConfigError(f"methods={method.name!r}: {reason}")
-        options = {"bias": self.task == "digits"} if method.linear else {}
+        options = {"bias": TASKS[self.task].kind == "flow"} if method.linear else {}
         return chosen, chosen.model(method, self.seed, **self.where, **options)
 
     def measures(self, problem: Any, model: nn.Module, watched: Tensor | None) -> dict[str, Any]:
@@ -115,21 +119,25 @@ class RaceConfig(RunConfig):
 
 def unfit(task_name: str, method: Method) -> str:
     """Return why a method cannot take part in a task, "" if it can."""
-    if task_name.startswith("ica") or task_name == "digits":
+    entry = entry_of(task_name)
+    if entry.kind != "map":
         if not method.linear:
             return f"the task {task_name!r} is for linear layers"
         if not method.has_likelihood:
             return f"the likelihood of {task_name!r} needs log|det|, which it does not know"
+    if entry.both and not method.exact_inverse:
+        return f"the loss of {task_name!r} needs the inverse, which it does not know"
     return ""
 
 
-def racer(config: RaceConfig, name: str, settings: Choice | None = None) -> Engine:
+def racer(config: RaceConfig, name: str, settings: Choice | None = None, steps: int | None = None) -> Engine:
     """Return the engine of one method of a race.
 
     Args:
         config: the race's settings.
         name: of the method.
         settings: optimizer and rate (None: the tuned ones, see `p4lab.problems.rates`).
+        steps: after how many steps an annealed rate is 0 (None: after the budget's seconds).
 
     Raises:
         ConfigError: the method cannot do the task.
@@ -150,6 +158,7 @@ def racer(config: RaceConfig, name: str, settings: Choice | None = None) -> Engi
         optimizer,
         schedule if isinstance(schedule, MergeSchedule) else None,
         rates=lambda config: [best.rate * config.rate_factor] * len(optimizer.param_groups),
+        anneal=(lambda engine: half_cosine(_progress(engine, steps))) if config.anneal else None,
         extras=lambda engine: {"memory": np.array(memory_of(engine))},
         stateful={"rebase": schedule} if isinstance(schedule, Rebase) else {},
         clock=clock_of(config.device),
@@ -157,6 +166,11 @@ def racer(config: RaceConfig, name: str, settings: Choice | None = None) -> Engi
     if isinstance(schedule, Rebase):
         optimizer.register_step_post_hook(lambda *_: _move_base(schedule, engine.step + 1))
     return engine
+
+
+def _progress(engine: Engine, steps: int | None) -> float:
+    config: Any = engine.config
+    return engine.seconds / config.budget if steps is None else engine.step / max(1, steps)
 
 
 def clock_of(device: str) -> Callable[[], float] | None:

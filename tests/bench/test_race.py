@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from p4lab.bench.__main__ import main
 from p4lab.bench.lanes import CHECK_EVERY, Trace, train
 from p4lab.bench.race import race, seconds_to, spread, sweep, verdict
 from p4lab.bench.tuning import NO_FAMILY, RACED, Tuned, config_of, grid, merit, racers, tune
-from p4lab.errors import ConfigError
+from p4lab.errors import ConfigError, OptionError
 from p4lab.problems import rates
 from p4lab.problems.rates import Choice
 from p4lab.problems.tasks import TASKS
@@ -45,6 +46,27 @@ def test_a_run_ends_at_the_target() -> None:
     assert found.reached(last / 2) is None
 
 
+def test_looks_have_a_pause() -> None:
+    often, seldom = (train(CONFIG, "plain", 0.1, settings=Choice("adam", 1e-3), pause=pause) for pause in (0.0, 0.03))
+    times = [seconds for _, seconds, _ in seldom.checks]
+    assert all(after - before >= 0.03 for before, after in itertools.pairwise(times[:-1]))
+    assert times[-1] >= 0.1
+    assert len(often.checks) > len(times)
+
+
+def test_an_annealed_run_of_some_steps_repeats_itself() -> None:
+    config = CONFIG.replace(anneal=True, dtype="float64")
+    one, two = (train(config, "plain", math.inf, steps=12, settings=Choice("sgd", 1.0)) for _ in range(2))
+    other = train(config.replace(anneal=False), "plain", math.inf, steps=12, settings=Choice("sgd", 1.0))
+    assert one.loss == two.loss != other.loss
+    assert one.checks[0] == other.checks[0]
+
+
+def test_annealing_over_no_finite_time_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="budget=inf: expected a number above 0"):
+        train(CONFIG.replace(anneal=True), "plain", math.inf)
+
+
 @pytest.mark.parametrize(
     "name", ["plain", "dense", "exponential_dynamic", "geotorch_gl_dynamic", "torch_cayley_dynamic"]
 )
@@ -65,6 +87,12 @@ def test_every_method_gets_eight_choices(task: str, name: str) -> None:
     assert len(set(choices)) == 8
     assert all(choice.rate > 0 and choice.optimizer in METHODS[name].optimizers for choice in choices)
     assert {choice.optimizer for choice in choices} == set(METHODS[name].optimizers)
+
+
+def test_rates_of_a_grid_can_be_chosen() -> None:
+    both, one = (grid("so", METHODS[name], 100, sgd=(0.01, 0.02), adam=(0.1,)) for name in ("dense", "relative"))
+    assert [(choice.optimizer, choice.rate) for choice in both] == [("sgd", 1.0), ("sgd", 2.0), ("adam", 0.1)]
+    assert [choice.rate for choice in one] == [0.625, 1.0, 1.25, 2.0]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +140,11 @@ def test_the_target_of_a_likelihood_comes_from_what_was_seen() -> None:
     best = train(config, "dense", 0.5, target=found.target, settings=found.choices["dense"])
     assert found.target < start
     assert best.reached(found.target) is not None
+
+
+def test_an_unknown_task_is_a_named_error() -> None:
+    with pytest.raises(OptionError, match="task 'somewhere' is not known"):
+        tune("somewhere", ("plain",))
 
 
 def test_tuning_without_anybody_is_an_error() -> None:

@@ -56,7 +56,33 @@ def test_a_task_leaves_out_who_cannot_do_it_and_has_its_width() -> None:
         assert "dim" in RACE.disabled(planned(lab).replace(task="digits"))
 
 
-@pytest.mark.parametrize("task", ["spd", "ica_photos", "digits"])
+@pytest.mark.parametrize(
+    ("task", "dim", "becomes"),
+    [
+        ("ica_photos", 1024, 512),
+        ("ica_photos", 575, 575),
+        ("patches", 8, 8),
+        ("digits", 1024, 1024),
+        ("so", 1000, 1000),
+    ],
+)
+def test_a_task_keeps_the_width_if_its_data_have_it(task: str, dim: int, becomes: int) -> None:
+    config = RACE.config.replace(dim=dim)
+    assert RACE.controls["task"].write(config, task)["dim"] == becomes
+
+
+def test_annealing_is_switched_on_for_the_next_run() -> None:
+    with open_lab() as lab:
+        lab.touch("step")
+        lab.touch("anneal", True)
+        assert (lab.config.anneal, planned(lab).anneal) == (False, True)
+        lab.touch("restart")
+        wait_until(lambda: lab.config.anneal)
+        race(lab)
+        assert lab.message().startswith("Time is up")
+
+
+@pytest.mark.parametrize("task", ["spd", "ica_photos", "digits", "ica_sources_both", "patches"])
 def test_every_kind_of_task_is_drawn(task: str) -> None:
     with open_lab() as lab:
         lab.touch("task", task)

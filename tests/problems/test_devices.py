@@ -25,6 +25,7 @@ from p4lab.problems.particles import DoubleWellParticles, metropolis
 from p4lab.problems.property_targets import PropertyProblem, property_target, violation
 from p4lab.problems.recurrent import CELLS, recurrent_net, start_of
 from p4lab.problems.sequences import KINDS, sequence_task
+from p4lab.problems.sources import photo_patches
 from p4lab.problems.tables import table_problem
 from p4lab.problems.tasks import TASKS, task
 
@@ -55,6 +56,7 @@ def of_property(name: str) -> list[Any]:
 
 
 def of_task(name: str) -> list[Any]:
+    photo_patches.cache_clear()  # made anew: it remembers
     problem: Any = task(name, 4)
     model = problem.model(METHODS["plu"], 0, device="cpu")
     x = problem.batch(5, seeded())

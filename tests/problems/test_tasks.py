@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from p4lab.baselines import METHODS
 from p4lab.errors import OptionError
-from p4lab.problems import tasks
-from p4lab.problems.linear_maps import linear_target
-from p4lab.problems.tasks import MAPS, PATCHES, TASKS, ICATask, MapTask, task
+from p4lab.problems.likelihood_tasks import DigitsTask, ICATask
+from p4lab.problems.linear_maps import MAPS, linear_target
+from p4lab.problems.map_tasks import MapTask
+from p4lab.problems.sources import PATCHES
+from p4lab.problems.tasks import TASKS, WIDEST, task
 from p4lab.training.race import unfit
 
 DIM = 6
@@ -38,9 +41,9 @@ def test_every_method_starts_at_the_same_loss(name: str, method: str) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_the_loss_of_a_batch_can_be_trained(name: str) -> None:
     chosen, model = model_of(name, "dense")
-    x = chosen.batch(32, torch.Generator().manual_seed(0))
-    assert x.shape == (32, chosen.dim)
-    loss = chosen.loss(model, x)
+    batch = chosen.batch(32, torch.Generator().manual_seed(0))
+    assert {x.shape for x in tree_leaves(batch)} == {(32, chosen.dim)}
+    loss = chosen.loss(model, batch)
     loss.backward()
     assert math.isfinite(float(loss.detach()))
     assert all(bool(p.grad.isfinite().all()) and bool(p.grad.any()) for p in model.parameters())
@@ -152,12 +155,17 @@ def test_patches_are_white(name: str) -> None:
     torch.testing.assert_close(x.t() @ x / len(x), torch.eye(20, dtype=x.dtype), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize(("name", "most"), [("ica_photos", 63), ("ica_digits", 60)])
-def test_the_widest_patches(name: str, most: int) -> None:
-    x, _ = PATCHES[name](most)
-    torch.testing.assert_close(x.t() @ x / len(x), torch.eye(most, dtype=x.dtype), rtol=0, atol=1e-6)
+@pytest.mark.parametrize("name", [name for name, entry in TASKS.items() if entry.widest < WIDEST and not entry.fixed])
+def test_data_that_are_too_narrow_are_a_named_error(name: str) -> None:
+    most = TASKS[name].widest
     with pytest.raises(OptionError, match=f"dim={most + 1}: these images have at most {most} components"):
         task(name, most + 1)
+
+
+@pytest.mark.parametrize(("name", "most"), [("ica_photos", 63), ("ica_digits", 60)])
+def test_all_components_of_small_patches_are_white(name: str, most: int) -> None:
+    x, _ = PATCHES[name](most)
+    torch.testing.assert_close(x.t() @ x / len(x), torch.eye(most, dtype=x.dtype), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", PATCHES)
@@ -180,7 +188,7 @@ def test_the_basis_draws_the_components() -> None:
 def ica(dim: int = 3) -> ICATask:
     sources = torch.randn(500, dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     mixing = torch.linalg.qr(torch.randn(dim, dim, generator=torch.Generator().manual_seed(1), dtype=torch.float64)).Q
-    return ICATask(sources, mixing, (1, dim), torch.eye(dim, dtype=torch.float64), torch.float64)
+    return ICATask(sources, mixing, torch.eye(dim, 4, dtype=torch.float64), torch.float64)
 
 
 def test_the_gradient_of_the_likelihood() -> None:
@@ -231,7 +239,7 @@ def test_digits_stack_linear_layers() -> None:
     chosen = task("digits", 10)
     model = chosen.model(METHODS["plu"], 0)
     assert chosen.dim == 64
-    assert len(model.linear_layers()) == tasks.DigitsTask.blocks + 1
+    assert len(model.linear_layers()) == DigitsTask.blocks + 1
     with pytest.raises(OptionError, match="'nice' is no linear layer"):
         chosen.model(METHODS["nice"], 0)
 

@@ -214,12 +214,65 @@ def test_settings_of_ones_own() -> None:
     assert (group["lr"], group["momentum"]) == (0.25, 0.3)
 
 
+@pytest.mark.parametrize("name", ["plain", "p4inv", "relative"])
+def test_annealed_rates_follow_half_a_cosine_over_the_budget(name: str) -> None:
+    config = CONFIG.replace(methods=name, anneal=True, budget=8.0)
+    lane = racer(config, name, Choice("sgd", 0.5))
+    seen = []
+
+    def tick(now: list[float]) -> float:
+        now[0] += 0.5  # it is asked twice a step: a step takes half a second
+        return now[0]
+
+    clock = [0.0]
+    lane.clock = lambda: tick(clock)
+    for _ in range(18):
+        lane.run()
+        seen.append(lane.optimizer.param_groups[0]["lr"])
+    expected = [0.25 * (1 + math.cos(math.pi * min(1.0, step / 16))) for step in range(18)]
+    assert seen == pytest.approx(expected, abs=1e-12)
+    assert (seen[0], seen[8], seen[16], seen[17]) == (0.5, pytest.approx(0.25), 0.0, 0.0)
+    lane.set("budget", 1000.0)  # there is time again
+    lane.run()
+    assert lane.optimizer.param_groups[0]["lr"] > 0.49
+
+
+def test_rates_that_are_annealed_over_steps_do_not_depend_on_the_clock() -> None:
+    config = CONFIG.replace(methods="plain", anneal=True, dtype="float64")
+    one, two = (racer(config, "plain", Choice("sgd", 0.5), steps=10) for _ in range(2))
+    two.clock = lambda: 0.0
+    one.run(10)
+    two.run(10)
+    assert numbers(one) == numbers(two)
+    assert one.optimizer.param_groups[0]["lr"] == pytest.approx(0.25 * (1 + math.cos(math.pi * 0.9)))
+
+
+def test_an_annealed_lane_comes_back_with_its_rate() -> None:
+    config = CONFIG.replace(methods="plain", anneal=True, dtype="float64")
+    lane = racer(config, "plain", steps=20)
+    lane.run(7)
+    state = lane.state()
+    lane.run(5)
+    other = racer(config, "plain", steps=20)
+    other.load_state(state)
+    other.run(5)
+    assert numbers(other) == numbers(lane)[7:]
+
+
+def test_nothing_is_annealed_if_nobody_asks() -> None:
+    lane = racer(CONFIG.replace(budget=1e-9), "plain", Choice("sgd", 0.5))
+    lane.run(3)
+    assert lane.optimizer.param_groups[0]["lr"] == 0.5
+    assert "anneal" not in CONFIG.to_text()
+
+
 @pytest.mark.parametrize(
     ("task", "name", "why"),
     [
         pytest.param("digits", "plain", "needs log|det|, which it does not know", id="no-determinant"),
         pytest.param("ica_photos", "plain", "needs log|det|, which it does not know", id="no-determinant-ica"),
         pytest.param("digits", "nice", "is for linear layers", id="nonlinear"),
+        pytest.param("so_both", "plain", "needs the inverse, which it does not know", id="no-inverse"),
     ],
 )
 def test_who_cannot_do_a_task_is_told_why(task: str, name: str, why: str) -> None:
@@ -238,6 +291,8 @@ def test_who_cannot_do_a_task_is_told_why(task: str, name: str, why: str) -> Non
         pytest.param({"task": "somewhere"}, id="unknown-task"),
         pytest.param({"turn": 0.5}, id="short-turn"),
         pytest.param({"budget": 0.0}, id="no-budget"),
+        pytest.param({"dim": 1025}, id="too-wide"),
+        pytest.param({"anneal": 1}, id="no-switch"),
     ],
 )
 def test_settings_that_are_refused(settings: dict[str, Any]) -> None:
@@ -246,8 +301,16 @@ def test_settings_that_are_refused(settings: dict[str, Any]) -> None:
 
 
 def test_data_that_are_too_narrow_are_a_named_error() -> None:
-    with pytest.raises(OptionError, match="dim=64: these images have at most 63 components"):
-        race(RaceConfig(task="ica_photos", methods="dense", dim=64))
+    with pytest.raises(OptionError, match="dim=1024: these images have at most 1023 components"):
+        race(RaceConfig(task="ica_photos", methods="dense", dim=1024))
+
+
+def test_a_wide_race() -> None:
+    lanes = race(RaceConfig(task="spd_both", methods="p4inv+relative", dim=512, turn=1.0))
+    lanes.run(1)
+    snapshot = lanes.snapshot()
+    assert [lane.step > 0 for lane in snapshot.lanes.values()] == [True, True]
+    assert all("eigenvalues" not in lane.pictures for lane in snapshot.lanes.values())
 
 
 # --- standings ---
