@@ -67,6 +67,30 @@ def inverse_and_det(c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return small_inverse(c), *small_slogdet(c)
 
 
+def pivoted_slogdet(c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return sign, log|det| and the sizes of the pivots of a small matrix; not differentiable.
+
+    The smallest pivot tells how near to singular a matrix is, for less than its inverse costs.
+
+    Args:
+        c: shape (k, k).
+
+    Returns:
+        ``(sign, log|det c|, |pivots|)``, two scalars and shape (k,). Cost O(k^3), one factorization.
+
+    Example:
+        >>> sign, logabsdet, pivots = pivoted_slogdet(torch.tensor([[0.0, 2.0], [3.0, 1.0]]))
+        >>> float(sign), round(float(logabsdet.exp()), 4), pivots.tolist()
+        (-1.0, 6.0, [3.0, 2.0])
+    """
+    lu, order, _ = torch.linalg.lu_factor_ex(c)
+    diagonal = lu.diagonal()
+    swaps = (order != torch.arange(1, len(order) + 1, dtype=order.dtype, device=order.device)).sum()
+    sign = diagonal.sign().prod() * (1 - 2 * (swaps % 2))
+    sizes = diagonal.abs()
+    return sign, sizes.log().sum(), sizes
+
+
 def wide_residual(a: Tensor, p: Tensor, b: Tensor) -> Tensor:
     r"""Return the residual of a linear system, computed in a wider precision because few of its digits survive.
 

@@ -55,7 +55,7 @@ class Preset:
             >>> [ORTHOGONAL.rank_for(dim) for dim in (1, 40, 128, 256, 512, 1024)]
             [1, 20, 32, 16, 32, 64]
             >>> [RELATIVE.rank_for(dim) for dim in (2, 128, 255, 1023)]
-            [2, 128, 254, 512]
+            [2, 128, 128, 128]
         """
         if self.kind is P4Relative:
             return dim if dim <= NARROW else min(self.rank, dim - 1)
@@ -90,5 +90,5 @@ ORTHOGONAL = Preset("orthogonal", 32, "gradient", train_v=False, every=4, refine
 EVERYTHING = Preset("everything", ALL, "gradient", train_v=False, every=10, refine_every=50)
 """P4Inv along all directions at once: for narrow layers, whose merges can then be rare, and for maps."""
 
-RELATIVE = Preset("relative", 512, "gradient", train_v=False, every=1, refine_every=50, kind=P4Relative)
+RELATIVE = Preset("relative", 128, "gradient", train_v=False, every=1, refine_every=50, kind=P4Relative)
 """All of the gradient of each batch, relative to the weights: for likelihoods, and for wide layers."""

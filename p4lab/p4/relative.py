@@ -16,8 +16,8 @@ from p4lab.linalg import (
     capacitance,
     factorized,
     initial_matrix,
-    inverse_and_det,
     inverse_and_logabsdet,
+    pivoted_slogdet,
     refined_inverse,
     residual,
     small_inverse,
@@ -51,7 +51,7 @@ class P4Relative(P4Factored):
     the relative gradient's, for any condition of A, and the inverse and log|det| come along.
 
     A layer with ``rank >= dim`` needs no rows: ``q`` is the identity, u is all of a (d, d) matrix, any optimizer may
-    train it, and R, which then turns t times as fast as it stretches, never changes the sign of the determinant:
+    train it, and R, which then turns t times as fast as it stretches, never changes the sign of the determinant (nor may a step along rows):
 
     .. math:: R = I + N + \tfrac{1}{2} N^2, \qquad N = \tfrac{1}{2} (u^T - u) + \tfrac{1}{2t} (u^T + u)
 
@@ -283,34 +283,35 @@ class P4Relative(P4Factored):
         a, x, wide = self.frozen_weight, self.frozen_inverse, self.frozen_logabsdet.dtype
         u, q = (rows[: self._rows or len(rows)] for rows in (self.u, self.q))
         f = 1 + cast(Tensor, self.s)
-        c_inv, sign, logabsdet = inverse_and_det(capacitance(q.to(wide) / f.to(wide), u.to(wide)))
-        norm = torch.linalg.vector_norm
-        report = self.judge((), norm(c_inv) / f.abs(), size=norm(u) + f.abs())
+        c = capacitance(q, u / f).to(wide)  # rounded as A is: only its logarithm adds up over steps
+        sign, logabsdet, pivots = pivoted_slogdet(c)
+        size = torch.linalg.vector_norm(u) + f.abs()
+        # A step across a singular matrix, where the sign of the determinant changes, is too long as well.
+        report = self.judge((), (pivots.min() * sign * f).clamp_min(0.0).reciprocal(), size=size)
         changes, accepted = Changes(report), report.accepted
         zero, one = (torch.full((), value, dtype=u.dtype, device=u.device) for value in (0.0, 1.0))
         ut, f = torch.where(accepted, u.t(), zero), torch.where(accepted, f, one)
         if self._is_tracked():
-            left, right = x @ ut, torch.where(accepted, c_inv.to(u.dtype), zero) @ q
+            left, right = x @ ut, torch.where(accepted, small_inverse(c).to(u.dtype), zero) @ q
             changes.scale(x, 1 / f)
             changes.absorb_product(x, left / f.square(), right, alpha=-1)
         right = q @ a
         changes.scale(a, f)
         changes.absorb_product(a, ut, right)
-        changes.absorb(self.frozen_sign, self.frozen_sign * sign.to(u.dtype) * f.sign() ** self.dim)
-        grown = logabsdet + self.dim * f.to(wide).abs().log()
+        grown = logabsdet + self.dim * f.to(wide).log()
         changes.absorb(self.frozen_logabsdet, self.frozen_logabsdet + grown)
         return changes
 
     def _absorb_dense(self) -> Changes:
         # Cost O(d^3): for layers so narrow that a batch has as many samples as they have directions.
         step = self._step()
-        pivots = torch.linalg.lu_factor_ex(step).LU.diagonal().abs()
+        _, logabsdet, pivots = pivoted_slogdet(step)
         report = self.judge((), torch.maximum(pivots.min().reciprocal(), pivots.max()))
         changes, kind = Changes(report), self.u.dtype
         changes.absorb(self.frozen_weight, step.to(kind) @ self.frozen_weight)
         if self._is_tracked():
             changes.absorb(self.frozen_inverse, self.frozen_inverse @ small_inverse(step).to(kind))
-        changes.absorb(self.frozen_logabsdet, self.frozen_logabsdet + pivots.log().sum())
+        changes.absorb(self.frozen_logabsdet, self.frozen_logabsdet + logabsdet)
         return changes
 
     def _redraw(self, changes: Changes, total: Total) -> None:
@@ -465,7 +466,8 @@ class P4Relative(P4Factored):
 
     def _versions(self) -> tuple[object, ...]:
         # An inference tensor counts no writes: its layer always counts as perturbed, which costs time only.
-        return tuple((id(p), None if p.is_inference() else p._version) for p in self.perturbation())
+        u, s = self._parameters["u"], self._parameters["s"]
+        return tuple((id(p), None if p.is_inference() else p._version) for p in (u, s) if p is not None)
 
     def _is_merged(self) -> bool:
         """Return whether u and s are zero, as the last merge left them, without reading them."""
