@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from p4lab.errors import MergeOrderError, OptionError
-from p4lab.p4 import MergeSchedule, MergeStatus, P4Relative
+from p4lab.p4 import RELATIVE, MergeSchedule, MergeStatus, P4Relative
 
 RATE = 0.05
 SHAPES = pytest.mark.parametrize(("dim", "rank"), [(40, 32), (6, 6)], ids=["rows", "dense"])
@@ -323,3 +323,44 @@ def test_the_rest_of_the_contract(dim: int, rank: int) -> None:
     layer.merge()
     with pytest.raises(MergeOrderError):
         value.backward()
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    "steps", [2_000, pytest.param(100_000, marks=pytest.mark.long)], ids=["2000-steps", "100000-steps"]
+)
+@pytest.mark.parametrize(("dim", "batch"), [(255, 64), (64, 64)], ids=["rows", "dense"])
+def test_a_soak_in_float32(dim: int, batch: int, steps: int, record_property: Callable[[str, object], None]) -> None:
+    """Sources are unmixed for as long as anybody likes, and the mixture changes; inverse and log|det| stay right."""
+    layer = RELATIVE.layer(dim, bias=False, seed=0)
+    layer.track_for = steps
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.02 * dim)
+    merges = RELATIVE.schedule(layer, optimizer)
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.eye(dim)
+    worst = {"inverse": 0.0, "logabsdet": 0.0}
+    for step in range(steps):
+        if step % 5_000 == 1_000:
+            mixing = torch.linalg.qr(torch.randn(dim, dim, generator=generator)).Q
+        # Heavy tails, as photo patches have them.
+        s = torch.randn(batch, dim, generator=generator) * torch.randn(batch, dim, generator=generator).abs().exp() / 2
+        optimizer.zero_grad()
+        y = layer(s @ mixing.T)
+        (
+            (y.abs() + torch.nn.functional.softplus(-2 * y.abs())).sum(-1).mean() / dim - layer.logabsdet() / dim
+        ).backward()
+        optimizer.step()
+        merges.step()
+        if step % (steps // 40) == 0:
+            weight = layer.frozen_weight.double()
+            sign, logabsdet = torch.linalg.slogdet(weight)
+            residual = weight @ layer.frozen_inverse.double() - torch.eye(dim, dtype=torch.float64)
+            assert float(sign) == float(layer.frozen_sign)
+            worst["inverse"] = max(worst["inverse"], float(residual.abs().max()))
+            worst["logabsdet"] = max(worst["logabsdet"], abs(float(logabsdet - layer.frozen_logabsdet)))
+    assert layer.factorizations == 0
+    print(worst)
+    for name, value in worst.items():
+        record_property(name, value)
+    assert worst["inverse"] <= 1e-4
+    assert worst["logabsdet"] <= 1e-3
