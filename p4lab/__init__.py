@@ -1,19 +1,35 @@
 """p4lab: train neural networks whose weights keep a property by perturbing them instead of re-deriving them."""
 
 from p4lab.errors import P4Error
-from p4lab.p4 import PAPER, RECOMMENDED, AveragedWeights, MergeReport, MergeSchedule, P4Inv, P4Module, fold, penalty
+from p4lab.p4 import (
+    EVERYTHING,
+    PAPER,
+    RECOMMENDED,
+    RELATIVE,
+    AveragedWeights,
+    MergeReport,
+    MergeSchedule,
+    P4Inv,
+    P4Module,
+    P4Relative,
+    fold,
+    penalty,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "EVERYTHING",
     "PAPER",
     "RECOMMENDED",
+    "RELATIVE",
     "AveragedWeights",
     "MergeReport",
     "MergeSchedule",
     "P4Error",
     "P4Inv",
     "P4Module",
+    "P4Relative",
     "fold",
     "penalty",
 ]
