@@ -50,12 +50,12 @@ class P4Relative(P4Factored):
     c of that matrix (its natural gradient: nothing is projected away). With plain descent a step and its merge are then
     the relative gradient's, for any condition of A, and the inverse and log|det| come along.
 
-    A layer with ``rank >= dim`` needs no rows: ``q`` is the identity, u is all of a (d, d) matrix, any optimizer may
-    train it, and R, which then turns t times as fast as it stretches, never changes the sign of the determinant (nor may a step along rows):
+    A layer with ``rank >= dim`` needs no rows: ``q`` is the identity, u is all of a (d, d) matrix, and any optimizer
+    may train it. R then turns t times as fast as it stretches, for likelihoods curve less along rotations than along
+    scales, and no u is too large for it:
 
-    .. math:: R = I + N + \tfrac{1}{2} N^2, \qquad N = \tfrac{1}{2} (u^T - u) + \tfrac{1}{2t} (u^T + u)
-
-    (Likelihoods curve less along rotations than along scales.)
+    .. math:: R = I + N + \tfrac{1}{2} N^2, \qquad N = \frac{M}{\sqrt{1 + |M|_F^2}}, \qquad M = \tfrac{1}{2} (u^T + u)
+              + \tfrac{t}{2} (u^T - u)
 
     Merge after each optimizer step (``every=1``): the next batch has other directions.
 
@@ -289,10 +289,9 @@ class P4Relative(P4Factored):
         # A step across a singular matrix, where the sign of the determinant changes, is too long as well.
         report = self.judge((), (pivots.min() * sign * f).clamp_min(0.0).reciprocal(), size=size)
         changes, accepted = Changes(report), report.accepted
-        zero, one = (torch.full((), value, dtype=u.dtype, device=u.device) for value in (0.0, 1.0))
-        ut, f = torch.where(accepted, u.t(), zero), torch.where(accepted, f, one)
+        ut, f = torch.where(accepted, u.t(), 0.0), torch.where(accepted, f, 1.0)
         if self._is_tracked():
-            left, right = x @ ut, torch.where(accepted, small_inverse(c).to(u.dtype), zero) @ q
+            left, right = x @ ut, torch.where(accepted, small_inverse(c).to(u.dtype), 0.0) @ q
             changes.scale(x, 1 / f)
             changes.absorb_product(x, left / f.square(), right, alpha=-1)
         right = q @ a
@@ -306,7 +305,7 @@ class P4Relative(P4Factored):
         # Cost O(d^3): for layers so narrow that a batch has as many samples as they have directions.
         step = self._step()
         _, logabsdet, pivots = pivoted_slogdet(step)
-        report = self.judge((), torch.maximum(pivots.min().reciprocal(), pivots.max()))
+        report = self.judge((), pivots.min().reciprocal())
         changes, kind = Changes(report), self.u.dtype
         changes.absorb(self.frozen_weight, step.to(kind) @ self.frozen_weight)
         if self._is_tracked():
@@ -448,7 +447,8 @@ class P4Relative(P4Factored):
     def _step(self) -> Tensor:
         """Return R of a layer with ``rank >= dim``, in the wide dtype."""
         u = self.u.to(self.frozen_logabsdet.dtype)
-        n = torch.add(u.t() * ((1 / self.turn + 1) / 2), u, alpha=(1 / self.turn - 1) / 2)
+        m = torch.add(u.t() * ((1 + self.turn) / 2), u, alpha=(1 - self.turn) / 2)
+        n = m * (1 + m.square().sum()).rsqrt()
         step = torch.addmm(n, n, n, alpha=0.5)
         return step + torch.eye(self.dim, dtype=u.dtype, device=u.device)
 

@@ -31,7 +31,7 @@ def rotation(dim: int, angle: float = 0.8) -> Tensor:
 def train(method: Method, layer: nn.Module, target: Tensor, steps: int, rate: float | None = None) -> list[float]:
     x = torch.randn(8 * layer.dim, layer.dim, dtype=target.dtype)
     kind = "adam" if "adam" in method.optimizers else "sgd"
-    optimizer = method.optimizer(layer, rate or (3e-2 if kind == "adam" else 0.3), kind)
+    optimizer = method.optimizer(layer, rate or (3e-2 if kind == "adam" else 0.1), kind)
     schedule = method.schedule(layer, optimizer)
     losses = []
     for _ in range(steps):

@@ -69,7 +69,8 @@ def step_of(e: Tensor, layer: P4Relative) -> Tensor:
     eye = torch.eye(len(e), dtype=e.dtype)
     if not layer.is_narrow:
         return eye - RATE * e
-    n = -RATE * ((e - e.T) / 2 + (e + e.T) / (2 * layer.turn))
+    m = -RATE * ((e + e.T) / 2 + layer.turn * (e - e.T) / 2)
+    n = m / (1 + m.square().sum()).sqrt()
     return eye + n + n @ n / 2
 
 
@@ -234,22 +235,36 @@ def test_a_copy_goes_on_alike(dim: int, rank: int, way: str, merged: bool) -> No
     assert torch.allclose(layer.inverse(x), twin.inverse(x), atol=1e-12)
 
 
-@SHAPES
-def test_a_step_that_is_too_long_is_dropped(dim: int, rank: int) -> None:
-    layer = layer_of(dim, rank)
+@pytest.mark.parametrize("factor", [1.0, 1.5], ids=["singular", "across"])
+def test_a_step_that_is_too_long_is_dropped(factor: float) -> None:
+    layer = layer_of(40, 32)
     before = {name: value.clone() for name, value in layer.state_dict().items() if torch.is_tensor(value)}
-    forward_loss(layer, torch.randn(8, dim, dtype=torch.float64)).backward()
+    forward_loss(layer, torch.randn(8, 40, dtype=torch.float64)).backward()
     with torch.no_grad():
-        if layer.is_narrow:
-            layer.u.copy_(1e6 * torch.eye(dim))
-        else:
-            layer.u[0] = -layer.q[0] / layer.q[0].square().sum()  # R q_0 = 0
+        layer.u[0] = -factor * layer.q[0] / layer.q[0].square().sum()  # R q_0 = (1 - factor) q_0
     report = layer.merge()
     assert report.status is MergeStatus.DISCARDED_SINGULAR
     assert "smaller learning rate" in report.reason
     for name in ("frozen_weight", "frozen_inverse", "frozen_logabsdet", "frozen_sign"):
         assert torch.equal(getattr(layer, name), before[name])
     assert not layer.u.any()
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3, 1e12])
+def test_no_step_along_all_directions_is_too_long(size: float) -> None:
+    layer = layer_of(6, 6)
+    for seed in range(20):
+        with torch.no_grad():
+            layer.u.normal_(std=size, generator=torch.Generator().manual_seed(seed))
+        weight = layer.weight.detach()
+        report = layer.merge()
+        assert report.merged
+        assert torch.allclose(layer.weight.detach(), weight)
+        assert float(report.figures[1]) < 10  # 1 / the smallest pivot of R
+    assert float(layer.violation()) < 1e-9
+    sign, logabsdet = torch.linalg.slogdet(layer.weight.detach())
+    assert float(layer.logabsdet().detach()) == pytest.approx(float(logabsdet), abs=1e-9)
+    assert float(layer.sign()) == float(sign)
 
 
 @SHAPES
