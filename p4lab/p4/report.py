@@ -50,7 +50,8 @@ class MergeReport:
         self.checks, self.figures, self.limits = checks, figures, limits
         self.accepted = within.all()
         discarding = sum(check.status >= MergeStatus.DISCARDED_NOT_FINITE for check in checks)
-        self.discarded = (within[0] if discarding == 1 else within[:discarding].all()).logical_not()
+        kept = self.accepted if discarding == len(checks) else within[:discarding].all()
+        self.discarded = kept.logical_not()
 
     @property
     def merged(self) -> bool:
