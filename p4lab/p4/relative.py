@@ -253,6 +253,9 @@ class P4Relative(Following, P4Factored):
         changes, accepted = Changes(report), report.accepted
         zero, one = (torch.full((), value, dtype=u.dtype, device=u.device) for value in (0.0, 1.0))
         ut, f = torch.where(accepted, u.t(), zero), torch.where(accepted, f, one)
+        # A batch that is not finite must leave A alone, and no trace in the rows: 0 times NaN is NaN.
+        q = q.nan_to_num(0.0, 0.0, 0.0)
+        changes.write(self.q, partial(self.q.nan_to_num_, 0.0, 0.0, 0.0))
         if self._is_tracked():
             left, right = x @ ut, torch.where(accepted, c_inv.to(u.dtype), zero) @ q
             changes.scale(x, 1 / f)
