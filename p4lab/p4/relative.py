@@ -1,17 +1,14 @@
 """P4Relative: invertible linear layers that follow the whole gradient of a batch, in the frame of their outputs."""
 
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional as F
-from torch.optim import SGD, Optimizer
 
-from p4lab.errors import MergeOrderError, OptionError
+from p4lab.errors import OptionError
 from p4lab.linalg import (
     capacitance,
     factorized,
@@ -24,7 +21,8 @@ from p4lab.linalg import (
     small_slogdet,
 )
 from p4lab.p4.changes import Changes
-from p4lab.p4.contract import Total, alone, full_precision
+from p4lab.p4.contract import full_precision
+from p4lab.p4.following import Following, transformed_by_torch
 from p4lab.p4.linear import MIN_FACTOR, NOT_FINITE, P4Factored, add_low_rank, widest
 from p4lab.p4.report import Check, MergeStatus
 from p4lab.p4.watch import check_order
@@ -38,7 +36,7 @@ TOO_LONG = Check(
 """A step that is too long is dropped: its directions belong to a batch that is gone."""
 
 
-class P4Relative(P4Factored):
+class P4Relative(Following, P4Factored):
     r"""Linear layer with invertible weights that descends along the whole gradient of a batch, relative to itself.
 
     .. math:: y = W x + b, \qquad W = R\,A, \qquad R = (1 + s)\, I + u^T q, \qquad
@@ -101,6 +99,8 @@ class P4Relative(P4Factored):
 
     checks: ClassVar[tuple[Check, ...]] = (NOT_FINITE, TOO_LONG)
     wide_buffers: ClassVar[tuple[str, ...]] = ("frozen_logabsdet",)
+    samples: ClassVar[str] = "the rows of u are samples and s stands for all of the diagonal"
+    instead: ClassVar[str] = "P4Inv"
 
     frozen_weight: Tensor
     frozen_inverse: Tensor
@@ -140,19 +140,13 @@ class P4Relative(P4Factored):
         self.u = nn.Parameter(torch.zeros(self.rank, dim, **kind))
         self.register_parameter("s", None if self.is_narrow else nn.Parameter(torch.zeros((), **kind)))
         self.register_buffer("q", torch.eye(dim, **kind) if self.is_narrow else torch.zeros(self.rank, dim, **kind))
-        self._rows, self._idle, self._stale = 0, 0, False
-        self._merged: tuple[object, ...] = ()
+        self._idle, self._stale = 0, False
         self.reset()
 
     @property
     def dim(self) -> int:
         """Width d."""
         return self.dim_in
-
-    @property
-    def is_narrow(self) -> bool:
-        """Whether u is all of a (d, d) matrix."""
-        return self.rank == self.dim_in
 
     # --- the layer ---------------------------------------------------------------------------------------------------
 
@@ -243,39 +237,9 @@ class P4Relative(P4Factored):
         """Return u, and s if there is one."""
         return (self.u,) if self.s is None else (self.u, self.s)
 
-    def check_optimizer(self, optimizer: Optimizer) -> None:
-        """Refuse what does not move u and s in proportion to their gradients.
-
-        Raises:
-            OptionError: the layer has rows (``rank < dim``), and the optimizer is not torch's SGD.
-        """
-        if not self.is_narrow and not isinstance(optimizer, SGD):
-            raise OptionError(
-                f"P4Relative(dim={self.dim}, rank={self.rank}) under {type(optimizer).__name__}: the rows of u are "
-                "samples and s stands for all of the diagonal, so that only plain descent (torch.optim.SGD) follows "
-                "the gradient; take SGD for this layer, or rank=dim"
-            )
-
-    def propose(self, total: Total = alone) -> Changes:
-        """Judge the perturbation and plan the merge.
-
-        Raises:
-            OptionError: there are other replicas, and the rows of each belong to its own batch.
-        """
-        if total is not alone and not self.is_narrow:
-            raise OptionError(
-                f"P4Relative(dim={self.dim}, rank={self.rank}) in several replicas: each has rows of its own batch, "
-                "which cannot be averaged; take rank=dim, or P4Inv with reset='gradient'"
-            )
-        return super().propose(total)
-
-    def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, changes: Changes) -> Tensor:
-        """Return no momentum for rows that belong to a batch, and for s along with them; all of it for ``rank=dim``."""
-        return momentum if self.is_narrow else torch.zeros_like(momentum)
-
     def _absorb(self) -> Changes:
         changes = self._absorb_dense() if self.is_narrow else self._absorb_rows()
-        changes.assign(self, _stale=not self._is_tracked(), _idle=self._idle + 1, _rows=0)
+        changes.assign(self, _stale=not self._is_tracked(), _idle=self._idle + 1)
         return changes
 
     def _absorb_rows(self) -> Changes:
@@ -290,6 +254,9 @@ class P4Relative(P4Factored):
         report = self.judge((), (pivots.min() * sign * f).clamp_min(0.0).reciprocal(), size=size)
         changes, accepted = Changes(report), report.accepted
         ut, f = torch.where(accepted, u.t(), 0.0), torch.where(accepted, f, 1.0)
+        # A batch that is not finite must leave A alone, and no trace in the rows: 0 times NaN is NaN.
+        q = q.nan_to_num(0.0, 0.0, 0.0)
+        changes.write(self.q, partial(self.q.nan_to_num_, 0.0, 0.0, 0.0))
         if self._is_tracked():
             left, right = x @ ut, torch.where(accepted, small_inverse(c).to(u.dtype), 0.0) @ q
             changes.scale(x, 1 / f)
@@ -312,15 +279,6 @@ class P4Relative(P4Factored):
             changes.absorb(self.frozen_inverse, self.frozen_inverse @ small_inverse(step).to(kind))
         changes.absorb(self.frozen_logabsdet, self.frozen_logabsdet + logabsdet)
         return changes
-
-    def _redraw(self, changes: Changes, total: Total) -> None:
-        super()._redraw(changes, total)
-        if self.s is not None:
-            changes.clear(self.s)
-            generator = self.generator.clone_state()
-            torch.rand((), generator=generator, device="cpu")  # the next batch is folded with other signs
-            changes.assign(self, generator=generator)
-        changes.also(self._note_merged)
 
     @torch.no_grad()
     def start_at(self, weight: Tensor) -> None:
@@ -414,11 +372,7 @@ class P4Relative(P4Factored):
 
     def _followed(self, y: Tensor, bias: Tensor | None, inverted: bool = False) -> Tensor:
         """Return y, whose backward pass gives u the coordinates of the batch's gradient."""
-        if not (torch.is_grad_enabled() and self.u.requires_grad):
-            return y
-        if self.u.grad is None and self._is_merged():
-            self._rows = 0
-        return cast(Tensor, Follow.apply(y, self.u, bias, self, inverted))
+        return cast(Tensor, Follow.apply(y, self.u, bias, self, inverted)) if self.follows() else y
 
     def take_rows(self, z: Tensor, g: Tensor) -> Tensor:
         """Make the outputs z of a batch rows of q, and return the gradient of u: g in the same rows, shape (k, d).
@@ -426,23 +380,10 @@ class P4Relative(P4Factored):
         Raises:
             MergeOrderError: there is no room left since the last merge.
         """
-        rows, room = len(z), self.rank - self._rows
-        if rows > self.rank and not self._rows:
-            # Folded with random signs, E[sum_ij e_i e_j g_i^T z_j] = g^T z.
-            times = -(-rows // self.rank)
-            signs = torch.randint(2, (rows, 1), generator=self.generator.clone_state(), device="cpu").to(z) * 2 - 1
-            missing = (0, 0, 0, times * self.rank - rows)
-            z, g = (F.pad(t * signs, missing).view(times, self.rank, -1).sum(0) for t in (z, g))
-            rows = self.rank
-        elif rows > room:
-            raise MergeOrderError(
-                f"P4Relative(dim={self.dim}, rank={self.rank}) has {room} rows left since its last merge, and a batch "
-                f"of {rows} samples came: merge after each optimizer step (MergeSchedule with every=1), clear the "
-                "gradients that no step follows (optimizer.zero_grad()), or take a larger rank"
-            )
-        first, self._rows = self._rows, self._rows + rows
-        self.q[first : self._rows].copy_(z)
-        return F.pad(g, (0, 0, first, self.rank - self._rows))
+        z, g = self.fitted(z, g)
+        place = self.claim(len(z))
+        self.q[place].copy_(z)
+        return F.pad(g, (0, 0, place.start, self.rank - place.stop))
 
     def _step(self) -> Tensor:
         """Return R of a layer with ``rank >= dim``, in the wide dtype."""
@@ -464,43 +405,14 @@ class P4Relative(P4Factored):
 
     # --- state -------------------------------------------------------------------------------------------------------
 
-    def _versions(self) -> tuple[object, ...]:
-        # An inference tensor counts no writes: its layer always counts as perturbed, which costs time only.
-        u, s = self._parameters["u"], self._parameters["s"]
-        return tuple((id(p), None if p.is_inference() else p._version) for p in (u, s) if p is not None)
-
-    def _is_merged(self) -> bool:
-        """Return whether u and s are zero, as the last merge left them, without reading them."""
-        return self._merged == self._versions() and not self.u.is_inference()
-
-    def _note_merged(self) -> None:
-        self._merged = self._versions()
-
-    def _applied(self, fn: Callable[[Tensor], Tensor], recurse: bool) -> Self:
-        merged = self._is_merged()
-        super()._applied(fn, recurse)
-        if merged:
-            self._note_merged()
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_merged": self._is_merged()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._merged = self._versions() if state["_merged"] else ()
-
     def get_extra_state(self) -> dict[str, Tensor]:
-        """Return what `P4Linear.get_extra_state` does, and what is known of the inverse and of the rows."""
-        numbers = torch.tensor([self._is_merged(), self._rows, self._stale], device="cpu")
-        return {**super().get_extra_state(), "relative": numbers}
+        """Return what `Following.get_extra_state` does, and whether the inverse is out of date."""
+        return {**super().get_extra_state(), "stale": torch.tensor(self._stale, device="cpu")}
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
         """Set what `get_extra_state` gave."""
         super().set_extra_state(state)
-        merged, self._rows, stale = state["relative"].tolist()
-        self._stale, self._idle = bool(stale), 0
-        self._merged = self._versions() if merged else ()
+        self._stale, self._idle = bool(state["stale"]), 0
 
     def extra_repr(self) -> str:
         """Return the arguments that differ between layers."""
@@ -550,15 +462,3 @@ class Pull(torch.autograd.Function):
         check_order(ctx.layer, ctx.redraws)
         c = c.to(u.dtype)
         return None, c * torch.eye(len(u), dtype=u.dtype, device=u.device) if ctx.layer.is_narrow else c, None
-
-
-def transformed_by_torch(x: Tensor) -> bool:
-    """Return whether a transform of torch.func, forward-mode differentiation or a tracer is at work.
-
-    They get the derivatives by u and s themselves.
-    """
-    return (
-        torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
-    )

@@ -1,0 +1,181 @@
+"""What layers share that follow the whole gradient of a batch: rows for its samples, and whether u is at rest."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn import functional as F
+from torch.optim import SGD, Optimizer
+
+from p4lab.errors import MergeOrderError, OptionError
+from p4lab.p4.changes import Changes
+from p4lab.p4.contract import Total, alone
+from p4lab.p4.linear import P4Linear
+
+
+class Following(P4Linear):
+    """Base class of square layers whose backward pass gives u the natural coordinates of a whole batch's gradient.
+
+    With ``rank < dim`` the layer has rows: room for the samples of the batches between two merges, which its backward
+    pass fills (`fitted`, `claim`). Such a layer trains by plain descent alone, in one process. With ``rank == dim`` it
+    needs none, and u is all of a (d, d) matrix. A subclass calls `follows` in its forward pass.
+    """
+
+    samples: ClassVar[str]
+    """This says of what the samples of a batch become in u."""
+    instead: ClassVar[str]
+    """This names the layer to take where replicas are to be averaged."""
+    _rows = 0
+    _merged: tuple[object, ...] = ()
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Width d."""
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether u is all of a (d, d) matrix."""
+        return self.rank == self.dim_in
+
+    # --- rows --------------------------------------------------------------------------------------------------------
+
+    def follows(self) -> bool:
+        """Return whether the backward pass of a forward pass that begins now gives u a gradient.
+
+        Rows that neither a gradient nor a perturbation belongs to are free from here on.
+        """
+        if not (torch.is_grad_enabled() and self.u.requires_grad):
+            return False
+        if self.u.grad is None and self._is_merged():
+            self._rows = 0
+        return True
+
+    def fitted(self, *batch: Tensor) -> tuple[Tensor, ...]:
+        """Return tensors of one batch, shape (B, d) each, folded into ``rank`` rows if there are more samples.
+
+        Folded with random signs, :math:`E[sum_{ij} e_i e_j g_i^T z_j] = g^T z`.
+        """
+        rows = len(batch[0])
+        if rows <= self.rank or self._rows:
+            return batch
+        times = -(-rows // self.rank)
+        signs = torch.randint(2, (rows, 1), generator=self.generator.clone_state(), device="cpu").to(batch[0]) * 2 - 1
+        missing = (0, 0, 0, times * self.rank - rows)
+        return tuple(F.pad(t * signs, missing).view(times, self.rank, -1).sum(0) for t in batch)
+
+    def claim(self, rows: int) -> slice:
+        """Return the place of so many new rows.
+
+        Raises:
+            MergeOrderError: there is no room left since the last merge.
+        """
+        first, room = self._rows, self.rank - self._rows
+        if rows > room:
+            raise MergeOrderError(
+                f"{self._itself()} has {room} rows left since its last merge, and a batch of {rows} samples came: "
+                "merge after each optimizer step (MergeSchedule with every=1), clear the gradients that no step "
+                "follows (optimizer.zero_grad()), or take a larger rank"
+            )
+        self._rows = first + rows
+        return slice(first, self._rows)
+
+    # --- the P4 contract ---------------------------------------------------------------------------------------------
+
+    def check_optimizer(self, optimizer: Optimizer) -> None:
+        """Refuse what does not move the perturbation in proportion to its gradients.
+
+        Raises:
+            OptionError: the layer has rows (``rank < dim``), and the optimizer is not torch's SGD.
+        """
+        if not self.is_narrow and not isinstance(optimizer, SGD):
+            raise OptionError(
+                f"{self._itself()} under {type(optimizer).__name__}: {self.samples}, so that only plain descent "
+                "(torch.optim.SGD) follows the gradient; take SGD for this layer, or rank=dim"
+            )
+
+    def propose(self, total: Total = alone) -> Changes:
+        """Judge the perturbation and plan the merge.
+
+        Raises:
+            OptionError: there are other replicas, and the rows of each belong to its own batch.
+        """
+        if total is not alone and not self.is_narrow:
+            raise OptionError(
+                f"{self._itself()} in several replicas: each has rows of its own batch, which cannot be averaged; take "
+                f"rank=dim, or {self.instead} with reset='gradient'"
+            )
+        changes = super().propose(total)
+        changes.assign(self, _rows=0)
+        return changes
+
+    def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, changes: Changes) -> Tensor:
+        """Return no momentum where there are rows, for they belong to a batch; all of it for ``rank == dim``."""
+        return momentum if self.is_narrow else torch.zeros_like(momentum)
+
+    def _redraw(self, changes: Changes, total: Total) -> None:
+        super()._redraw(changes, total)
+        for parameter in self.perturbation():
+            if parameter is not self.u:
+                changes.clear(parameter)
+        if not self.is_narrow:
+            generator = self.generator.clone_state()
+            torch.rand((), generator=generator, device="cpu")  # the next batch is folded with other signs
+            changes.assign(self, generator=generator)
+        changes.also(self._note_merged)
+
+    # --- state -------------------------------------------------------------------------------------------------------
+
+    def _versions(self) -> tuple[object, ...]:
+        # An inference tensor counts no writes: its layer always counts as perturbed, which costs time only.
+        return tuple((id(p), None if p.is_inference() else p._version) for p in self.perturbation())
+
+    def _is_merged(self) -> bool:
+        """Return whether the perturbation is zero, as the last merge left it, without reading it."""
+        return self._merged == self._versions() and not self.u.is_inference()
+
+    def _note_merged(self) -> None:
+        self._merged = self._versions()
+
+    def _applied(self, fn: Callable[[Tensor], Tensor], recurse: bool) -> Self:
+        merged = self._is_merged()
+        super()._applied(fn, recurse)
+        if merged:
+            self._note_merged()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_merged": self._is_merged()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._merged = self._versions() if state["_merged"] else ()
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """Return what `P4Linear.get_extra_state` does, and what is known of the rows."""
+        numbers = torch.tensor([self._is_merged(), self._rows], device="cpu")
+        return {**super().get_extra_state(), "following": numbers}
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        """Set what `get_extra_state` gave."""
+        super().set_extra_state(state)
+        merged, self._rows = state["following"].tolist()
+        self._merged = self._versions() if merged else ()
+
+    def _itself(self) -> str:
+        return f"{type(self).__name__}(dim={self.dim}, rank={self.rank})"
+
+
+def transformed_by_torch(x: Tensor) -> bool:
+    """Return whether a transform of torch.func, forward-mode differentiation or a tracer is at work.
+
+    They get the derivatives by the perturbation itself.
+    """
+    return (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    )

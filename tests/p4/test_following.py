@@ -1,0 +1,37 @@
+"""What holds of every layer that follows the whole gradient of a batch."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from p4lab.p4 import P4Linear, P4Relative
+
+KINDS = (P4Relative,)
+kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+ranks = pytest.mark.parametrize("rank", [16, 24], ids=["rows", "dense"])
+
+
+@kinds
+@ranks
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_batch_that_is_not_finite_leaves_the_frozen_tensors_alone(
+    kind: type[P4Linear], rank: int, value: float
+) -> None:
+    layer = kind(24, rank=rank, init="orthogonal", seed=0)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    before = layer.weight.detach().clone()
+    x = torch.randn(8, 24)
+    x[3, 0] = value
+    layer(x).square().mean().backward()
+    optimizer.step()
+    report = layer.merge()
+    assert bool(report.discarded)
+    assert torch.equal(layer.weight, before)
+    optimizer.zero_grad()
+    layer(torch.randn(8, 24)).square().mean().backward()
+    optimizer.step()
+    assert layer.merge()
+    assert bool(layer.weight.isfinite().all())
