@@ -1,7 +1,6 @@
 """P4Inv: square linear layers that always know their inverse and determinant."""
 
 import math
-from functools import partial
 from typing import ClassVar, cast
 
 import torch
@@ -11,11 +10,8 @@ from torch.nn import functional as F
 from p4lab.linalg import (
     capacitance,
     factorized,
-    initial_matrix,
     inverse_and_det,
-    inverse_and_logabsdet,
     refined_inverse,
-    residual,
     row_space_sketch,
     small_inverse,
     small_slogdet,
@@ -31,19 +27,18 @@ from p4lab.p4.linear import (
     MIN_FACTOR,
     NEARLY_SINGULAR,
     NOT_FINITE,
-    P4Factored,
     Reset,
     add_low_rank,
-    widest,
 )
 from p4lab.p4.report import Check
+from p4lab.p4.tracked import TrackedInverse
 from p4lab.p4.watch import Batch
 
 LARGEST_ROUNDING = 1.0
 """A merge is refused above this rounding that it would add to A A^-1 - I."""
 
 
-class P4Inv(P4Factored):
+class P4Inv(TrackedInverse):
     r"""Linear layer with invertible weights, trained by rank-k perturbations of a frozen matrix.
 
     .. math:: y = W x + b, \qquad W = A + u^T v, \qquad
@@ -98,12 +93,6 @@ class P4Inv(P4Factored):
         ILL_CONDITIONED,
         INACCURATE,
     )
-    wide_buffers: ClassVar[tuple[str, ...]] = ("frozen_logabsdet",)
-
-    frozen_weight: Tensor
-    frozen_inverse: Tensor
-    frozen_logabsdet: Tensor
-    frozen_sign: Tensor
     q: Tensor | None
 
     def __init__(
@@ -122,17 +111,7 @@ class P4Inv(P4Factored):
         super().__init__(min_factor, dim, dim, rank, bias, reset, seed, device, dtype)
         self.train_v, self.refine_order = train_v, 3
         kind = self.kind
-        if isinstance(init, str):
-            a = initial_matrix(init, dim, self.generator)
-            a_inv, (sign, logabsdet) = a.t(), torch.linalg.slogdet(a)
-        else:
-            a = init.detach()
-            a_inv, sign, logabsdet = inverse_and_logabsdet(a, dim, kind["dtype"])
-        # Clones: a buffer must never share memory with the caller's tensor or with its own transpose.
-        self.register_buffer("frozen_weight", a.to(**kind).clone().contiguous())
-        self.register_buffer("frozen_inverse", a_inv.to(**kind).clone().contiguous())
-        self.register_buffer("frozen_sign", sign.to(**kind))
-        self.register_buffer("frozen_logabsdet", logabsdet.to(kind["device"], widest(torch.device(kind["device"]))))
+        self.freeze(init)
         self.u = nn.Parameter(torch.zeros(self.rank, dim, **kind))
         v = torch.zeros(self.rank, dim, **kind)
         if train_v:
@@ -143,11 +122,6 @@ class P4Inv(P4Factored):
             self.register_buffer("q", torch.zeros(self.rank, dim, **kind))
         self._fit_slots()
         self.reset()
-
-    @property
-    def dim(self) -> int:
-        """Width d."""
-        return self.dim_in
 
     # --- the layer ---------------------------------------------------------------------------------------------------
 
@@ -295,45 +269,14 @@ class P4Inv(P4Factored):
         self._plan_factors(changes, inverse, sign, logabsdet)
         return changes
 
-    def _plan_factors(self, changes: Changes, inverse: Tensor, sign: Tensor, logabsdet: Tensor) -> None:
-        changes.absorb(self.frozen_inverse, inverse.to(self.u.dtype))
-        changes.absorb(self.frozen_sign, sign.to(self.u.dtype))
-        changes.absorb(self.frozen_logabsdet, logabsdet)
-
-    @torch.no_grad()
-    def start_at(self, weight: Tensor) -> None:
-        """Make W the given matrix, of shape (d, d), with no perturbation left.
-
-        Raises:
-            ShapeError, SingularMatrixError: it is not square, not finite or not invertible in the layer's dtype; the
-                layer is left as it was.
-
-        Cost O(d^3).
-        """
-        factors = inverse_and_logabsdet(weight, self.dim, self.u.dtype)
-        changes = Changes()
-        changes.put(self.frozen_weight, weight.detach().to(self.frozen_weight))
-        inverse, sign, logabsdet = (factor.to(self.u.device) for factor in factors)
-        self._plan_factors(changes, inverse, sign, logabsdet.to(self.frozen_logabsdet.dtype))
-        self._restart(changes)
-
     def shrink(self, changes: Changes, factor: float | Tensor) -> None:
         """Plan ``W <- factor W``. Cost O(d^2), in place."""
-        factor = torch.as_tensor(factor, dtype=self.frozen_logabsdet.dtype, device=self.u.device)
-        narrow = factor.to(self.u.dtype)
+        super().shrink(changes, factor)
         # Where the merge is refused u^T v stays, and shrinks with A.
-        for target, scale in ((self.frozen_weight, narrow), (self.frozen_inverse, 1 / narrow), (self.u, narrow)):
-            changes.scale(target, scale)
-        grown = self.dim * narrow.to(factor.dtype).log()
-        changes.write(self.frozen_logabsdet, partial(self.frozen_logabsdet.add_, grown))
+        factor = torch.as_tensor(factor, dtype=self.u.dtype, device=self.u.device)
+        changes.scale(self.u, factor)
         if self.q is not None:
-            changes.scale(self.q, 1 / narrow)
-
-    @torch.no_grad()
-    @full_precision
-    def violation(self) -> Tensor:
-        """Return ``max |A A^-1 - I|``. Cost O(d^3)."""
-        return residual(self.frozen_weight, self.frozen_inverse)
+            changes.scale(self.q, 1 / factor)
 
     def correct(self) -> Tensor:
         """Return ``refine(refine_order)``: the correction step of the P4 contract."""
@@ -359,28 +302,10 @@ class P4Inv(P4Factored):
         changes = Changes()
         inverse, error = refined_inverse(self.frozen_weight, self.frozen_inverse, order)
         changes.put(self.frozen_inverse, inverse)
-        self._plan_q(changes)
+        self._plan_followers(changes)
         self._refusals.alarm(changes, error)
         changes.commit()
         return error
-
-    @torch.no_grad()
-    @full_precision
-    def recompute(self) -> Tensor:
-        """Factorize the frozen matrix anew for inverse, sign and log|det|, and return ``max |A A^-1 - I|``.
-
-        Training never needs it; it rescues a layer whose inverse is beyond refinement. If A itself is singular or not
-        finite, nothing is changed and the returned residual says so. Cost O(d^3).
-        """
-        inverse, sign, logabsdet, _ = factorized(self.frozen_weight.to(self.frozen_logabsdet.dtype))
-        usable = torch.isfinite(inverse).all() & torch.isfinite(logabsdet)
-        changes = Changes()
-        changes.put(self.frozen_inverse, torch.where(usable, inverse.to(self.u.dtype), self.frozen_inverse))
-        changes.put(self.frozen_sign, torch.where(usable, sign.to(self.u.dtype), self.frozen_sign))
-        changes.put(self.frozen_logabsdet, torch.where(usable, logabsdet, self.frozen_logabsdet))
-        self._plan_q(changes)
-        changes.commit()
-        return self.violation()
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -392,7 +317,7 @@ class P4Inv(P4Factored):
         q = self._q()
         return q, small_inverse(capacitance(q, self.u))
 
-    def _plan_q(self, changes: Changes) -> None:
+    def _plan_followers(self, changes: Changes) -> None:
         if self.q is not None:
             changes.follow(self.q, self.v, self.frozen_inverse)
 

@@ -1,59 +1,62 @@
 """P4Relative: invertible linear layers that follow the whole gradient of a batch, in the frame of their outputs."""
 
 import math
-from functools import partial
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from p4lab.errors import OptionError
-from p4lab.linalg import (
-    capacitance,
-    factorized,
-    initial_matrix,
-    inverse_and_logabsdet,
-    pivoted_slogdet,
-    refined_inverse,
-    residual,
-    small_inverse,
-    small_slogdet,
-)
+from p4lab.linalg import pivoted_slogdet, refined_inverse, small_inverse, small_slogdet
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import full_precision
 from p4lab.p4.following import Following, transformed_by_torch
-from p4lab.p4.linear import MIN_FACTOR, NOT_FINITE, P4Factored, add_low_rank, widest
+from p4lab.p4.linear import MIN_FACTOR, NOT_FINITE
 from p4lab.p4.report import Check, MergeStatus
+from p4lab.p4.tracked import TrackedInverse
 from p4lab.p4.watch import check_order
 
-TURN = 20.0
-"""Narrow layers turn so many times as fast as they stretch, unless they are told otherwise (`p4lab.bench race`)."""
+TURN_OF_ROWS, TURN_OF_ALL = 10.0, 20.0
+"""Layers turn so many times as fast as they stretch, with rows and without, unless they are told otherwise."""
 TOO_LONG = Check(
     MergeStatus.DISCARDED_SINGULAR,
-    "R or 1/R: the step is too long, and is not taken; use a smaller learning rate",
+    "1/R: the step would make the matrix nearly singular, and is not taken; use a smaller learning rate",
 )
 """A step that is too long is dropped: its directions belong to a batch that is gone."""
 
 
-class P4Relative(Following, P4Factored):
+class Rows(NamedTuple):
+    """What the rows of a layer make of A: ``R = I + N + N^2 / 2 = a I + left^T core right``, all but a (r, .)."""
+
+    left: Tensor
+    right: Tensor
+    core: Tensor
+    scale: Tensor
+    ratio: Tensor
+    """``R / a`` as a matrix of shape (r, r) that has its determinant: ``I + core right left^T / a``."""
+
+
+class P4Relative(Following, TrackedInverse):
     r"""Linear layer with invertible weights that descends along the whole gradient of a batch, relative to itself.
 
-    .. math:: y = W x + b, \qquad W = R\,A, \qquad R = (1 + s)\, I + u^T q, \qquad
-              \det R = (1 + s)^d \det\left(I_k + \tfrac{q u^T}{1 + s}\right)
+    .. math:: y = W x + b, \qquad W = R\,A, \qquad R = I + N + \tfrac{1}{2} N^2, \qquad N = \tfrac{1}{2} (E + E^T) +
+              \tfrac{t}{2} (E - E^T)
+
+    .. math:: E = s I + \sum_i u_i\, \hat g_i^T z_i
 
     The gradient of a batch of B samples with outputs ``z = W x`` and gradients g at them has, in this frame, rank B but
-    for a multiple of the identity: :math:`G W^T = g^T z + c I`, with ``c`` the gradient by log|det W|. So the rows of
-    ``q`` are the outputs of the batch, set by its backward pass, and the gradients of u and s are the coordinates g and
-    c of that matrix (its natural gradient: nothing is projected away). With plain descent a step and its merge are then
-    the relative gradient's, for any condition of A, and the inverse and log|det| come along.
+    for a multiple of the identity: :math:`G W^T = g^T z + c I`, with ``c`` the gradient by log|det W|. Each sample is
+    a row: its output z_i and the direction of its gradient, :math:`\hat g_i = g_i / |g_i|`, are set by the backward
+    pass; the gradients of u_i and s (the last number of u) are |g_i| and c, the coordinates of that matrix, of which
+    nothing is projected away. With plain descent a step and its merge are then the relative gradient's, for any
+    condition of A, and the inverse and log|det| come along. But R turns t times as fast as it stretches, for
+    likelihoods curve less along rotations than along scales: for t > 1 their gradient misjudges the two.
 
-    A layer with ``rank >= dim`` needs no rows: ``q`` is the identity, u is all of a (d, d) matrix, and any optimizer
-    may train it. R then turns t times as fast as it stretches, for likelihoods curve less along rotations than along
-    scales, and no u is too large for it:
+    A layer with ``rank >= dim`` needs no rows: u is all of a (d, d) matrix, which any optimizer may train, and no u is
+    too large for
 
-    .. math:: R = I + N + \tfrac{1}{2} N^2, \qquad N = \frac{M}{\sqrt{1 + |M|_F^2}}, \qquad M = \tfrac{1}{2} (u^T + u)
-              + \tfrac{t}{2} (u^T - u)
+    .. math:: E = u^T, \qquad N \leftarrow N / \sqrt{1 + |N|_F^2}
 
     Merge after each optimizer step (``every=1``): the next batch has other directions.
 
@@ -63,8 +66,8 @@ class P4Relative(Following, P4Factored):
             folded into them with random signs, which keeps its gradient in the mean. No more than d are kept.
         bias: whether there is an additive bias.
         init: "identity", "reverse", "permutation", "orthogonal" or an invertible (d, d) tensor.
-        turn: t, for layers with ``rank >= dim``.
-        min_factor: a step is dropped if ``|R^-1|`` in the directions of the step exceeds its inverse; 0 drops none.
+        turn: t (None: 10 with rows, 20 without); 1 is the relative gradient itself.
+        min_factor: a step along rows is dropped if it would shrink a direction to less than this; 0 drops none.
         seed: seed of the layer's own generator, or a CPU generator to draw that seed from (None: torch's default
             generator).
         device: device of all tensors.
@@ -81,9 +84,10 @@ class P4Relative(Following, P4Factored):
         ``dtype``.
         DtypeError: a dtype other than float32 and float64.
 
-    Cost for a batch of B: forward and backward B d^2 (2 B d^2 with an input gradient), merge 2 B d^2 + O(B^2 d), twice
-    that while the inverse is in use. It is tracked for ``track_for`` merges after it was last asked for; later it takes
-    a factorization, O(d^3). No d x d tensor is made for ``rank < dim``.
+    Cost for a batch of B: forward and backward 2 B d^2, merge 3 B d^2 + O(B^2 d), and 2 to 4 B d^2 more while the
+    inverse is in use (for t = 1: B d^2, or 2 B d^2 with an input gradient, and 2 B d^2). The inverse is tracked for
+    ``track_for`` merges after it was last asked for; later it takes a factorization, O(d^3). No d x d tensor is made
+    but where rows are as many as d, and between a step and its merge.
 
     Source: relative gradient: Cardoso and Laheld (1996), arXiv:2006.15090; perturbation and merge: arXiv:2010.07033;
     their combination, the tracked inverse and the turn are p4lab's.
@@ -98,16 +102,12 @@ class P4Relative(Following, P4Factored):
     """
 
     checks: ClassVar[tuple[Check, ...]] = (NOT_FINITE, TOO_LONG)
-    wide_buffers: ClassVar[tuple[str, ...]] = ("frozen_logabsdet",)
-    samples: ClassVar[str] = "the rows of u are samples and s stands for all of the diagonal"
+    samples: ClassVar[str] = "its numbers belong to samples and to all of the diagonal"
     instead: ClassVar[str] = "P4Inv"
 
-    frozen_weight: Tensor
-    frozen_inverse: Tensor
-    frozen_logabsdet: Tensor
-    frozen_sign: Tensor
-    q: Tensor
-    s: nn.Parameter | None
+    q: Tensor | None
+    p: Tensor | None
+    h: Tensor | None
 
     def __init__(
         self,
@@ -115,38 +115,26 @@ class P4Relative(Following, P4Factored):
         rank: int = 64,
         bias: bool = True,
         init: str | Tensor = "identity",
-        turn: float = TURN,
+        turn: float | None = None,
         min_factor: float = MIN_FACTOR,
         seed: int | torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if not turn > 0 or math.isinf(turn):
+        if turn is not None and not 0 < turn < math.inf:
             raise OptionError(f"turn={turn!r}: expected a positive number, the speed of rotations to that of scales")
         super().__init__(min_factor, dim, dim, rank, bias, "gaussian", seed, device, dtype)
-        self.turn, self.refine_order, self.factorizations = turn, 3, 0
-        self.track_for = dim // (2 * self.rank)
-        kind = self.kind
-        if isinstance(init, str):
-            a = initial_matrix(init, dim, self.generator)
-            a_inv, (sign, logabsdet) = a.t(), torch.linalg.slogdet(a)
-        else:
-            a = init.detach()
-            a_inv, sign, logabsdet = inverse_and_logabsdet(a, dim, kind["dtype"])
-        self.register_buffer("frozen_weight", a.to(**kind).clone().contiguous())
-        self.register_buffer("frozen_inverse", a_inv.to(**kind).clone().contiguous())
-        self.register_buffer("frozen_sign", sign.to(**kind))
-        self.register_buffer("frozen_logabsdet", logabsdet.to(kind["device"], widest(torch.device(kind["device"]))))
-        self.u = nn.Parameter(torch.zeros(self.rank, dim, **kind))
-        self.register_parameter("s", None if self.is_narrow else nn.Parameter(torch.zeros((), **kind)))
-        self.register_buffer("q", torch.eye(dim, **kind) if self.is_narrow else torch.zeros(self.rank, dim, **kind))
+        self.turn = turn or (TURN_OF_ALL if self.is_narrow else TURN_OF_ROWS)
+        self.track_for, self.refine_order, self.factorizations = dim // (2 * self.rank), 3, 0
+        self.freeze(init)
+        shape = (dim, dim) if self.is_narrow else (self.rank + 1,)
+        self.u = nn.Parameter(torch.zeros(shape, **self.kind))
+        # Outputs, directions of gradients there, and these as gradients at the input of A, which a turn needs.
+        for name, needed in (("q", True), ("p", True), ("h", self.turn != 1)):
+            rows = None if self.is_narrow or not needed else torch.zeros(self.rank, dim, **self.kind)
+            self.register_buffer(name, rows)
         self._idle, self._stale = 0, False
         self.reset()
-
-    @property
-    def dim(self) -> int:
-        """Width d."""
-        return self.dim_in
 
     # --- the layer ---------------------------------------------------------------------------------------------------
 
@@ -157,20 +145,13 @@ class P4Relative(Following, P4Factored):
             ShapeError, DtypeError, DeviceError: x does not fit the layer.
         """
         self._check(x, self.dim_in)
-        if transformed_by_torch(x):
-            y = F.linear(x, self.weight)
-            return y if self.bias is None else y + self.bias
         bias = self._parameters["bias"]
-        if self._is_merged():
-            y = F.linear(x, self.frozen_weight, bias)
-        elif self.is_narrow:
-            y = F.linear(x, self.weight.detach(), bias)
-        else:
-            z = F.linear(x, self.frozen_weight)
-            u, s = self.u.detach(), cast(Tensor, self.s).detach()
-            y = add_low_rank(z * (1 + s), F.linear(z, self.q), u)
-            y = y if bias is None else y + bias
-        return self._followed(y, bias)
+        if transformed_by_torch(x):
+            return F.linear(x, self.weight, bias)
+        matrix = self.frozen_weight if self._is_merged() else self.weight.detach()
+        if not self.follows():
+            return F.linear(x, matrix, bias)
+        return cast(Tensor, Follow.apply(x, matrix, bias, self.u, self, False))
 
     def inverse(self, y: Tensor) -> Tensor:
         """Return ``W^-1 (y - b)`` for y of shape (..., d), differentiable; not finite where W is exactly singular.
@@ -182,16 +163,11 @@ class P4Relative(Following, P4Factored):
         r = y if self.bias is None else y - self.bias
         if transformed_by_torch(y):
             return F.linear(r, self.weight_inverse)
-        r = self._followed(r.clone() if r is y else r, None, inverted=True)
         self._ask()
-        if self._is_merged():
-            return F.linear(r, self.frozen_inverse)
-        if self.is_narrow:
-            return F.linear(r, self.weight_inverse.detach())
-        f, u = 1 + cast(Tensor, self.s).detach(), self.u.detach()
-        c_inv = small_inverse(capacitance(self.q / f, u))
-        r = add_low_rank(r, F.linear(F.linear(r, self.q), c_inv / f), u, alpha=-1)
-        return F.linear(r / f, self.frozen_inverse)
+        matrix = self.frozen_inverse if self._is_merged() else self.weight_inverse.detach()
+        if not self.follows():
+            return F.linear(r, matrix)
+        return cast(Tensor, Follow.apply(r, matrix, None, self.u, self, True))
 
     @full_precision
     def logabsdet(self) -> Tensor:
@@ -202,7 +178,7 @@ class P4Relative(Following, P4Factored):
         if transformed_by_torch(self.u):
             return self.frozen_logabsdet + self._determinant()[1]
         value = self.frozen_logabsdet if self._is_merged() else self.frozen_logabsdet + self._determinant()[1].detach()
-        return cast(Tensor, Pull.apply(value, self.u if self.s is None else self.s, self))
+        return cast(Tensor, Pull.apply(value, self.u, self)) if self.follows() else value.clone()
 
     @full_precision
     def sign(self) -> Tensor:
@@ -213,104 +189,70 @@ class P4Relative(Following, P4Factored):
     @property
     @full_precision
     def weight(self) -> Tensor:
-        """The effective weights, shape (d, d), differentiable by u and s themselves. Cost as a merge."""
+        """The effective weights, shape (d, d), differentiable by u itself. Cost as a merge."""
         if self.is_narrow:
             return self._step().to(self.u.dtype) @ self.frozen_weight
-        a, s = self.frozen_weight, cast(Tensor, self.s)
-        return torch.addmm(a * (1 + s), self.u.t(), self.q @ a)
+        rows = self._moves()
+        return rows.scale * self.frozen_weight + rows.left.t() @ (rows.core @ (rows.right @ self.frozen_weight))
 
     @property
     @full_precision
     def weight_inverse(self) -> Tensor:
-        """The inverse of the effective weights, shape (d, d), differentiable by u and s. Cost as a merge."""
+        """The inverse of the effective weights, shape (d, d), differentiable by u itself. Cost as a merge."""
         self._ask()
-        x = self.frozen_inverse
         if self.is_narrow:
-            return x @ small_inverse(self._step()).to(self.u.dtype)
-        f = 1 + cast(Tensor, self.s)
-        c_inv = small_inverse(capacitance(self.q / f, self.u))
-        return torch.addmm(x / f, F.linear(x, self.u), (c_inv / f.square()) @ self.q, alpha=-1)
+            return self.frozen_inverse @ small_inverse(self._step()).to(self.u.dtype)
+        rows, x = self._moves(), self.frozen_inverse
+        back = small_inverse(rows.ratio) @ rows.core @ rows.right
+        return x / rows.scale - (x @ rows.left.t()) @ back / rows.scale.square()
 
     # --- the P4 contract ---------------------------------------------------------------------------------------------
 
-    def perturbation(self) -> tuple[nn.Parameter, ...]:
-        """Return u, and s if there is one."""
-        return (self.u,) if self.s is None else (self.u, self.s)
-
     def _absorb(self) -> Changes:
-        changes = self._absorb_dense() if self.is_narrow else self._absorb_rows()
+        dense = self.is_narrow or (self.turn != 1 and 2 * self._rows >= self.dim)
+        changes = self._absorb_dense() if dense else self._absorb_rows()
         changes.assign(self, _stale=not self._is_tracked(), _idle=self._idle + 1)
         return changes
 
     def _absorb_rows(self) -> Changes:
-        # Cost 2 k d^2, twice that while the inverse is tracked; no d x d temporary.
-        a, x, wide = self.frozen_weight, self.frozen_inverse, self.frozen_logabsdet.dtype
-        u, q = (rows[: self._rows or len(rows)] for rows in (self.u, self.q))
-        f = 1 + cast(Tensor, self.s)
-        c = capacitance(q, u / f).to(wide)  # rounded as A is: only its logarithm adds up over steps
-        sign, logabsdet, pivots = pivoted_slogdet(c)
-        size = torch.linalg.vector_norm(u) + f.abs()
+        # Cost 5 k d^2, or 3 k d^2 for t = 1, and 2 or 4 k d^2 while the inverse is tracked; no d x d temporary.
+        a, x, u = self.frozen_weight, self.frozen_inverse, self.u
+        rows = self._moves()
+        # Rounded as A is: only its logarithm adds up over steps.
+        ratio = rows.ratio.to(self.frozen_logabsdet.dtype)
+        sign, logabsdet, pivots = pivoted_slogdet(ratio)
+        size = torch.linalg.vector_norm(u) + torch.linalg.vector_norm(rows.core)
         # A step across a singular matrix, where the sign of the determinant changes, is too long as well.
-        report = self.judge((), (pivots.min() * sign * f).clamp_min(0.0).reciprocal(), size=size)
+        report = self.judge((), (pivots.min() * sign).clamp_min(0.0).reciprocal(), size=size)
         changes, accepted = Changes(report), report.accepted
-        ut, f = torch.where(accepted, u.t(), 0.0), torch.where(accepted, f, 1.0)
-        # A batch that is not finite must leave A alone, and no trace in the rows: 0 times NaN is NaN.
-        q = q.nan_to_num(0.0, 0.0, 0.0)
-        changes.write(self.q, partial(self.q.nan_to_num_, 0.0, 0.0, 0.0))
+        left, scale = torch.where(accepted, rows.left.t(), 0.0), torch.where(accepted, rows.scale, 1.0)
         if self._is_tracked():
-            left, right = x @ ut, torch.where(accepted, small_inverse(c).to(u.dtype), 0.0) @ q
-            changes.scale(x, 1 / f)
-            changes.absorb_product(x, left / f.square(), right, alpha=-1)
-        right = q @ a
-        changes.scale(a, f)
-        changes.absorb_product(a, ut, right)
-        grown = logabsdet + self.dim * f.to(wide).log()
+            back = small_inverse(ratio).to(u.dtype) @ rows.core @ rows.right
+            changes.scale(x, 1 / scale)
+            right = torch.where(accepted, back / rows.scale.square(), 0.0)
+            changes.absorb_product(x, x @ left, right, alpha=-1)
+        changes.scale(a, scale)
+        changes.absorb_product(a, left, torch.where(accepted, rows.core @ self._right_of_a(), 0.0))
+        grown = logabsdet + self.dim * scale.to(logabsdet.dtype).log()
         changes.absorb(self.frozen_logabsdet, self.frozen_logabsdet + grown)
         return changes
 
     def _absorb_dense(self) -> Changes:
         # Cost O(d^3): for layers so narrow that a batch has as many samples as they have directions.
-        step = self._step()
-        _, logabsdet, pivots = pivoted_slogdet(step)
-        report = self.judge((), pivots.min().reciprocal())
-        changes, kind = Changes(report), self.u.dtype
+        step, kind = self._step(), self.u.dtype
+        sign, logabsdet, pivots = pivoted_slogdet(step)
+        report = self.judge((), (pivots.min() * sign).clamp_min(0.0).reciprocal())
+        changes = Changes(report)
         changes.absorb(self.frozen_weight, step.to(kind) @ self.frozen_weight)
         if self._is_tracked():
             changes.absorb(self.frozen_inverse, self.frozen_inverse @ small_inverse(step).to(kind))
         changes.absorb(self.frozen_logabsdet, self.frozen_logabsdet + logabsdet)
         return changes
 
-    @torch.no_grad()
-    def start_at(self, weight: Tensor) -> None:
-        """Make W the given matrix, of shape (d, d), with no perturbation left.
-
-        Raises:
-            ShapeError, SingularMatrixError: it is not square, not finite or not invertible in the layer's dtype; the
-                layer is left as it was.
-
-        Cost O(d^3).
-        """
-        factors = inverse_and_logabsdet(weight, self.dim, self.u.dtype)
-        changes = Changes()
-        changes.put(self.frozen_weight, weight.detach().to(self.frozen_weight))
-        self._plan_factors(changes, *factors)
-        self._restart(changes)
-
-    def shrink(self, changes: Changes, factor: float | Tensor) -> None:
-        """Plan ``W <- factor W``. Cost O(d^2), in place."""
-        factor = torch.as_tensor(factor, dtype=self.frozen_logabsdet.dtype, device=self.u.device)
-        narrow = factor.to(self.u.dtype)
-        changes.scale(self.frozen_weight, narrow)
-        changes.scale(self.frozen_inverse, 1 / narrow)
-        grown = self.dim * narrow.to(factor.dtype).log()
-        changes.write(self.frozen_logabsdet, partial(self.frozen_logabsdet.add_, grown))
-
-    @torch.no_grad()
-    @full_precision
     def violation(self) -> Tensor:
         """Return ``max |A A^-1 - I|``. Cost O(d^3)."""
         self._ask()
-        return residual(self.frozen_weight, self.frozen_inverse)
+        return super().violation()
 
     @torch.no_grad()
     @full_precision
@@ -328,31 +270,10 @@ class P4Relative(Following, P4Factored):
         changes.commit()
         return error
 
-    @torch.no_grad()
-    @full_precision
-    def recompute(self) -> Tensor:
-        """Factorize the frozen matrix anew for inverse, sign and log|det|, and return ``max |A A^-1 - I|``.
-
-        If A itself is singular or not finite, nothing is changed and the returned residual says so. Cost O(d^3).
-        """
-        inverse, sign, logabsdet, _ = factorized(self.frozen_weight.to(self.frozen_logabsdet.dtype))
-        usable = torch.isfinite(inverse).all() & torch.isfinite(logabsdet)
-        changes = Changes()
-        self._plan_factors(
-            changes,
-            torch.where(usable, inverse.to(self.u.dtype), self.frozen_inverse),
-            torch.where(usable, sign.to(self.u.dtype), self.frozen_sign),
-            torch.where(usable, logabsdet, self.frozen_logabsdet),
-        )
-        changes.commit()
-        return residual(self.frozen_weight, self.frozen_inverse)
-
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _plan_factors(self, changes: Changes, inverse: Tensor, sign: Tensor, logabsdet: Tensor) -> None:
-        changes.put(self.frozen_inverse, inverse.to(self.frozen_inverse))
-        changes.put(self.frozen_sign, sign.to(self.frozen_sign))
-        changes.put(self.frozen_logabsdet, logabsdet.to(self.frozen_logabsdet))
+        super()._plan_factors(changes, inverse, sign, logabsdet)
         changes.assign(self, _stale=False, _idle=0)
 
     def _ask(self) -> None:
@@ -370,38 +291,78 @@ class P4Relative(Following, P4Factored):
         """Return whether the next merge updates the inverse."""
         return not self._stale and self._idle <= self.track_for
 
-    def _followed(self, y: Tensor, bias: Tensor | None, inverted: bool = False) -> Tensor:
-        """Return y, whose backward pass gives u the coordinates of the batch's gradient."""
-        return cast(Tensor, Follow.apply(y, self.u, bias, self, inverted)) if self.follows() else y
+    def take_rows(self, z: Tensor, g: Tensor, h: Tensor | None) -> Tensor:
+        """Make a batch rows of the layer, and return the gradient of u, shape (k + 1,).
 
-    def take_rows(self, z: Tensor, g: Tensor) -> Tensor:
-        """Make the outputs z of a batch rows of q, and return the gradient of u: g in the same rows, shape (k, d).
+        Args:
+            z: outputs, shape (B, d).
+            g: gradients there.
+            h: ``g A`` (None: it is not known yet).
 
         Raises:
             MergeOrderError: there is no room left since the last merge.
         """
-        z, g = self.fitted(z, g)
+        if self.h is not None and h is None:
+            h = g @ self.frozen_weight
+        z, g, *more = self.fitted(z, g) if h is None else self.fitted(z, g, h)
         place = self.claim(len(z))
-        self.q[place].copy_(z)
-        return F.pad(g, (0, 0, place.start, self.rank - place.stop))
+        norm = torch.linalg.vector_norm(g, dim=1, keepdim=True)
+        with torch.no_grad():
+            safe = norm.clamp_min(torch.finfo(norm.dtype).tiny)
+            cast(Tensor, self.q)[place] = z
+            torch.div(g, safe, out=cast(Tensor, self.p)[place])
+            if self.h is not None:
+                torch.div(more[0], safe, out=self.h[place])
+        return F.pad(norm.flatten(), (place.start, self.rank + 1 - place.stop))
+
+    def _weights(self) -> tuple[int, Tensor, Tensor, Tensor]:
+        """Return the number of rows in use, u_i times the factors of E and of E^T, and s."""
+        n = self._rows or 1
+        u = self.u[:n, None]
+        return n, u * ((1 + self.turn) / 2), u * ((1 - self.turn) / 2), self.u[-1]
+
+    def _moves(self) -> Rows:
+        n, straight, transposed, s = self._weights()
+        q, p = cast(Tensor, self.q)[:n], cast(Tensor, self.p)[:n]
+        if self.turn == 1:
+            left, right = p, straight * q
+        else:
+            left, right = torch.cat([p, q]), torch.cat([straight * q, transposed * p])
+        k = right @ left.t()
+        eye = torch.eye(len(k), dtype=k.dtype, device=k.device)
+        core = torch.add((1 + s) * eye, k, alpha=0.5)
+        scale = 1 + s + s.square() / 2
+        return Rows(left, right, core, scale, torch.addmm(eye, core / scale, k))
+
+    def _right_of_a(self) -> Tensor:
+        """Return ``right A``: of gradients it is known."""
+        n, straight, transposed, _ = self._weights()
+        product = straight * (cast(Tensor, self.q)[:n] @ self.frozen_weight)
+        return product if self.h is None else torch.cat([product, transposed * self.h[:n]])
 
     def _step(self) -> Tensor:
-        """Return R of a layer with ``rank >= dim``, in the wide dtype."""
-        u = self.u.to(self.frozen_logabsdet.dtype)
-        m = torch.add(u.t() * ((1 + self.turn) / 2), u, alpha=(1 - self.turn) / 2)
-        n = m * (1 + m.square().sum()).rsqrt()
-        step = torch.addmm(n, n, n, alpha=0.5)
-        return step + torch.eye(self.dim, dtype=u.dtype, device=u.device)
+        """Return R in the wide dtype."""
+        wide = self.frozen_logabsdet.dtype
+        eye = torch.eye(self.dim, dtype=wide, device=self.u.device)
+        if self.is_narrow:
+            u = self.u.to(wide)
+            n = torch.add(u.t() * ((1 + self.turn) / 2), u, alpha=(1 - self.turn) / 2)
+            n = n * (1 + n.square().sum()).rsqrt()
+        else:
+            rows = self._moves()
+            n = torch.addmm(self.u[-1] * eye, rows.left.t().to(wide), rows.right.to(wide))
+        return torch.addmm(n, n, n, alpha=0.5) + eye
 
     def _determinant(self) -> tuple[Tensor, Tensor]:
         """Return sign and log|det| of R."""
         wide = self.frozen_logabsdet.dtype
         if self.is_narrow:
             sign, logabsdet = small_slogdet(self._step())
-            return sign.to(self.u.dtype), logabsdet
-        f = 1 + cast(Tensor, self.s).to(wide)
-        sign, logabsdet = small_slogdet(capacitance(self.q.to(wide) / f, self.u.to(wide)))
-        return (sign * f.sign() ** self.dim).to(self.u.dtype), logabsdet + self.dim * f.abs().log()
+        else:
+            rows = self._moves()
+            sign, logabsdet = small_slogdet(rows.ratio.to(wide))
+            logabsdet = logabsdet + self.dim * rows.scale.to(wide).log()
+        return sign.to(self.u.dtype), logabsdet
 
     # --- state -------------------------------------------------------------------------------------------------------
 
@@ -416,49 +377,59 @@ class P4Relative(Following, P4Factored):
 
     def extra_repr(self) -> str:
         """Return the arguments that differ between layers."""
-        how = f"turn={self.turn:g}" if self.is_narrow else f"rank={self.rank}"
-        return f"dim={self.dim}, {how}, bias={self.bias is not None}"
+        return f"dim={self.dim}, rank={self.rank}, turn={self.turn:g}, bias={self.bias is not None}"
 
 
 class Follow(torch.autograd.Function):
-    """The output of a layer, untouched, whose backward pass gives u the coordinates of the gradient ``g^T z``."""
+    """``W x + b``, or ``W^-1 r``, whose backward pass gives u the coordinates of the gradient ``g^T z``."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, u: Tensor, bias: Tensor | None, layer: P4Relative, inverted: bool) -> Tensor:
-        """Return y itself, not a view of it, so that operations in place may follow."""
+    def forward(
+        ctx: Any, x: Tensor, matrix: Tensor, bias: Tensor | None, u: Tensor, layer: P4Relative, inverted: bool
+    ) -> Tensor:
+        """Return the product."""
         ctx.layer, ctx.inverted, ctx.redraws = layer, inverted, layer.redraws
-        ctx.save_for_backward(y, bias)
-        ctx.mark_dirty(y)
+        ctx.at_rest = matrix is layer.frozen_weight or matrix is layer.frozen_inverse
+        y = F.linear(x, matrix, bias)
+        ctx.save_for_backward(x if inverted else y, matrix, bias)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Pass the gradient on; of a layer with rows, its batch becomes rows of q."""
-        (gradient,), layer = gradients, ctx.layer
+        """Return the gradients of x, of the bias and of u; of a layer with rows, its batch becomes rows."""
+        (arrived,), layer = gradients, ctx.layer
         check_order(layer, ctx.redraws)
-        y, bias = ctx.saved_tensors
-        z, g = (y if bias is None else y - bias).reshape(-1, layer.dim), gradient.reshape(-1, layer.dim)
-        # Through the inverse, r = y - b is given and W r' = r: then G W^T is - g^T r.
-        if layer.is_narrow:
-            coordinates = -(z.t() @ g) if ctx.inverted else z.t() @ g
+        given, matrix, bias = ctx.saved_tensors
+        arrived = arrived.reshape(-1, layer.dim)
+        wanted = ctx.needs_input_grad[0]
+        back = arrived @ matrix if ctx.inverted or wanted or layer.h is not None else None
+        z, h = given.reshape(-1, layer.dim), back
+        if ctx.inverted:
+            # r is given, with W x = r: then G W^T is minus the gradient at r times r, and that gradient times A is the
+            # one that arrived.
+            g, h = -cast(Tensor, back), -arrived
         else:
-            coordinates = layer.take_rows(z.detach(), -g if ctx.inverted else g)
-        return gradient, coordinates, None, None, None
+            z, g = z if bias is None else z - bias, arrived
+        coordinates = z.t() @ g if layer.is_narrow else layer.take_rows(z, g, h if ctx.at_rest else None)
+        of_x = cast(Tensor, back).view_as(given) if wanted else None
+        return of_x, None, None if bias is None else arrived.sum(0), coordinates, None, None
 
 
 class Pull(torch.autograd.Function):
     """log|det W| as a layer knows it, whose gradient c is the coordinate of the identity: ``c W^-T W^T = c I``."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, parameter: Tensor, layer: P4Relative) -> Tensor:
+    def forward(ctx: Any, value: Tensor, u: Tensor, layer: P4Relative) -> Tensor:
         """Return the value."""
         ctx.layer, ctx.redraws = layer, layer.redraws
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return c for s, or c I for all of u."""
+        """Return c as the last number of u, or c I for all of it."""
         (c,), u = gradients, ctx.layer.u
         check_order(ctx.layer, ctx.redraws)
         c = c.to(u.dtype)
-        return None, c * torch.eye(len(u), dtype=u.dtype, device=u.device) if ctx.layer.is_narrow else c, None
+        if ctx.layer.is_narrow:
+            return None, c * torch.eye(len(u), dtype=u.dtype, device=u.device), None
+        return None, F.pad(c.view(1), (len(u) - 1, 0)), None

@@ -14,7 +14,8 @@ from p4lab.errors import MergeOrderError, OptionError
 from p4lab.p4 import RELATIVE, MergeSchedule, MergeStatus, P4Relative
 
 RATE = 0.05
-SHAPES = pytest.mark.parametrize(("dim", "rank"), [(40, 32), (6, 6)], ids=["rows", "dense"])
+SHAPES = pytest.mark.parametrize(("dim", "rank"), [(80, 32), (40, 32), (6, 6)], ids=["rows", "many-rows", "dense"])
+TURNS = pytest.mark.parametrize("turn", [1.0, 3.0])
 
 
 def layer_of(dim: int, rank: int, **options: object) -> P4Relative:
@@ -49,11 +50,11 @@ def forward_loss(model: P4Relative | Twin, x: Tensor) -> Tensor:
 
 
 def inverse_loss(model: P4Relative | Twin, x: Tensor) -> Tensor:
-    return model.inverse(x).square().sum(-1).mean() + model.logabsdet()
+    return 0.02 * model.inverse(x).square().sum(-1).mean() + model.logabsdet() / 4
 
 
 def both(model: P4Relative | Twin, x: Tensor) -> Tensor:
-    return forward_loss(model, x) + 0.3 * inverse_loss(model, x[:4])
+    return forward_loss(model, x) + inverse_loss(model, x[:4])
 
 
 LOSSES = pytest.mark.parametrize("loss", [forward_loss, inverse_loss, both])
@@ -66,22 +67,25 @@ def relative_gradient(model: Twin, loss: Callable[..., Tensor], x: Tensor) -> Te
 
 def step_of(e: Tensor, layer: P4Relative) -> Tensor:
     """R for a step against the relative gradient."""
-    eye = torch.eye(len(e), dtype=e.dtype)
-    if not layer.is_narrow:
-        return eye - RATE * e
-    m = -RATE * ((e + e.T) / 2 + layer.turn * (e - e.T) / 2)
-    n = m / (1 + m.square().sum()).sqrt()
-    return eye + n + n @ n / 2
+    n = -RATE * ((e + e.T) / 2 + layer.turn * (e - e.T) / 2)
+    if layer.is_narrow:
+        n = n / (1 + n.square().sum()).sqrt()
+    return torch.eye(len(e), dtype=e.dtype) + n + n @ n / 2
 
 
 @SHAPES
+@TURNS
 @LOSSES
-def test_a_step_is_that_of_the_relative_gradient(dim: int, rank: int, loss: Callable[..., Tensor]) -> None:
-    layer = layer_of(dim, rank, turn=3.0)
+@pytest.mark.parametrize("inputs", ["data", "activations"])
+def test_a_step_is_that_of_the_relative_gradient(
+    dim: int, rank: int, turn: float, loss: Callable[..., Tensor], inputs: str
+) -> None:
+    layer = layer_of(dim, rank, turn=turn)
     optimizer = torch.optim.SGD(layer.parameters(), lr=RATE)
     merges = MergeSchedule(layer, optimizer, every=1)
     for seed in range(4):
         x = torch.randn(12, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        x.requires_grad_(inputs == "activations")
         twin = Twin(layer)
         expected = step_of(relative_gradient(twin, loss, x), layer) @ twin.weight.detach()
         optimizer.zero_grad()
@@ -155,7 +159,7 @@ def test_a_batch_larger_than_the_rank_is_right_in_the_mean() -> None:
     for _ in range(count):
         layer.zero_grad()
         forward_loss(layer, x).backward()
-        total += layer.u.grad.T @ layer.q + layer.s.grad * torch.eye(30, dtype=torch.float64)
+        total += (layer.u.grad[:-1, None] * layer.p).T @ layer.q + layer.u.grad[-1] * torch.eye(30, dtype=torch.float64)
         layer.reset()
     noise = torch.linalg.vector_norm(total / count - e) / torch.linalg.vector_norm(e)
     assert float(noise) < 0.1
@@ -168,7 +172,7 @@ def test_whoever_looks_changes_nothing(dim: int, rank: int) -> None:
     layers = [layer_of(dim, rank, dtype=torch.float32) for _ in range(2)]
     for layer in layers:
         layer.track_for = 2
-    optimizers = [torch.optim.SGD(layer.parameters(), lr=0.02) for layer in layers]
+    optimizers = [torch.optim.SGD(layer.parameters(), lr=0.002) for layer in layers]
     schedules = [MergeSchedule(layer, o, every=1) for layer, o in zip(layers, optimizers, strict=True)]
     for step in range(40):
         x = torch.randn(12, dim, generator=torch.Generator().manual_seed(step))
@@ -235,13 +239,12 @@ def test_a_copy_goes_on_alike(dim: int, rank: int, way: str, merged: bool) -> No
     assert torch.allclose(layer.inverse(x), twin.inverse(x), atol=1e-12)
 
 
-@pytest.mark.parametrize("factor", [1.0, 1.5], ids=["singular", "across"])
-def test_a_step_that_is_too_long_is_dropped(factor: float) -> None:
-    layer = layer_of(40, 32)
+def test_a_step_that_is_too_long_is_dropped() -> None:
+    layer = layer_of(80, 32, turn=1.0, min_factor=0.6)
     before = {name: value.clone() for name, value in layer.state_dict().items() if torch.is_tensor(value)}
-    forward_loss(layer, torch.randn(8, 40, dtype=torch.float64)).backward()
+    forward_loss(layer, torch.randn(8, 80, dtype=torch.float64)).backward()
     with torch.no_grad():
-        layer.u[0] = -factor * layer.q[0] / layer.q[0].square().sum()  # R q_0 = (1 - factor) q_0
+        layer.u[0] = -1 / (layer.p[0] @ layer.q[0])  # an eigenvalue -1 of N, which is 1/2 of R, the smallest real one
     report = layer.merge()
     assert report.status is MergeStatus.DISCARDED_SINGULAR
     assert "smaller learning rate" in report.reason
@@ -271,7 +274,7 @@ def test_no_step_along_all_directions_is_too_long(size: float) -> None:
 def test_what_is_not_finite_is_dropped(dim: int, rank: int) -> None:
     layer = layer_of(dim, rank)
     with torch.no_grad():
-        layer.u[0, 0] = torch.nan
+        layer.u.view(-1)[0] = torch.nan
     assert layer.merge().status is MergeStatus.DISCARDED_NOT_FINITE
     x = torch.randn(4, dim, dtype=torch.float64)
     assert torch.allclose(layer.inverse(layer(x)), x)
@@ -309,9 +312,9 @@ def test_transforms_get_the_derivatives_by_u_itself(dim: int, rank: int) -> None
 
     gradient = torch.func.grad(value)(parameters)["u"].detach()
     moved = {name: p.detach().clone() for name, p in parameters.items()}
-    moved["u"][1, 2] += 1e-6
+    moved["u"].view(-1)[2] += 1e-6
     slope = (value(moved) - value({n: p.detach() for n, p in parameters.items()})).detach() / 1e-6
-    assert float(gradient[1, 2]) == pytest.approx(float(slope), rel=1e-3)
+    assert float(gradient.view(-1)[2]) == pytest.approx(float(slope), rel=1e-3)
 
 
 @SHAPES
@@ -349,7 +352,7 @@ def test_a_soak_in_float32(dim: int, batch: int, steps: int, record_property: Ca
     """Sources are unmixed for as long as anybody likes, and the mixture changes; inverse and log|det| stay right."""
     layer = RELATIVE.layer(dim, bias=False, seed=0)
     layer.track_for = steps
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.02 * dim)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.004 * dim)
     merges = RELATIVE.schedule(layer, optimizer)
     generator = torch.Generator().manual_seed(0)
     mixing = torch.eye(dim)
