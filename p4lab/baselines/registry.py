@@ -27,7 +27,7 @@ from p4lab.baselines.schedule import Rebase
 from p4lab.baselines.self_normalizing import SelfNormalizing
 from p4lab.errors import OptionError
 from p4lab.options import check_known, named_options, options_of, refusing, takes_options_of
-from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule, P4Inv, Preset
+from p4lab.p4 import PAPER, RECOMMENDED, RIEMANNIAN, MergeSchedule, P4Inv, P4Riemannian, Preset
 from p4lab.packages import require
 
 Group = Literal["invertible", "orthogonal", "nearly_orthogonal", "designed", "penalized"]
@@ -246,6 +246,15 @@ def _torch_orthogonal() -> list[Method]:
 def _orthogonal() -> list[Method]:
     add = partial(_method, group="orthogonal")
     return [
+        add(
+            "p4riemannian",
+            "P4Riemannian, whole gradient",
+            knows=_FREE,
+            build=takes_options_of(P4Riemannian, "rank")(RIEMANNIAN.layer),
+            source="p4lab",
+            optimizers={"sgd": TORCH["sgd"]},
+            schedule_of=RIEMANNIAN.schedule,
+        ),
         *_torch_orthogonal(),
         add(
             "geotorch_so_dynamic",

@@ -11,10 +11,11 @@ from p4lab.p4.lipschitz import P4Lipschitz, lipschitz_bound
 from p4lab.p4.orthogonal import P4Orthogonal
 from p4lab.p4.permutation import MeanPool, P4Permutation
 from p4lab.p4.positive_definite import P4PositiveDefinite
-from p4lab.p4.presets import ORTHOGONAL, PAPER, PRESETS, RECOMMENDED, Preset
+from p4lab.p4.presets import ORTHOGONAL, PAPER, PRESETS, RECOMMENDED, RIEMANNIAN, Preset
 from p4lab.p4.reflections import P4Reflections
 from p4lab.p4.relative import P4Relative
 from p4lab.p4.report import Check, MergeReport, MergeStatus
+from p4lab.p4.riemannian import P4Riemannian
 from p4lab.p4.schedule import MergeSchedule
 from p4lab.p4.special_linear import P4SpecialLinear
 
@@ -24,6 +25,7 @@ __all__ = [
     "PAPER",
     "PRESETS",
     "RECOMMENDED",
+    "RIEMANNIAN",
     "AveragedWeights",
     "Changes",
     "Check",
@@ -42,6 +44,7 @@ __all__ = [
     "P4PositiveDefinite",
     "P4Reflections",
     "P4Relative",
+    "P4Riemannian",
     "P4SpecialLinear",
     "Preset",
     "Total",

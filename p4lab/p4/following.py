@@ -1,6 +1,5 @@
 """What layers share that follow the whole gradient of a batch: rows for its samples, and whether u is at rest."""
 
-from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
@@ -32,9 +31,9 @@ class Following(P4Linear):
     _merged: tuple[object, ...] = ()
 
     @property
-    @abstractmethod
     def dim(self) -> int:
         """Width d."""
+        return self.dim_in
 
     @property
     def is_narrow(self) -> bool:

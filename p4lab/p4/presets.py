@@ -9,10 +9,13 @@ from torch.optim import Optimizer
 from p4lab.p4.invertible import P4Inv
 from p4lab.p4.linear import Reset
 from p4lab.p4.orthogonal import P4Orthogonal
+from p4lab.p4.riemannian import P4Riemannian
 from p4lab.p4.schedule import MergeSchedule
 
 WIDE = 256
 """From this width on, a step of an orthogonal layer takes as long as its products."""
+FEW = 3
+"""Rows for the samples of a batch cost less than whole matrices from so many times their number on."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Preset:
     Attributes:
         name: what the lab calls it.
         rank: number of directions, in layers wide enough for it (see `rank_for`).
-        reset: how directions are redrawn.
+        reset: how directions are redrawn (None: the layer draws none).
         train_v: whether the directions train, too.
         every: optimizer steps between merges.
         refine_every: merges between refinements of the inverse, or of the rotation.
@@ -31,24 +34,29 @@ class Preset:
 
     name: str
     rank: int
-    reset: Reset
+    reset: Reset | None
     train_v: bool
     every: int
     refine_every: int
-    kind: type[P4Inv] | type[P4Orthogonal] = P4Inv
+    kind: type[P4Inv] | type[P4Orthogonal] | type[P4Riemannian] = P4Inv
 
     def rank_for(self, dim: int) -> int:
         """Return the rank for layers of width ``dim``.
 
         At most two thirds of the width, for rotations half of it, but at least 1. From `WIDE` on rotations get dim / 16
-        directions, so that a step stays cheap beside that of `nn.Linear`.
+        directions, so that a step stays cheap beside that of `nn.Linear`. Layers that follow the whole gradient have
+        room for the samples of a batch from three times their number on, and whole matrices below.
 
         Example:
             >>> RECOMMENDED.rank_for(512), RECOMMENDED.rank_for(64), PAPER.rank_for(2)
             (64, 42, 1)
             >>> [ORTHOGONAL.rank_for(dim) for dim in (1, 40, 128, 256, 512, 1024)]
             [1, 20, 32, 16, 32, 64]
+            >>> [RIEMANNIAN.rank_for(dim) for dim in (64, 384, 512)]
+            [64, 384, 128]
         """
+        if self.kind is P4Riemannian:
+            return dim if dim <= FEW * self.rank else self.rank
         if self.kind is P4Orthogonal:
             return dim // 16 if dim >= WIDE else min(self.rank, max(1, dim // 2))
         return min(self.rank, max(1, 2 * dim // 3))
@@ -56,7 +64,9 @@ class Preset:
     def layer(self, dim: int, **options: Any) -> Any:
         """Return a layer with these settings and further ``options`` of its class."""
         directions: dict[str, Any] = {"train_v": True} if self.train_v else {}
-        return self.kind(dim, rank=self.rank_for(dim), reset=self.reset, **directions, **options)
+        if self.reset is not None:
+            directions["reset"] = self.reset
+        return self.kind(dim, rank=self.rank_for(dim), **directions, **options)
 
     def schedule(self, model: nn.Module, optimizer: Optimizer) -> MergeSchedule:
         """Return a merge schedule with these settings."""
@@ -74,3 +84,6 @@ PRESETS = {preset.name: preset for preset in (RECOMMENDED, PAPER)}
 
 ORTHOGONAL = Preset("orthogonal", 32, "gradient", train_v=False, every=4, refine_every=50, kind=P4Orthogonal)
 """Rotations take directions from the gradient and merge often, for plain descent (``p4lab.bench orthogonal``)."""
+
+RIEMANNIAN = Preset("riemannian", 128, None, train_v=False, every=1, refine_every=200, kind=P4Riemannian)
+"""Rotations follow the whole gradient of batches of up to 128 samples, by plain descent; larger ones in the mean."""

@@ -143,11 +143,6 @@ class P4Relative(Following, P4Factored):
         self._idle, self._stale = 0, False
         self.reset()
 
-    @property
-    def dim(self) -> int:
-        """Width d."""
-        return self.dim_in
-
     # --- the layer ---------------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> Tensor:
