@@ -249,7 +249,7 @@ def _orthogonal() -> list[Method]:
         add(
             "p4riemannian",
             "P4Riemannian, whole gradient",
-            knows=_FREE,
+            knows=_RETRACTED,  # from 3 * 128 + 1 directions on it needs no cubic call
             build=takes_options_of(P4Riemannian, "rank")(RIEMANNIAN.layer),
             source="p4lab",
             optimizers={"sgd": TORCH["sgd"]},

@@ -56,8 +56,8 @@ def cayley_pairs_core(p: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     .. math:: (I - S/2)^{-1} (I + S/2) = I + P^T K P, \qquad S = \sum_i t_i (a_i^T b_i - b_i^T a_i), \qquad
               K = N^{-1} \left(J^T - \tfrac{1}{2} T N^{-1} P P^T N^{-1}\right)^{-1} T N^{-1}
 
-    with the rows ``a_1, b_1, a_2, b_2, ...`` in P, their lengths on the diagonal of N, ``t_i |a_i| |b_i|`` twice each on
-    that of T, and the block [[0, 1], [-1, 0]] for each pair in J. The rows may be any; no real S makes it singular.
+    with the rows ``a_1, b_1, a_2, b_2, ...`` in P, their lengths on the diagonal of N, ``t_i |a_i| |b_i|`` twice each
+    on that of T, and the block [[0, 1], [-1, 0]] for each pair in J. The rows may be any; no real S makes it singular.
 
     Args:
         p: shape (2k, d).

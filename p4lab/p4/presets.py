@@ -25,7 +25,7 @@ class Preset:
     Attributes:
         name: what the lab calls it.
         rank: number of directions, in layers wide enough for it (see `rank_for`).
-        reset: how directions are redrawn (None: the layer draws none).
+        reset: how directions are redrawn (`P4Riemannian` draws none).
         train_v: whether the directions train, too.
         every: optimizer steps between merges.
         refine_every: merges between refinements of the inverse, or of the rotation.
@@ -34,7 +34,7 @@ class Preset:
 
     name: str
     rank: int
-    reset: Reset | None
+    reset: Reset
     train_v: bool
     every: int
     refine_every: int
@@ -63,9 +63,9 @@ class Preset:
 
     def layer(self, dim: int, **options: Any) -> Any:
         """Return a layer with these settings and further ``options`` of its class."""
-        directions: dict[str, Any] = {"train_v": True} if self.train_v else {}
-        if self.reset is not None:
-            directions["reset"] = self.reset
+        directions: dict[str, Any] = {} if self.kind is P4Riemannian else {"reset": self.reset}
+        if self.train_v:
+            directions["train_v"] = True
         return self.kind(dim, rank=self.rank_for(dim), **directions, **options)
 
     def schedule(self, model: nn.Module, optimizer: Optimizer) -> MergeSchedule:
@@ -85,5 +85,5 @@ PRESETS = {preset.name: preset for preset in (RECOMMENDED, PAPER)}
 ORTHOGONAL = Preset("orthogonal", 32, "gradient", train_v=False, every=4, refine_every=50, kind=P4Orthogonal)
 """Rotations take directions from the gradient and merge often, for plain descent (``p4lab.bench orthogonal``)."""
 
-RIEMANNIAN = Preset("riemannian", 128, None, train_v=False, every=1, refine_every=200, kind=P4Riemannian)
+RIEMANNIAN = Preset("riemannian", 128, "gradient", train_v=False, every=1, refine_every=200, kind=P4Riemannian)
 """Rotations follow the whole gradient of batches of up to 128 samples, by plain descent; larger ones in the mean."""

@@ -32,6 +32,7 @@ EVENT_OF: dict[MergeStatus, Kind] = {
     MergeStatus.SKIPPED_SINGULAR: "skip",
     MergeStatus.SKIPPED_INACCURATE: "skip",
     MergeStatus.DISCARDED_NOT_FINITE: "discard",
+    MergeStatus.DISCARDED_SINGULAR: "discard",
 }
 
 

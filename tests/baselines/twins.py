@@ -18,7 +18,7 @@ from p4lab.baselines.reparameterized import PLU, QR, SVD, MatrixExponential
 from p4lab.baselines.riemannian import CayleyLinear, NearLinear, RelativeLinear, StiefelLinear
 from p4lab.baselines.self_normalizing import SelfNormalizing
 
-BASELINES = [name for name, method in METHODS.items() if method.linear and not name.startswith("p4inv")]
+BASELINES = [name for name, method in METHODS.items() if method.linear and not name.startswith("p4")]
 WITH_INVERSE = [name for name in BASELINES if METHODS[name].exact_inverse]
 ORTHOGONAL = [name for name in BASELINES if METHODS[name].group == "orthogonal"]
 NEARLY = [name for name in BASELINES if METHODS[name].group == "nearly_orthogonal"]
