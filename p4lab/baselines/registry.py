@@ -27,7 +27,17 @@ from p4lab.baselines.schedule import Rebase
 from p4lab.baselines.self_normalizing import SelfNormalizing
 from p4lab.errors import OptionError
 from p4lab.options import check_known, named_options, options_of, refusing, takes_options_of
-from p4lab.p4 import EVERYTHING, PAPER, RECOMMENDED, RELATIVE, MergeSchedule, P4Relative, Preset
+from p4lab.p4 import (
+    EVERYTHING,
+    PAPER,
+    RECOMMENDED,
+    RELATIVE,
+    RIEMANNIAN,
+    MergeSchedule,
+    P4Relative,
+    P4Riemannian,
+    Preset,
+)
 from p4lab.packages import require
 
 Group = Literal["invertible", "orthogonal", "nearly_orthogonal", "designed", "penalized"]
@@ -254,6 +264,15 @@ def _torch_orthogonal() -> list[Method]:
 def _orthogonal() -> list[Method]:
     add = partial(_method, group="orthogonal")
     return [
+        add(
+            "p4riemannian",
+            "P4Riemannian, whole gradient",
+            knows=_RETRACTED,  # from 3 * 128 + 1 directions on it needs no cubic call
+            build=takes_options_of(P4Riemannian, "rank")(RIEMANNIAN.layer),
+            source="p4lab",
+            optimizers={"sgd": TORCH["sgd"]},
+            preset=RIEMANNIAN,
+        ),
         *_torch_orthogonal(),
         add(
             "geotorch_so_dynamic",

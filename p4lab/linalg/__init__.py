@@ -1,6 +1,6 @@
 """Tensors in, tensors out: low-rank updates, inverse refinement, gradient sketches, initial matrices."""
 
-from p4lab.linalg.cayley import cayley_core, reflections_core, skew_sketch
+from p4lab.linalg.cayley import cayley_core, cayley_pairs_core, reflections_core, skew_sketch
 from p4lab.linalg.givens import turn_planes
 from p4lab.linalg.initial import initial_matrix, inverse_and_logabsdet
 from p4lab.linalg.low_rank import (
@@ -36,6 +36,7 @@ __all__ = [
     "better_of",
     "capacitance",
     "cayley_core",
+    "cayley_pairs_core",
     "cayley_turn",
     "complete_frame",
     "congruence",

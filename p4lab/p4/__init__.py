@@ -11,10 +11,11 @@ from p4lab.p4.lipschitz import P4Lipschitz, lipschitz_bound
 from p4lab.p4.orthogonal import P4Orthogonal
 from p4lab.p4.permutation import MeanPool, P4Permutation
 from p4lab.p4.positive_definite import P4PositiveDefinite
-from p4lab.p4.presets import EVERYTHING, ORTHOGONAL, PAPER, PRESETS, RECOMMENDED, RELATIVE, Preset
+from p4lab.p4.presets import EVERYTHING, ORTHOGONAL, PAPER, PRESETS, RECOMMENDED, RELATIVE, RIEMANNIAN, Preset
 from p4lab.p4.reflections import P4Reflections
 from p4lab.p4.relative import P4Relative
 from p4lab.p4.report import Check, MergeReport, MergeStatus
+from p4lab.p4.riemannian import P4Riemannian
 from p4lab.p4.schedule import MergeSchedule
 from p4lab.p4.special_linear import P4SpecialLinear
 
@@ -26,6 +27,7 @@ __all__ = [
     "PRESETS",
     "RECOMMENDED",
     "RELATIVE",
+    "RIEMANNIAN",
     "AveragedWeights",
     "Changes",
     "Check",
@@ -44,6 +46,7 @@ __all__ = [
     "P4PositiveDefinite",
     "P4Reflections",
     "P4Relative",
+    "P4Riemannian",
     "P4SpecialLinear",
     "Preset",
     "Total",

@@ -44,7 +44,7 @@ class Changes:
         self.report = cast(MergeReport, report)
         self._accepted = None if report is None else report.accepted
         self._discarded = None if report is None else report.discarded
-        self._renewed = None if report is None else report.accepted | report.discarded
+        self._renewed = None if report is None or report.is_final else report.accepted | report.discarded
         self._writes: list[Callable[[], Any]] = []
         self._targets: dict[int, Tensor] = {}  # by the place of their write
         self._new: dict[int, Tensor] = {}

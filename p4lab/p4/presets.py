@@ -6,16 +6,18 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from p4lab.p4.following import Following
 from p4lab.p4.invertible import P4Inv
 from p4lab.p4.linear import Reset
 from p4lab.p4.orthogonal import P4Orthogonal
 from p4lab.p4.relative import P4Relative
+from p4lab.p4.riemannian import P4Riemannian
 from p4lab.p4.schedule import MergeSchedule
 
 WIDE = 256
 """From this width on, a step of an orthogonal layer takes as long as its products."""
-NARROW = 128
-"""Up to this width d a batch usually has as many samples as there are directions, and O(d^3) takes no longer."""
+FEW = 3
+"""Rows for the samples of a batch cost less than whole matrices from so many times their number on."""
 ALL = 1_000_000
 """This rank stands for as many directions as there are."""
 
@@ -27,7 +29,7 @@ class Preset:
     Attributes:
         name: what the lab calls it.
         rank: number of directions, in layers wide enough for it (see `rank_for`).
-        reset: how directions are redrawn.
+        reset: how directions are redrawn (`P4Riemannian` draws none).
         train_v: whether the directions train, too.
         every: optimizer steps between merges.
         refine_every: merges between refinements of the inverse, or of the rotation.
@@ -40,14 +42,15 @@ class Preset:
     train_v: bool
     every: int
     refine_every: int
-    kind: type[P4Inv] | type[P4Orthogonal] | type[P4Relative] = P4Inv
+    kind: type[P4Inv] | type[P4Orthogonal] | type[P4Relative] | type[P4Riemannian] = P4Inv
 
     def rank_for(self, dim: int) -> int:
         """Return the rank for layers of width ``dim``.
 
         At most two thirds of the width (unless it is `ALL`), for rotations half of it, but at least 1. From `WIDE` on
-        rotations get dim / 16 directions, so that a step stays cheap beside that of `nn.Linear`. A `P4Relative` layer
-        has all directions up to a width of `NARROW`, and beyond that rows for the samples of a batch.
+        rotations get dim / 16 directions, so that a step stays cheap beside that of `nn.Linear`. Layers that follow the
+        whole gradient have room for the samples of a batch, and whole matrices up to that width (rotations up to three
+        times of it).
 
         Example:
             >>> RECOMMENDED.rank_for(512), RECOMMENDED.rank_for(64), PAPER.rank_for(2)
@@ -56,19 +59,25 @@ class Preset:
             [1, 20, 32, 16, 32, 64]
             >>> [RELATIVE.rank_for(dim) for dim in (2, 128, 255, 1023)]
             [2, 128, 128, 128]
+            >>> [RIEMANNIAN.rank_for(dim) for dim in (64, 384, 512)]
+            [64, 384, 128]
         """
         if self.kind is P4Relative:
-            return dim if dim <= NARROW else min(self.rank, dim - 1)
+            return min(dim, self.rank)
+        if self.kind is P4Riemannian:
+            return dim if dim <= FEW * self.rank else self.rank
         if self.kind is P4Orthogonal:
             return dim // 16 if dim >= WIDE else min(self.rank, max(1, dim // 2))
         return dim if self.rank == ALL else min(self.rank, max(1, 2 * dim // 3))
 
     def layer(self, dim: int, **options: Any) -> Any:
         """Return a layer with these settings and further ``options`` of its class."""
-        directions: dict[str, Any] = {} if self.kind is P4Relative else {"reset": self.reset}
+        settings: dict[str, Any] = {"rank": self.rank_for(dim)}
+        if not issubclass(self.kind, Following):
+            settings["reset"] = self.reset
         if self.train_v:
-            directions["train_v"] = True
-        return self.kind(dim, rank=self.rank_for(dim), **directions, **options)
+            settings["train_v"] = True
+        return self.kind(dim, **settings | options)
 
     def schedule(self, model: nn.Module, optimizer: Optimizer) -> MergeSchedule:
         """Return a merge schedule with these settings."""
@@ -92,3 +101,6 @@ EVERYTHING = Preset("everything", ALL, "gradient", train_v=False, every=10, refi
 
 RELATIVE = Preset("relative", 128, "gradient", train_v=False, every=1, refine_every=50, kind=P4Relative)
 """All of the gradient of each batch, relative to the weights: for likelihoods, and for wide layers."""
+
+RIEMANNIAN = Preset("riemannian", 128, "gradient", train_v=False, every=1, refine_every=200, kind=P4Riemannian)
+"""Rotations follow the whole gradient of batches of up to 128 samples, by plain descent; larger ones in the mean."""

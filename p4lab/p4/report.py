@@ -43,6 +43,7 @@ class MergeReport:
     Attributes:
         accepted: scalar bool tensor, the perturbation becomes part of the frozen tensor.
         discarded: scalar bool tensor, the perturbation is dropped because it is not finite, or too long a step.
+        is_final: whether the perturbation is gone in any case, for no check lets it train on.
     """
 
     def __init__(self, checks: tuple[Check, ...], figures: Tensor, limits: Tensor) -> None:
@@ -50,7 +51,8 @@ class MergeReport:
         self.checks, self.figures, self.limits = checks, figures, limits
         self.accepted = within.all()
         discarding = sum(check.status >= MergeStatus.DISCARDED_NOT_FINITE for check in checks)
-        kept = self.accepted if discarding == len(checks) else within[:discarding].all()
+        self.is_final = discarding == len(checks)
+        kept = self.accepted if self.is_final else within[0] if discarding == 1 else within[:discarding].all()
         self.discarded = kept.logical_not()
 
     @property

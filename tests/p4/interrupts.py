@@ -39,6 +39,7 @@ from p4lab.p4 import (
     P4Module,
     P4PositiveDefinite,
     P4Relative,
+    P4Riemannian,
     P4SpecialLinear,
     p4_modules,
 )
@@ -278,6 +279,8 @@ def relative(dim: int, **options: Any) -> P4Relative:
 WHOLE = (
     Subject("P4Relative-rows", functools.partial(relative, 40, rank=32), resets=False),
     Subject("P4Relative-dense", functools.partial(relative, 8, turn=3.0), resets=False),
+    Subject("P4Riemannian-rows", functools.partial(P4Riemannian, 40, rank=32, init="orthogonal"), resets=False),
+    Subject("P4Riemannian-dense", functools.partial(P4Riemannian, 8, init="orthogonal"), resets=False),
 )
 """Layers that follow the whole gradient of a batch."""
 FLOWS = (
@@ -434,7 +437,7 @@ def _of_layer(layer: Any) -> dict[str, float]:
 
 
 def _property(layer: nn.Module, weight: Tensor) -> dict[str, float]:
-    if isinstance(layer, ORTHOGONAL):
+    if isinstance(layer, (*ORTHOGONAL, P4Riemannian)):
         return {"orthogonal": float((weight @ weight.T - torch.eye(len(weight)).double()).abs().max())}
     if isinstance(layer, P4PositiveDefinite):
         smallest = float(torch.linalg.eigvalsh(weight)[0])

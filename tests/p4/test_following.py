@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from p4lab.p4 import P4Linear, P4Relative
+from p4lab.p4 import P4Linear, P4Relative, P4Riemannian
 
-KINDS = (P4Relative,)
+KINDS = (P4Relative, P4Riemannian)
 kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 ranks = pytest.mark.parametrize("rank", [16, 24], ids=["rows", "dense"])
 

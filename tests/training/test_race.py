@@ -21,6 +21,7 @@ STATEFUL = (
     "relative",
     "relative_adam",
     "cayley_descent",
+    "p4riemannian",
     "rsdm",
     "landing",
     "pogo",
