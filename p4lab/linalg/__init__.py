@@ -6,7 +6,6 @@ from p4lab.linalg.initial import initial_matrix, inverse_and_logabsdet
 from p4lab.linalg.low_rank import (
     capacitance,
     inverse_and_det,
-    pivoted_slogdet,
     small_inverse,
     small_slogdet,
     wide_residual,
@@ -54,7 +53,6 @@ __all__ = [
     "orthonormal_rows",
     "orthonormalized_rows",
     "pairing",
-    "pivoted_slogdet",
     "polar_step",
     "refined_inverse",
     "reflections_core",

@@ -67,27 +67,6 @@ def inverse_and_det(c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return small_inverse(c), *small_slogdet(c)
 
 
-def pivoted_slogdet(c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return sign, log|det| and the sizes of the pivots of a small matrix; not differentiable.
-
-    The smallest pivot tells how near to singular a matrix is, for less than its inverse costs.
-
-    Args:
-        c: shape (k, k).
-
-    Returns:
-        ``(sign, log|det c|, |pivots|)``, two scalars and shape (k,). Cost O(k^3), one factorization.
-
-    Example:
-        >>> sign, logabsdet, pivots = pivoted_slogdet(torch.tensor([[0.0, 2.0], [3.0, 1.0]]))
-        >>> float(sign), round(float(logabsdet.exp()), 4), pivots.tolist()
-        (-1.0, 6.0, [3.0, 2.0])
-    """
-    # What `torch.linalg.slogdet` calls: it has the factors at hand.
-    sign, logabsdet, lu, _ = torch._linalg_slogdet(c)
-    return sign, logabsdet, lu.diagonal().abs()
-
-
 def wide_residual(a: Tensor, p: Tensor, b: Tensor) -> Tensor:
     r"""Return the residual of a linear system, computed in a wider precision because few of its digits survive.
 

@@ -29,6 +29,7 @@ class Following(P4Linear):
     """This names the layer to take where replicas are to be averaged."""
     _rows = 0
     _merged: tuple[object, ...] = ()
+    _claimed: int | None = None
 
     @property
     def dim(self) -> int:
@@ -43,15 +44,8 @@ class Following(P4Linear):
     # --- rows --------------------------------------------------------------------------------------------------------
 
     def follows(self) -> bool:
-        """Return whether the backward pass of a forward pass that begins now gives u a gradient.
-
-        Rows that neither a gradient nor a perturbation belongs to are free from here on.
-        """
-        if not (torch.is_grad_enabled() and self.u.requires_grad):
-            return False
-        if self.u.grad is None and self._is_merged():
-            self._rows = 0
-        return True
+        """Return whether the backward pass of a forward pass that begins now gives u a gradient."""
+        return torch.is_grad_enabled() and self.u.requires_grad
 
     def fitted(self, *batch: Tensor) -> tuple[Tensor, ...]:
         """Return tensors of one batch, shape (B, d) each, folded into ``rank`` rows if there are more samples.
@@ -69,18 +63,34 @@ class Following(P4Linear):
     def claim(self, rows: int) -> slice:
         """Return the place of so many new rows.
 
+        If there is no room left, those are taken that neither a gradient nor a perturbation belongs to.
+
         Raises:
-            MergeOrderError: there is no room left since the last merge.
+            MergeOrderError: there are none.
         """
+        if self._rows + rows > self.rank and self.u.grad is None and self._is_merged() and self._claimed != _task():
+            self._rows = 0
         first, room = self._rows, self.rank - self._rows
         if rows > room:
             raise MergeOrderError(
                 f"{self._itself()} has {room} rows left since its last merge, and a batch of {rows} samples came: "
                 "merge after each optimizer step (MergeSchedule with every=1), clear the gradients that no step "
-                "follows (optimizer.zero_grad()), or take a larger rank"
+                "follows (optimizer.zero_grad(), which sets them to None), or take a larger rank"
             )
-        self._rows = first + rows
+        self._rows, self._claimed = first + rows, _task()
         return slice(first, self._rows)
+
+    def check_backward(self) -> None:
+        """Raise if a backward pass is to be differentiated itself: what it gives u is no derivative to go on from.
+
+        Raises:
+            OptionError: it is (``create_graph=True``).
+        """
+        if torch.is_grad_enabled():
+            raise OptionError(
+                f"{self._itself()} in a backward pass with create_graph=True (a gradient penalty, for example): its "
+                f"gradients are coordinates, which cannot be differentiated; take {self.instead}, or torch.func"
+            )
 
     # --- the P4 contract ---------------------------------------------------------------------------------------------
 
@@ -88,8 +98,13 @@ class Following(P4Linear):
         """Refuse what does not move the perturbation in proportion to its gradients.
 
         Raises:
-            OptionError: the layer has rows (``rank < dim``), and the optimizer is not torch's SGD.
+            OptionError: the layer has rows (``rank < dim``), and the optimizer is not torch's SGD; or it is fused.
         """
+        if any(group.get("fused") for group in optimizer.param_groups):
+            raise OptionError(
+                f"{self._itself()} under {type(optimizer).__name__}(fused=True): its writes are not counted, so that "
+                "the layer could not know whether it has merged; leave fused out"
+            )
         if not self.is_narrow and not isinstance(optimizer, SGD):
             raise OptionError(
                 f"{self._itself()} under {type(optimizer).__name__}: {self.samples}, so that only plain descent "
@@ -107,9 +122,7 @@ class Following(P4Linear):
                 f"{self._itself()} in several replicas: each has rows of its own batch, which cannot be averaged; take "
                 f"rank=dim, or {self.instead} with reset='gradient'"
             )
-        changes = super().propose(total)
-        changes.assign(self, _rows=0)
-        return changes
+        return super().propose(total)
 
     def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, changes: Changes) -> Tensor:
         """Return no momentum where there are rows, for they belong to a batch; all of it for ``rank == dim``."""
@@ -124,6 +137,9 @@ class Following(P4Linear):
             generator = self.generator.clone_state()
             torch.rand((), generator=generator, device="cpu")  # the next batch is folded with other signs
             changes.assign(self, generator=generator)
+        if self.u.grad is not None:
+            changes.write(self.u.grad, self.u.grad.zero_)  # it belongs to rows that are gone
+        changes.assign(self, _rows=0)
         changes.also(self._note_merged)
 
     # --- state -------------------------------------------------------------------------------------------------------
@@ -147,7 +163,11 @@ class Following(P4Linear):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_merged": self._is_merged()}
+        return self.__dict__ | {"_merged": self._is_merged(), "_claimed": None}
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        self._merged = ()  # unless the state says otherwise
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -166,6 +186,11 @@ class Following(P4Linear):
 
     def _itself(self) -> str:
         return f"{type(self).__name__}(dim={self.dim}, rank={self.rank})"
+
+
+def _task() -> int:
+    """Return the number of the backward pass that is running."""
+    return torch._C._current_graph_task_id()
 
 
 def transformed_by_torch(x: Tensor) -> bool:

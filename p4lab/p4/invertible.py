@@ -27,6 +27,7 @@ from p4lab.p4.linear import (
     MIN_FACTOR,
     NEARLY_SINGULAR,
     NOT_FINITE,
+    P4Factored,
     Reset,
     add_low_rank,
 )
@@ -38,7 +39,7 @@ LARGEST_ROUNDING = 1.0
 """A merge is refused above this rounding that it would add to A A^-1 - I."""
 
 
-class P4Inv(TrackedInverse):
+class P4Inv(TrackedInverse, P4Factored):
     r"""Linear layer with invertible weights, trained by rank-k perturbations of a frozen matrix.
 
     .. math:: y = W x + b, \qquad W = A + u^T v, \qquad

@@ -8,55 +8,50 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from p4lab.errors import OptionError
-from p4lab.linalg import pivoted_slogdet, refined_inverse, small_inverse, small_slogdet
+from p4lab.linalg import refined_inverse, small_inverse, small_slogdet
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import full_precision
 from p4lab.p4.following import Following, transformed_by_torch
-from p4lab.p4.linear import MIN_FACTOR, NOT_FINITE
-from p4lab.p4.report import Check, MergeStatus
+from p4lab.p4.linear import NOT_FINITE
+from p4lab.p4.report import Check
 from p4lab.p4.tracked import TrackedInverse
 from p4lab.p4.watch import check_order
 
-TURN_OF_ROWS, TURN_OF_ALL = 10.0, 20.0
-"""Layers turn so many times as fast as they stretch, with rows and without, unless they are told otherwise."""
-TOO_LONG = Check(
-    MergeStatus.DISCARDED_SINGULAR,
-    "1/R: the step would make the matrix nearly singular, and is not taken; use a smaller learning rate",
-)
-"""A step that is too long is dropped: its directions belong to a batch that is gone."""
+TURN = 20.0
+"""Layers turn so many times as fast as they stretch, unless they are told otherwise."""
 
 
 class Rows(NamedTuple):
-    """What the rows of a layer make of A: ``R = I + N + N^2 / 2 = a I + left^T core right``, all but a (r, .)."""
+    """What rows make of A: ``R = I + M + M^2 / 2 = a I + left^T core right`` with left, right of shape (r, d)."""
 
     left: Tensor
     right: Tensor
     core: Tensor
     scale: Tensor
     ratio: Tensor
-    """``R / a`` as a matrix of shape (r, r) that has its determinant: ``I + core right left^T / a``."""
+    """It has the determinant of ``R / a``: ``I + core right left^T / a``, shape (r, r)."""
+    s: Tensor
+    """The shortened s."""
+    u: Tensor
+    """The shortened u, shape (k, 1)."""
 
 
 class P4Relative(Following, TrackedInverse):
     r"""Linear layer with invertible weights that descends along the whole gradient of a batch, relative to itself.
 
-    .. math:: y = W x + b, \qquad W = R\,A, \qquad R = I + N + \tfrac{1}{2} N^2, \qquad N = \tfrac{1}{2} (E + E^T) +
-              \tfrac{t}{2} (E - E^T)
+    .. math:: y = W x + b, \qquad W = R\,A, \qquad R = I + M + \tfrac{1}{2} M^2, \qquad M = \frac{N}{\sqrt{1 + |N|_F^2}}
 
-    .. math:: E = s I + \sum_i u_i\, \hat g_i^T z_i
+    .. math:: N = \tfrac{1}{2} (E + E^T) + \tfrac{t}{2} (E - E^T), \qquad E = s I + \sum_i u_i\, \hat g_i^T z_i
 
     The gradient of a batch of B samples with outputs ``z = W x`` and gradients g at them has, in this frame, rank B but
     for a multiple of the identity: :math:`G W^T = g^T z + c I`, with ``c`` the gradient by log|det W|. Each sample is
     a row: its output z_i and the direction of its gradient, :math:`\hat g_i = g_i / |g_i|`, are set by the backward
     pass; the gradients of u_i and s (the last number of u) are |g_i| and c, the coordinates of that matrix, of which
-    nothing is projected away. With plain descent a step and its merge are then the relative gradient's, for any
-    condition of A, and the inverse and log|det| come along. But R turns t times as fast as it stretches, for
-    likelihoods curve less along rotations than along scales: for t > 1 their gradient misjudges the two.
+    nothing is projected away. With t = 1 and plain descent a small step and its merge are the relative gradient's, for
+    any condition of A, and the inverse and log|det| come along. But likelihoods curve less along rotations than along
+    scales, and R turns t times as fast as it stretches. No step is too long for it: the determinant of R is positive.
 
-    A layer with ``rank >= dim`` needs no rows: u is all of a (d, d) matrix, which any optimizer may train, and no u is
-    too large for
-
-    .. math:: E = u^T, \qquad N \leftarrow N / \sqrt{1 + |N|_F^2}
+    A layer with ``rank >= dim`` needs no rows: ``E = u^T`` is all of a (d, d) matrix, which any optimizer may train.
 
     Merge after each optimizer step (``every=1``): the next batch has other directions.
 
@@ -66,8 +61,7 @@ class P4Relative(Following, TrackedInverse):
             folded into them with random signs, which keeps its gradient in the mean. No more than d are kept.
         bias: whether there is an additive bias.
         init: "identity", "reverse", "permutation", "orthogonal" or an invertible (d, d) tensor.
-        turn: t (None: 10 with rows, 20 without); 1 is the relative gradient itself.
-        min_factor: a step along rows is dropped if it would shrink a direction to less than this; 0 drops none.
+        turn: t.
         seed: seed of the layer's own generator, or a CPU generator to draw that seed from (None: torch's default
             generator).
         device: device of all tensors.
@@ -79,7 +73,7 @@ class P4Relative(Following, TrackedInverse):
         factorizations: how often the inverse was asked for when it was not up to date.
 
     Raises:
-        OptionError: dim, rank, init, turn, min_factor out of range.
+        OptionError: dim, rank, init, turn out of range.
         ShapeError, SingularMatrixError: ``init`` is a tensor that is not square, not finite or not invertible in
         ``dtype``.
         DtypeError: a dtype other than float32 and float64.
@@ -101,7 +95,7 @@ class P4Relative(Following, TrackedInverse):
         (True, True)
     """
 
-    checks: ClassVar[tuple[Check, ...]] = (NOT_FINITE, TOO_LONG)
+    checks: ClassVar[tuple[Check, ...]] = (NOT_FINITE,)
     samples: ClassVar[str] = "its numbers belong to samples and to all of the diagonal"
     instead: ClassVar[str] = "P4Inv"
 
@@ -115,16 +109,15 @@ class P4Relative(Following, TrackedInverse):
         rank: int = 64,
         bias: bool = True,
         init: str | Tensor = "identity",
-        turn: float | None = None,
-        min_factor: float = MIN_FACTOR,
+        turn: float = TURN,
         seed: int | torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if turn is not None and not 0 < turn < math.inf:
+        if not 0 < turn < math.inf:
             raise OptionError(f"turn={turn!r}: expected a positive number, the speed of rotations to that of scales")
-        super().__init__(min_factor, dim, dim, rank, bias, "gaussian", seed, device, dtype)
-        self.turn = turn or (TURN_OF_ALL if self.is_narrow else TURN_OF_ROWS)
+        super().__init__(dim, dim, rank, bias, "gaussian", seed, device, dtype)
+        self.turn = turn
         self.track_for, self.refine_order, self.factorizations = dim // (2 * self.rank), 3, 0
         self.freeze(init)
         shape = (dim, dim) if self.is_narrow else (self.rank + 1,)
@@ -146,9 +139,9 @@ class P4Relative(Following, TrackedInverse):
         """
         self._check(x, self.dim_in)
         bias = self._parameters["bias"]
-        if transformed_by_torch(x):
-            return F.linear(x, self.weight, bias)
-        matrix = self.frozen_weight if self._is_merged() else self.weight.detach()
+        if self._is_foreign(x):
+            return F.linear(x, self._weight(), bias)
+        matrix = self.frozen_weight if self._is_merged() else self._weight().detach()
         if not self.follows():
             return F.linear(x, matrix, bias)
         return cast(Tensor, Follow.apply(x, matrix, bias, self.u, self, False))
@@ -161,10 +154,10 @@ class P4Relative(Following, TrackedInverse):
         """
         self._check(y, self.dim)
         r = y if self.bias is None else y - self.bias
-        if transformed_by_torch(y):
-            return F.linear(r, self.weight_inverse)
+        if self._is_foreign(y):
+            return F.linear(r, self._weight_inverse())
         self._ask()
-        matrix = self.frozen_inverse if self._is_merged() else self.weight_inverse.detach()
+        matrix = self.frozen_inverse if self._is_merged() else self._weight_inverse().detach()
         if not self.follows():
             return F.linear(r, matrix)
         return cast(Tensor, Follow.apply(r, matrix, None, self.u, self, True))
@@ -175,7 +168,7 @@ class P4Relative(Following, TrackedInverse):
 
         Cost O(1) after a merge, else that of a merge. On devices without float64 (mps) it is float32.
         """
-        if transformed_by_torch(self.u):
+        if self._is_foreign(self.u):
             return self.frozen_logabsdet + self._determinant()[1]
         value = self.frozen_logabsdet if self._is_merged() else self.frozen_logabsdet + self._determinant()[1].detach()
         return cast(Tensor, Pull.apply(value, self.u, self)) if self.follows() else value.clone()
@@ -189,64 +182,55 @@ class P4Relative(Following, TrackedInverse):
     @property
     @full_precision
     def weight(self) -> Tensor:
-        """The effective weights, shape (d, d), differentiable by u itself. Cost as a merge."""
-        if self.is_narrow:
-            return self._step().to(self.u.dtype) @ self.frozen_weight
-        rows = self._moves()
-        return rows.scale * self.frozen_weight + rows.left.t() @ (rows.core @ (rows.right @ self.frozen_weight))
+        """The effective weights, shape (d, d), differentiable without rows. Cost as a merge."""
+        weight = self._weight()
+        foreign = self._is_foreign(self.u) or not self.follows()
+        return weight if foreign else cast(Tensor, Matrix.apply(weight.detach(), self.u, self, False))
 
     @property
     @full_precision
     def weight_inverse(self) -> Tensor:
-        """The inverse of the effective weights, shape (d, d), differentiable by u itself. Cost as a merge."""
-        self._ask()
-        if self.is_narrow:
-            return self.frozen_inverse @ small_inverse(self._step()).to(self.u.dtype)
-        rows, x = self._moves(), self.frozen_inverse
-        back = small_inverse(rows.ratio) @ rows.core @ rows.right
-        return x / rows.scale - (x @ rows.left.t()) @ back / rows.scale.square()
+        """The inverse of the effective weights, shape (d, d), differentiable without rows. Cost as a merge."""
+        inverse = self._weight_inverse()
+        foreign = self._is_foreign(self.u) or not self.follows()
+        return inverse if foreign else cast(Tensor, Matrix.apply(inverse.detach(), self.u, self, True))
 
     # --- the P4 contract ---------------------------------------------------------------------------------------------
 
     def _absorb(self) -> Changes:
-        dense = self.is_narrow or (self.turn != 1 and 2 * self._rows >= self.dim)
-        changes = self._absorb_dense() if dense else self._absorb_rows()
+        changes = self._absorb_dense() if self.is_narrow or 2 * self._rows >= self.dim else self._absorb_rows()
         changes.assign(self, _stale=not self._is_tracked(), _idle=self._idle + 1)
         return changes
 
     def _absorb_rows(self) -> Changes:
-        # Cost 5 k d^2, or 3 k d^2 for t = 1, and 2 or 4 k d^2 while the inverse is tracked; no d x d temporary.
+        # Cost 5 k d^2 + O(k^2 d), and 4 k d^2 while the inverse is tracked; no d x d temporary.
         a, x, u = self.frozen_weight, self.frozen_inverse, self.u
         rows = self._moves()
         # Rounded as A is: only its logarithm adds up over steps.
         ratio = rows.ratio.to(self.frozen_logabsdet.dtype)
-        sign, logabsdet, pivots = pivoted_slogdet(ratio)
-        size = torch.linalg.vector_norm(u) + torch.linalg.vector_norm(rows.core)
-        # A step across a singular matrix, where the sign of the determinant changes, is too long as well.
-        report = self.judge((), (pivots.min() * sign).clamp_min(0.0).reciprocal(), size=size)
+        norm = torch.linalg.vector_norm
+        report = self.judge((), size=norm(u) + norm(rows.ratio))
         changes, accepted = Changes(report), report.accepted
+        # A batch that is not finite must leave A alone, and 0 times NaN is NaN.
         left, scale = torch.where(accepted, rows.left.t(), 0.0), torch.where(accepted, rows.scale, 1.0)
         if self._is_tracked():
-            back = small_inverse(ratio).to(u.dtype) @ rows.core @ rows.right
+            back = small_inverse(ratio).to(u.dtype) @ rows.core @ rows.right / rows.scale.square()
             changes.scale(x, 1 / scale)
-            right = torch.where(accepted, back / rows.scale.square(), 0.0)
-            changes.absorb_product(x, x @ left, right, alpha=-1)
+            changes.absorb_product(x, x @ left, torch.where(accepted, back, 0.0), alpha=-1)
         changes.scale(a, scale)
-        changes.absorb_product(a, left, torch.where(accepted, rows.core @ self._right_of_a(), 0.0))
-        grown = logabsdet + self.dim * scale.to(logabsdet.dtype).log()
+        changes.absorb_product(a, left, torch.where(accepted, rows.core @ self._right_of_a(rows), 0.0))
+        grown = small_slogdet(ratio)[1] + self.dim * scale.to(ratio.dtype).log()
         changes.absorb(self.frozen_logabsdet, self.frozen_logabsdet + grown)
         return changes
 
     def _absorb_dense(self) -> Changes:
-        # Cost O(d^3): for layers so narrow that a batch has as many samples as they have directions.
+        # Cost O(d^3): where a batch has as many samples as there are directions, or nearly.
         step, kind = self._step(), self.u.dtype
-        sign, logabsdet, pivots = pivoted_slogdet(step)
-        report = self.judge((), (pivots.min() * sign).clamp_min(0.0).reciprocal())
-        changes = Changes(report)
+        changes = Changes(self.judge((step,)))
         changes.absorb(self.frozen_weight, step.to(kind) @ self.frozen_weight)
         if self._is_tracked():
             changes.absorb(self.frozen_inverse, self.frozen_inverse @ small_inverse(step).to(kind))
-        changes.absorb(self.frozen_logabsdet, self.frozen_logabsdet + logabsdet)
+        changes.absorb(self.frozen_logabsdet, self.frozen_logabsdet + small_slogdet(step)[1])
         return changes
 
     def violation(self) -> Tensor:
@@ -315,30 +299,61 @@ class P4Relative(Following, TrackedInverse):
                 torch.div(more[0], safe, out=self.h[place])
         return F.pad(norm.flatten(), (place.start, self.rank + 1 - place.stop))
 
-    def _weights(self) -> tuple[int, Tensor, Tensor, Tensor]:
-        """Return the number of rows in use, u_i times the factors of E and of E^T, and s."""
-        n = self._rows or 1
-        u = self.u[:n, None]
-        return n, u * ((1 + self.turn) / 2), u * ((1 - self.turn) / 2), self.u[-1]
+    def _is_foreign(self, x: Tensor) -> bool:
+        """Return whether gradients are to be those by u itself: for transforms, and for tensors in the place of u."""
+        return transformed_by_torch(x) or not isinstance(self._parameters["u"], nn.Parameter)
+
+    @full_precision
+    def _weight(self) -> Tensor:
+        if self.is_narrow:
+            return self._step().to(self.u.dtype) @ self.frozen_weight
+        rows = self._moves()
+        return rows.scale * self.frozen_weight + rows.left.t() @ (rows.core @ (rows.right @ self.frozen_weight))
+
+    @full_precision
+    def _weight_inverse(self) -> Tensor:
+        self._ask()
+        if self.is_narrow:
+            return self.frozen_inverse @ small_inverse(self._step()).to(self.u.dtype)
+        rows, x = self._moves(), self.frozen_inverse
+        back = small_inverse(rows.ratio) @ rows.core @ rows.right
+        return x / rows.scale - (x @ rows.left.t()) @ back / rows.scale.square()
 
     def _moves(self) -> Rows:
-        n, straight, transposed, s = self._weights()
+        """Return what the rows in use make of A. Cost O(k^2 d)."""
+        n, s, u = self._rows, self.u[-1], self.u[: self._rows, None]
         q, p = cast(Tensor, self.q)[:n], cast(Tensor, self.p)[:n]
-        if self.turn == 1:
-            left, right = p, straight * q
+        a, b = (1 + self.turn) / 2, (1 - self.turn) / 2
+        outputs, gradients, across = q @ q.t(), p @ p.t(), q @ p.t()
+        twice = u * u.t()
+        # |N|^2 = tr N^T N of N = s I + sum_i u_i (a p_i^T q_i + b q_i^T p_i)
+        square = self.dim * s.square() + 2 * s * (u.flatten() * across.diagonal()).sum()
+        square = square + (a**2 + b**2) * (twice * outputs * gradients).sum()
+        square = square + 2 * a * b * (twice * across * across.t()).sum()
+        shorter = (1 + square).rsqrt()
+        u, s = u * shorter, s * shorter
+        if b == 0:
+            left, right, k = p, u * q, u * across
         else:
+            straight, transposed = a * u, b * u
             left, right = torch.cat([p, q]), torch.cat([straight * q, transposed * p])
-        k = right @ left.t()
+            k = torch.cat(
+                [
+                    torch.cat([straight * across, straight * outputs], 1),
+                    torch.cat([transposed * gradients, transposed * across.t()], 1),
+                ]
+            )
         eye = torch.eye(len(k), dtype=k.dtype, device=k.device)
         core = torch.add((1 + s) * eye, k, alpha=0.5)
         scale = 1 + s + s.square() / 2
-        return Rows(left, right, core, scale, torch.addmm(eye, core / scale, k))
+        return Rows(left, right, core, scale, torch.addmm(eye, core / scale, k), s, u)
 
-    def _right_of_a(self) -> Tensor:
-        """Return ``right A``: of gradients it is known."""
-        n, straight, transposed, _ = self._weights()
-        product = straight * (cast(Tensor, self.q)[:n] @ self.frozen_weight)
-        return product if self.h is None else torch.cat([product, transposed * self.h[:n]])
+    def _right_of_a(self, rows: Rows) -> Tensor:
+        """Return ``right A``: what belongs to gradients is known."""
+        product = (rows.u * ((1 + self.turn) / 2)) * (cast(Tensor, self.q)[: self._rows] @ self.frozen_weight)
+        if self.h is None:
+            return product
+        return torch.cat([product, (rows.u * ((1 - self.turn) / 2)) * self.h[: self._rows]])
 
     def _step(self) -> Tensor:
         """Return R in the wide dtype."""
@@ -346,12 +361,12 @@ class P4Relative(Following, TrackedInverse):
         eye = torch.eye(self.dim, dtype=wide, device=self.u.device)
         if self.is_narrow:
             u = self.u.to(wide)
-            n = torch.add(u.t() * ((1 + self.turn) / 2), u, alpha=(1 - self.turn) / 2)
-            n = n * (1 + n.square().sum()).rsqrt()
+            m = torch.add(u.t() * ((1 + self.turn) / 2), u, alpha=(1 - self.turn) / 2)
+            m = m * (1 + m.square().sum()).rsqrt()
         else:
             rows = self._moves()
-            n = torch.addmm(self.u[-1] * eye, rows.left.t().to(wide), rows.right.to(wide))
-        return torch.addmm(n, n, n, alpha=0.5) + eye
+            m = torch.addmm(rows.s * eye, rows.left.t().to(wide), rows.right.to(wide))
+        return torch.addmm(m, m, m, alpha=0.5) + eye
 
     def _determinant(self) -> tuple[Tensor, Tensor]:
         """Return sign and log|det| of R."""
@@ -369,6 +384,11 @@ class P4Relative(Following, TrackedInverse):
     def get_extra_state(self) -> dict[str, Tensor]:
         """Return what `Following.get_extra_state` does, and whether the inverse is out of date."""
         return {**super().get_extra_state(), "stale": torch.tensor(self._stale, device="cpu")}
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # Unless the state says otherwise.
+        self._stale, self._idle = self._stale or prefix + "frozen_weight" in state, 0
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
         """Set what `get_extra_state` gave."""
@@ -390,7 +410,7 @@ class Follow(torch.autograd.Function):
         """Return the product."""
         ctx.layer, ctx.inverted, ctx.redraws = layer, inverted, layer.redraws
         ctx.at_rest = matrix is layer.frozen_weight or matrix is layer.frozen_inverse
-        y = F.linear(x, matrix, bias)
+        y, ctx.dtype = F.linear(x, matrix, bias), x.dtype
         ctx.save_for_backward(x if inverted else y, matrix, bias)
         return y
 
@@ -399,8 +419,10 @@ class Follow(torch.autograd.Function):
         """Return the gradients of x, of the bias and of u; of a layer with rows, its batch becomes rows."""
         (arrived,), layer = gradients, ctx.layer
         check_order(layer, ctx.redraws)
+        layer.check_backward()
         given, matrix, bias = ctx.saved_tensors
-        arrived = arrived.reshape(-1, layer.dim)
+        # Autocast may have made the output, and its gradient, narrower.
+        given, arrived = given.to(matrix.dtype), arrived.reshape(-1, layer.dim).to(matrix.dtype)
         wanted = ctx.needs_input_grad[0]
         back = arrived @ matrix if ctx.inverted or wanted or layer.h is not None else None
         z, h = given.reshape(-1, layer.dim), back
@@ -411,7 +433,7 @@ class Follow(torch.autograd.Function):
         else:
             z, g = z if bias is None else z - bias, arrived
         coordinates = z.t() @ g if layer.is_narrow else layer.take_rows(z, g, h if ctx.at_rest else None)
-        of_x = cast(Tensor, back).view_as(given) if wanted else None
+        of_x = cast(Tensor, back).view_as(given).to(ctx.dtype) if wanted else None
         return of_x, None, None if bias is None else arrived.sum(0), coordinates, None, None
 
 
@@ -429,7 +451,38 @@ class Pull(torch.autograd.Function):
         """Return c as the last number of u, or c I for all of it."""
         (c,), u = gradients, ctx.layer.u
         check_order(ctx.layer, ctx.redraws)
+        ctx.layer.check_backward()
         c = c.to(u.dtype)
         if ctx.layer.is_narrow:
             return None, c * torch.eye(len(u), dtype=u.dtype, device=u.device), None
         return None, F.pad(c.view(1), (len(u) - 1, 0)), None
+
+
+class Matrix(torch.autograd.Function):
+    """W, or its inverse, for losses that depend on the matrix itself."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, u: Tensor, layer: P4Relative, inverted: bool) -> Tensor:
+        """Return the matrix."""
+        ctx.layer, ctx.inverted, ctx.redraws = layer, inverted, layer.redraws
+        ctx.save_for_backward(matrix)
+        return matrix.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the coordinates of ``G W^T``, which has no low rank.
+
+        Raises:
+            OptionError: the layer has rows.
+        """
+        (g,), layer = gradients, ctx.layer
+        check_order(layer, ctx.redraws)
+        layer.check_backward()
+        if not layer.is_narrow:
+            raise OptionError(
+                f"P4Relative(dim={layer.dim}, rank={layer.rank}): the loss depends on the matrix W itself (or on its "
+                "inverse), whose gradient has more directions than rows; take rank=dim, or detach() it"
+            )
+        (matrix,) = ctx.saved_tensors
+        # E = G W^T, and of G at the inverse E = - W^-T G; u is its transpose.
+        return None, -(g.t() @ matrix) if ctx.inverted else matrix @ g.t(), None, None

@@ -266,6 +266,7 @@ class Follow(torch.autograd.Function):
         """Return the gradient at the input, and that of u; one that is vectorized must not escape into the layer."""
         (g,), layer, inverted = gradients, ctx.layer, ctx.inverted
         check_order(layer, ctx.redraws)
+        layer.check_backward()
         given, made, q = ctx.saved_tensors
         if transformed(g):
             return g @ (q.t() if inverted else q), None, None, None

@@ -9,10 +9,10 @@ from torch import Tensor
 from p4lab.linalg import factorized, initial_matrix, inverse_and_logabsdet, residual
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import full_precision
-from p4lab.p4.linear import P4Factored, widest
+from p4lab.p4.linear import P4Linear, widest
 
 
-class TrackedInverse(P4Factored):
+class TrackedInverse(P4Linear):
     """Base class of square layers with a frozen matrix A, and A^-1, sign and log|det A| beside it.
 
     A subclass calls `freeze` when it is made, and overrides `_plan_followers` if anything else depends on A^-1.
