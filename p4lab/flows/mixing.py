@@ -73,7 +73,16 @@ def from_swap(
     return takes_options_of(kind)(make)
 
 
-p4inv = from_swap("p4inv", P4Inv, lambda dim, p: {"rank": p.rank_for(dim), "reset": p.reset, "train_v": p.train_v})
+def _of_p4inv(dim: int, preset: Preset) -> dict[str, Any]:
+    if preset.kind is not P4Inv:
+        raise OptionError(
+            f"preset {preset.name!r} is one of {preset.kind.__name__} layers, and these are P4Inv layers: take another "
+            "preset, or p4lab.flows.architectures.bent_stack with preset.layer"
+        )
+    return {"rank": preset.rank_for(dim), "reset": preset.reset, "train_v": preset.train_v}
+
+
+p4inv = from_swap("p4inv", P4Inv, _of_p4inv)
 """P4Inv layers: the P4Inv swaps of arXiv:2010.07033, section 3.3."""
 plu = from_swap("plu", PLU)
 """PLU layers, as in Glow; their permutation stays."""

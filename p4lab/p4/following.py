@@ -1,6 +1,7 @@
 """What layers share that follow the whole gradient of a batch: rows for its samples, and whether u is at rest."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
@@ -137,8 +138,7 @@ class Following(P4Linear):
             generator = self.generator.clone_state()
             torch.rand((), generator=generator, device="cpu")  # the next batch is folded with other signs
             changes.assign(self, generator=generator)
-        if self.u.grad is not None:
-            changes.write(self.u.grad, self.u.grad.zero_)  # it belongs to rows that are gone
+        changes.also(partial(setattr, self.u, "grad", None))  # it belongs to rows that are gone
         changes.assign(self, _rows=0)
         changes.also(self._note_merged)
 

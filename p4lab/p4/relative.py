@@ -144,7 +144,7 @@ class P4Relative(Following, TrackedInverse):
         matrix = self.frozen_weight if self._is_merged() else self._weight().detach()
         if not self.follows():
             return F.linear(x, matrix, bias)
-        return cast(Tensor, Follow.apply(x, matrix, bias, self.u, self, False))
+        return self._followed(x, matrix, bias)
 
     def inverse(self, y: Tensor) -> Tensor:
         """Return ``W^-1 (y - b)`` for y of shape (..., d), differentiable; not finite where W is exactly singular.
@@ -160,7 +160,7 @@ class P4Relative(Following, TrackedInverse):
         matrix = self.frozen_inverse if self._is_merged() else self._weight_inverse().detach()
         if not self.follows():
             return F.linear(r, matrix)
-        return cast(Tensor, Follow.apply(r, matrix, None, self.u, self, True))
+        return self._followed(r, matrix, None, inverted=True)
 
     @full_precision
     def logabsdet(self) -> Tensor:
@@ -275,6 +275,11 @@ class P4Relative(Following, TrackedInverse):
         """Return whether the next merge updates the inverse."""
         return not self._stale and self._idle <= self.track_for
 
+    @torch.compiler.disable
+    def _followed(self, x: Tensor, matrix: Tensor, bias: Tensor | None, inverted: bool = False) -> Tensor:
+        """Return ``matrix x + bias``, whose backward pass tells the layer of its batch: compilers leave it alone."""
+        return cast(Tensor, Follow.apply(x, matrix, bias, self.u, self, inverted))
+
     def take_rows(self, z: Tensor, g: Tensor, h: Tensor | None) -> Tensor:
         """Make a batch rows of the layer, and return the gradient of u, shape (k + 1,).
 
@@ -293,10 +298,11 @@ class P4Relative(Following, TrackedInverse):
         norm = torch.linalg.vector_norm(g, dim=1, keepdim=True)
         with torch.no_grad():
             safe = norm.clamp_min(torch.finfo(norm.dtype).tiny)
-            cast(Tensor, self.q)[place] = z
-            torch.div(g, safe, out=cast(Tensor, self.p)[place])
-            if self.h is not None:
-                torch.div(more[0], safe, out=self.h[place])
+            rows = [(self.q, z), (self.p, g / safe), (self.h, None if self.h is None else more[0] / safe)]
+            for buffer, values in rows:
+                if buffer is not None and values is not None:
+                    # What is not finite is so in u's gradient, too; here it would outlive a step that is not taken.
+                    torch.nan_to_num(values, 0.0, 0.0, 0.0, out=buffer[place])
         return F.pad(norm.flatten(), (place.start, self.rank + 1 - place.stop))
 
     def _is_foreign(self, x: Tensor) -> bool:
@@ -410,9 +416,11 @@ class Follow(torch.autograd.Function):
         """Return the product."""
         ctx.layer, ctx.inverted, ctx.redraws = layer, inverted, layer.redraws
         ctx.at_rest = matrix is layer.frozen_weight or matrix is layer.frozen_inverse
-        y, ctx.dtype = F.linear(x, matrix, bias), x.dtype
-        ctx.save_for_backward(x if inverted else y, matrix, bias)
-        return y
+        z, ctx.dtype = F.linear(x, matrix), x.dtype
+        ctx.biased = bias is not None
+        ctx.save_for_backward(x if inverted else z, matrix)
+        # A tensor of its own, so that operations in place may follow.
+        return z.clone() if bias is None else z + bias
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -420,7 +428,7 @@ class Follow(torch.autograd.Function):
         (arrived,), layer = gradients, ctx.layer
         check_order(layer, ctx.redraws)
         layer.check_backward()
-        given, matrix, bias = ctx.saved_tensors
+        given, matrix = ctx.saved_tensors
         # Autocast may have made the output, and its gradient, narrower.
         given, arrived = given.to(matrix.dtype), arrived.reshape(-1, layer.dim).to(matrix.dtype)
         wanted = ctx.needs_input_grad[0]
@@ -431,10 +439,10 @@ class Follow(torch.autograd.Function):
             # one that arrived.
             g, h = -cast(Tensor, back), -arrived
         else:
-            z, g = z if bias is None else z - bias, arrived
+            g = arrived
         coordinates = z.t() @ g if layer.is_narrow else layer.take_rows(z, g, h if ctx.at_rest else None)
         of_x = cast(Tensor, back).view_as(given).to(ctx.dtype) if wanted else None
-        return of_x, None, None if bias is None else arrived.sum(0), coordinates, None, None
+        return of_x, None, arrived.sum(0) if ctx.biased else None, coordinates, None, None
 
 
 class Pull(torch.autograd.Function):
