@@ -214,7 +214,7 @@ class P4Relative(Following, TrackedInverse):
         # A batch that is not finite must leave A alone, and 0 times NaN is NaN.
         left, scale = torch.where(accepted, rows.left.t(), 0.0), torch.where(accepted, rows.scale, 1.0)
         if self._is_tracked():
-            back = small_inverse(ratio).to(u.dtype) @ rows.core @ rows.right / rows.scale.square()
+            back = small_inverse(rows.ratio) @ rows.core @ rows.right / rows.scale.square()
             changes.scale(x, 1 / scale)
             changes.absorb_product(x, x @ left, torch.where(accepted, back, 0.0), alpha=-1)
         changes.scale(a, scale)
@@ -230,7 +230,8 @@ class P4Relative(Following, TrackedInverse):
         changes.absorb(self.frozen_weight, step.to(kind) @ self.frozen_weight)
         if self._is_tracked():
             changes.absorb(self.frozen_inverse, self.frozen_inverse @ small_inverse(step).to(kind))
-        changes.absorb(self.frozen_logabsdet, self.frozen_logabsdet + small_slogdet(step)[1])
+        grown = small_slogdet(step)[1].to(self.frozen_logabsdet.dtype)
+        changes.absorb(self.frozen_logabsdet, self.frozen_logabsdet + grown)
         return changes
 
     def violation(self) -> Tensor:
@@ -362,8 +363,8 @@ class P4Relative(Following, TrackedInverse):
         return torch.cat([product, (rows.u * ((1 - self.turn) / 2)) * self.h[: self._rows]])
 
     def _step(self) -> Tensor:
-        """Return R in the wide dtype."""
-        wide = self.frozen_logabsdet.dtype
+        """Return R, in the wide dtype where it is cheap."""
+        wide = self.frozen_logabsdet.dtype if self.is_narrow else self.u.dtype
         eye = torch.eye(self.dim, dtype=wide, device=self.u.device)
         if self.is_narrow:
             u = self.u.to(wide)
@@ -371,7 +372,7 @@ class P4Relative(Following, TrackedInverse):
             m = m * (1 + m.square().sum()).rsqrt()
         else:
             rows = self._moves()
-            m = torch.addmm(rows.s * eye, rows.left.t().to(wide), rows.right.to(wide))
+            m = torch.addmm(rows.s * eye, rows.left.t(), rows.right)
         return torch.addmm(m, m, m, alpha=0.5) + eye
 
     def _determinant(self) -> tuple[Tensor, Tensor]:
