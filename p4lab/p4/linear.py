@@ -228,7 +228,8 @@ class P4Linear(P4Module):
         """
         rescued = self._refusals.piled_up()
         changes = self._absorb_anew() if rescued else self._absorb()
-        self._refusals.note(changes, rescued)
+        if not changes.report.is_final:  # what never trains on cannot pile up
+            self._refusals.note(changes, rescued)
         if self.bias is not None and self.frozen_bias is not None:
             changes.absorb(self.frozen_bias, self.bias)
             changes.undo(self.bias, self.frozen_bias)

@@ -242,7 +242,8 @@ class P4Riemannian(Following, Orthogonal):
         lengths = torch.linalg.vector_norm(g, dim=1)
         scales = lengths.clamp_min(torch.finfo(g.dtype).tiny).reciprocal_()
         self.scales[place].copy_(scales.neg_() if inverted else scales)
-        return pulled, F.pad(lengths, (place.start, self.rank - place.stop))
+        full = len(lengths) == self.rank
+        return pulled, lengths if full else F.pad(lengths, (place.start, self.rank - place.stop))
 
     def extra_repr(self) -> str:
         """Return the arguments that differ between layers."""

@@ -35,3 +35,15 @@ def test_a_batch_that_is_not_finite_leaves_the_frozen_tensors_alone(
     optimizer.step()
     assert layer.merge()
     assert bool(layer.weight.isfinite().all())
+
+
+@kinds
+@ranks
+def test_steps_that_are_dropped_are_no_refusals_that_pile_up(kind: type[P4Linear], rank: int) -> None:
+    layer = kind(24, rank=rank, seed=0)
+    for _ in range(40):
+        layer.zero_grad()
+        layer(torch.randn(8, 24)).square().mean().backward()
+        torch.optim.SGD(layer.parameters(), lr=math.inf).step()
+        assert layer.merge().discarded
+    assert layer.rescues == 0
