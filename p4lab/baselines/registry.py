@@ -266,7 +266,7 @@ def _orthogonal() -> list[Method]:
     return [
         add(
             "p4riemannian",
-            "P4Riemannian, whole gradient",
+            "P4Riemannian",
             knows=_RETRACTED,  # from 3 * 128 + 1 directions on it needs no cubic call
             build=takes_options_of(P4Riemannian, "rank")(RIEMANNIAN.layer),
             source="p4lab",

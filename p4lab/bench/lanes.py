@@ -147,21 +147,26 @@ def _alone(config: RaceConfig, name: str) -> RaceConfig:
 
 
 def traces_of(
-    trials: Sequence[Trial], backend: str | None = None, n_jobs: int = -1, file: Path | str | None = None
+    trials: Sequence[Trial],
+    backend: str | None = None,
+    n_jobs: int = -1,
+    file: Path | str | None = None,
+    progress: bool = True,
 ) -> list[Trace]:
-    """Return how each trial went, in their order; a line is said of each that ends.
+    """Return how each trial went, in their order.
 
     Args:
         trials: what to do.
         backend, n_jobs: see `p4lab.bench.workers.parallel`.
         file: JSON lines that keep finished trials, which are not done again (None: nothing is kept). They are known
             by everything in them; of the machine, and of the versions of p4lab and torch, the file knows nothing.
+        progress: whether stderr gets a line for each that ends.
 
     Raises:
         RunFileError: the file holds something else, or cannot be read or written.
         ConfigError, MissingPackageError: as `p4lab.bench.workers.parallel`, or a method cannot do its task.
     """
-    results = perform(trials, _result, _summary, file, n_jobs, backend)
+    results = perform(trials, _result, _summary if progress else None, file, n_jobs, backend)
     try:
         return [_trace(results[trial.key()]) for trial in trials]
     except (AttributeError, KeyError, TypeError) as error:

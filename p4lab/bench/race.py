@@ -36,6 +36,7 @@ def sweep(
     backend: str | None = None,
     n_jobs: int = -1,
     file: Path | str | None = None,
+    progress: bool = True,
 ) -> "pandas.DataFrame":
     """Train every method of a race with every seed; each has its own data, start and batches.
 
@@ -49,6 +50,7 @@ def sweep(
         n_jobs: runs at a time; -1 is one for each core, or as many as the cluster takes.
         file: JSON lines that keep finished runs: with the same settings these are not done again, so that a sweep
             that was stopped goes on where it was (None: nothing is kept).
+        progress: whether stderr gets a line for each run that ends.
 
     Returns:
         One row per method and seed: "method", "seed", "loss" (test loss, NaN if it broke down), "steps", "seconds",
@@ -69,7 +71,7 @@ def sweep(
     if seconds is None:
         seconds = config.budget if steps is None else math.inf
     trials = [Trial.of(config.replace(seed=seed), name, seconds, steps) for seed in seeds for name in config.names]
-    return pd.DataFrame([_record(trace) for trace in traces_of(trials, backend, n_jobs, file)])
+    return pd.DataFrame([_record(trace) for trace in traces_of(trials, backend, n_jobs, file, progress)])
 
 
 def _record(trace: Trace) -> dict[str, object]:

@@ -36,7 +36,7 @@ R = TypeVar("R", bound=Described)
 def perform(
     runs: Sequence[R],
     work: Callable[[R], Result],
-    summary: Callable[[R, Result], str],
+    summary: Callable[[R, Result], str] | None,
     file: Path | str | None,
     jobs: int = 1,
     backend: str | None = None,
@@ -48,7 +48,7 @@ def perform(
     Args:
         runs: what to do.
         work: what a run is done with.
-        summary: what is said of a finished run.
+        summary: what is said of a finished run (None: nothing is said at all).
         file: JSON lines to read and to append to (None: nothing is kept). Only this process writes to it, as soon as
             a run ends, wherever that was done.
         jobs, backend: see `p4lab.bench.workers.parallel`.
@@ -62,13 +62,15 @@ def perform(
     if path:
         _open(path).close()  # what cannot be written must be known before hours of work
     missing = [run for key, run in {run.key(): run for run in runs}.items() if key not in results]
-    say(f"{len(runs)} runs, {len(runs) - len(missing)} of them known")
+    if summary:
+        say(f"{len(runs)} runs, {len(runs) - len(missing)} of them known")
     count = itertools.count(1)
 
     def done(index: int, result: Result) -> None:
         if path:
             append(path, missing[index], result)
-        say(f"{next(count)}/{len(missing)} {summary(missing[index], result)}")
+        if summary:
+            say(f"{next(count)}/{len(missing)} {summary(missing[index], result)}")
 
     found = parallel((joblib.delayed(work)(run) for run in missing), backend, jobs, done)
     return {**results, **{run.key(): result for run, result in zip(missing, found, strict=True)}}
