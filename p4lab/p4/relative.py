@@ -276,10 +276,12 @@ class P4Relative(Following, TrackedInverse):
         """Return whether the next merge updates the inverse."""
         return not self._stale and self._idle <= self.track_for
 
-    @torch.compiler.disable
     def _followed(self, x: Tensor, matrix: Tensor, bias: Tensor | None, inverted: bool = False) -> Tensor:
         """Return ``matrix x + bias``, whose backward pass tells the layer of its batch: compilers leave it alone."""
         return cast(Tensor, Follow.apply(x, matrix, bias, self.u, self, inverted))
+
+    # What torch.compiler.disable sets; that would import the compiler, which takes seconds.
+    _followed._torchdynamo_disable = True  # type: ignore[attr-defined]
 
     def take_rows(self, z: Tensor, g: Tensor, h: Tensor | None) -> Tensor:
         """Make a batch rows of the layer, and return the gradient of u, shape (k + 1,).
