@@ -133,12 +133,16 @@ def tune_wide(config: RaceConfig, names: Sequence[str], seconds: float, work: Wo
 def beyond(trials: Mapping[Choice, Trace]) -> list[Choice]:
     """Return what to try next: for each optimizer, the rate beyond that end of its rates where the best of them is.
 
-    Nothing if the best one is between others, or if `MOST` choices have been tried. Of rates that all broke down, the
-    smallest counts as the best.
+    Nothing if the best one is between others, or if `MOST` choices have been tried. Of rates that all broke down, or
+    ended no lower than they started, the smallest counts as the best.
     """
     more = []
     for optimizer in dict.fromkeys(one.optimizer for one in trials):
-        losses = {one: trial.loss for one, trial in trials.items() if one.optimizer == optimizer}
+        losses = {
+            one: trial.loss if trial.loss < trial.checks[0][2] else math.inf
+            for one, trial in trials.items()
+            if one.optimizer == optimizer
+        }
         first = min(losses, key=lambda one: (losses[one], one.rate))
         rates = [one.rate for one in losses]
         factor = {max(rates): STEP, min(rates): 1 / STEP}.get(first.rate)

@@ -151,6 +151,11 @@ def test_each_optimizer_has_its_own_ends() -> None:
     assert beyond(trials) == [Choice("sgd", 0.4)]
 
 
+def test_a_loss_that_is_finite_and_huge_is_no_best_one() -> None:
+    trials = {Choice("sgd", rate): trace(loss) for rate, loss in ((1.0, math.inf), (2.5, 1e20), (6.25, math.inf))}
+    assert beyond(trials) == [Choice("sgd", 0.4)]
+
+
 # --- what is said ---
 
 
