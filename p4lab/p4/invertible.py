@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from p4lab.errors import OptionError
 from p4lab.linalg import (
     capacitance,
     factorized,
@@ -27,6 +28,7 @@ from p4lab.p4.linear import (
     MIN_FACTOR,
     NEARLY_SINGULAR,
     NOT_FINITE,
+    RESETS,
     P4Factored,
     Reset,
     add_low_rank,
@@ -55,7 +57,8 @@ class P4Inv(TrackedInverse, P4Factored):
         bias: whether there is an additive bias.
         init: "identity", "reverse", "permutation", "orthogonal" or an invertible (d, d) tensor.
         reset: how ``v`` is redrawn: "gaussian" (the paper) or "gradient" (orthonormal, from a sketch of the weight
-            gradient of the last backward pass; orthonormal and random where there was none).
+            gradient of the last backward pass; orthonormal and random where there was none); or "identity": with
+            ``rank >= dim`` it is the identity and stays so.
         train_v: whether ``v`` trains along with ``u`` (the paper) or stays fixed between merges: then W is linear in
             what is trained, and log|det| costs O(d k^2).
         min_factor: smallest singular value of C (by the bound 1/|C^-1|_F; |f| for k = 1) that a merge accepts; 0
@@ -88,6 +91,7 @@ class P4Inv(TrackedInverse, P4Factored):
         True
     """
 
+    resets: ClassVar[tuple[Reset, ...]] = (*RESETS, "identity")
     checks: ClassVar[tuple[Check, ...]] = (
         NOT_FINITE,
         NEARLY_SINGULAR,
@@ -110,6 +114,8 @@ class P4Inv(TrackedInverse, P4Factored):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(min_factor, dim, dim, rank, bias, reset, seed, device, dtype)
+        if reset == "identity" and train_v:
+            raise OptionError("reset='identity' with train_v=True: u alone reaches every matrix, and v has to stay")
         self.train_v, self.refine_order = train_v, 3
         kind = self.kind
         self.freeze(init)
@@ -135,7 +141,7 @@ class P4Inv(TrackedInverse, P4Factored):
         self._check(x, self.dim_in)
         # Looked up directly: a module takes its time to find a tensor by name, and this runs in every step.
         parameters, buffers = self._parameters, self._buffers
-        if self.rank == self.dim_in:  # u is as large as W: two products fewer, and no batch to remember
+        if self._reset_kind == "identity":  # u is as large as W: two products fewer
             return self._ordered(F.linear(x, self.weight, parameters["bias"]))
         v = cast(Tensor, (parameters if self.train_v else buffers)["v"])
         y = F.linear(x, cast(Tensor, buffers["frozen_weight"]), parameters["bias"])
@@ -328,13 +334,12 @@ class P4Inv(TrackedInverse, P4Factored):
         if self.q is not None:
             changes.follow(self.q, v, self.frozen_inverse)
 
-    def _sketched(self, omega: Tensor, changes: Changes, total: Total) -> Tensor:
-        # All directions there are: any frame of them will do, and one that stays keeps the momentum as it is.
-        return torch.eye(self.dim, **self.kind) if self.rank == self.dim else super()._sketched(omega, changes, total)
+    def _new_directions(self, generator: torch.Generator, changes: Changes, total: Total) -> Tensor:
+        if self._reset_kind == "identity":
+            return torch.eye(self.dim, **self.kind)
+        return super()._new_directions(generator, changes, total)
 
     def _frame(self, rows: Tensor, omega: Tensor) -> Tensor:
-        if self.rank == self.dim and self._reset_kind == "gradient":
-            return rows
         # The paper's random directions are not orthonormal.
         return omega if self._reset_kind == "gaussian" else super()._frame(rows, omega)
 

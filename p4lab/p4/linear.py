@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Self, cast, get_args
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,9 @@ from p4lab.p4.report import Check, MergeReport, MergeStatus
 from p4lab.p4.validate import check_cast, check_input, check_options, seed_from
 from p4lab.p4.watch import Batch, CompiledWatch, Slots, Watch, tie_to
 
-Reset = Literal["gaussian", "gradient"]
-RESETS: tuple[Reset, ...] = get_args(Reset)
-"""These are the ways to redraw directions."""
+Reset = Literal["gaussian", "gradient", "identity"]
+RESETS: tuple[Reset, ...] = ("gaussian", "gradient")
+"""These are the ways to redraw directions, where there is no other."""
 MIN_FACTOR = math.exp(-6.0)
 """`P4Factored` layers accept no smaller factor unless they are told to; the number is the paper's."""
 LARGEST_CONDITION_EPS = 0.5
@@ -80,6 +80,8 @@ class P4Linear(P4Module):
 
     checks: ClassVar[tuple[Check, ...]] = (NOT_FINITE,)
     """What a merge is judged by; the first one is for values that are not finite."""
+    resets: ClassVar[tuple[Reset, ...]] = RESETS
+    """Its directions may be redrawn in these ways."""
     wide_buffers: ClassVar[tuple[str, ...]] = ()
     """Buffers that stay in float64 whatever the layer is cast to."""
 
@@ -103,8 +105,9 @@ class P4Linear(P4Module):
         dtype = dtype or torch.get_default_dtype()
         for dim in (dim_in, dim_out):
             check_options(dim, rank, dtype)
-        self.dim_in, self.dim_out, self.reset_kind = dim_in, dim_out, reset
+        self.dim_in, self.dim_out = dim_in, dim_out
         self.rank = min(rank, self.largest_rank())
+        self.reset_kind = reset
         self.generator = torch.Generator(device="cpu").manual_seed(seed_from(seed))
         self.batch: Batch | None = None
         self._slots: Slots | None = None
@@ -303,8 +306,10 @@ class P4Linear(P4Module):
 
     @reset_kind.setter
     def reset_kind(self, kind: Reset) -> None:
-        if kind not in RESETS:
-            raise OptionError(f"reset={kind!r} is not known: choose one of {RESETS}")
+        if kind not in self.resets:
+            raise OptionError(f"reset={kind!r} is not known: choose one of {self.resets}")
+        if kind == "identity" and self.rank < self.dim_in:
+            raise OptionError(f"reset='identity' needs all directions: rank={self.rank} is below dim={self.dim_in}")
         self._reset_kind = kind
         if "_slots" in self.__dict__:
             self._fit_slots()

@@ -96,7 +96,7 @@ PRESETS = {preset.name: preset for preset in (RECOMMENDED, PAPER)}
 ORTHOGONAL = Preset("orthogonal", 32, "gradient", train_v=False, every=4, refine_every=50, kind=P4Orthogonal)
 """Rotations take directions from the gradient and merge often, for plain descent (``p4lab.bench orthogonal``)."""
 
-EVERYTHING = Preset("everything", ALL, "gradient", train_v=False, every=10, refine_every=50)
+EVERYTHING = Preset("everything", ALL, "identity", train_v=False, every=10, refine_every=50)
 """P4Inv along all directions at once: for narrow layers, whose merges can then be rare, and for maps."""
 
 RELATIVE = Preset("relative", 128, "gradient", train_v=False, every=1, refine_every=50, kind=P4Relative)

@@ -114,7 +114,7 @@ def test_it_solves_an_ica_as_dense_weights_do() -> None:
     uniform = torch.rand(4000, D, generator=generator, dtype=torch.float64)
     sources = torch.log(torch.tan(torch.pi / 2 * uniform))  # of density 1 / (pi cosh s)
     eye = torch.eye(D, dtype=torch.float64)
-    task = ICATask(sources, well_conditioned(D), (1, D), eye, dtype=torch.float64)
+    task = ICATask(sources, well_conditioned(D), eye, dtype=torch.float64)
     start = task.test_loss(METHODS["dense"].build(D, bias=False, dtype=torch.float64))
     layer, loss = trained("self_normalizing", task)
     _, best = trained("dense", task)

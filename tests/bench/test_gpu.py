@@ -47,7 +47,7 @@ def test_the_command_prints_all_tables(monkeypatch: pytest.MonkeyPatch, capsys: 
     main(["gpu", "--methods=plain+p4inv", *options])
     titles = capsys.readouterr().out.split("### ")[1:]
     for text, expected in zip(
-        titles, ("**float32**, cpu", "exact methods ahead of both", "**so**, d = 4", "no graphs on cpu"), strict=True
+        titles, ("**float32**, cpu", "exact methods ahead of these", "**so**, d = 4", "no graphs on cpu"), strict=True
     ):
         assert expected in text
 

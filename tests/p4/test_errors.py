@@ -172,3 +172,23 @@ def test_a_schedule_without_p4_modules() -> None:
 def test_every_error_is_also_the_builtin_that_fits(error: type[P4Error], builtin: type[Exception]) -> None:
     assert issubclass(error, P4Error)
     assert issubclass(error, builtin)
+
+
+def test_all_directions() -> None:
+    """The identity stays in the place of v, for layers that have all directions; u may be trained by anything."""
+    layer = P4Inv(4, rank=9, reset="identity", seed=0, dtype=torch.float64)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
+    x = torch.randn(8, 4, dtype=torch.float64)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (layer(x).square().mean() - layer.logabsdet()).backward()
+        assert layer.u.grad is not None
+        optimizer.step()
+        weight = layer.weight.detach()
+        assert layer.merge()
+        assert torch.equal(layer.v, torch.eye(4, dtype=torch.float64))
+        assert torch.allclose(layer.weight.detach(), weight)
+    with pytest.raises(OptionError, match="rank=2 is below dim=4"):
+        P4Inv(4, rank=2, reset="identity")
+    with pytest.raises(OptionError, match="v has to stay"):
+        P4Inv(4, rank=4, reset="identity", train_v=True)
