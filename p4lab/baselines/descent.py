@@ -37,10 +37,7 @@ class GroupDescent(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move every layer and parameter once; return what ``closure`` returned, if there is one."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = value_of(closure)
         lr = self.param_groups[0]["lr"]
         for layer in self.layers:
             self.move(layer, lr)
@@ -154,10 +151,7 @@ class RelativeAdam(Adam):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step once; return what ``closure`` returned, if there is one."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = value_of(closure)
         for layer in self.layers:
             z, g = layer.factors()
             if layer.matrix.grad is None and not len(z) and isinstance(layer.pull, float):
@@ -239,6 +233,14 @@ def relative(layer: FactoredLinear) -> Tensor:
 
 def _eye(like: Tensor, size: int) -> Tensor:
     return torch.eye(size, dtype=torch.float64, device=like.device)
+
+
+def value_of(closure: Callable[[], Any] | None) -> Any:
+    """Return what an optimizer's closure returns, with gradients recorded; None if there is none."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
 
 
 def check_rate(lr: float) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from p4lab.baselines.descent import FactoredDescent, check_rate, layers_of, relative, without
+from p4lab.baselines.descent import FactoredDescent, check_rate, layers_of, relative, value_of, without
 from p4lab.baselines.riemannian import CayleyLinear, NearLinear
 from p4lab.errors import OptionError
 from p4lab.options import check_known, named_options
@@ -193,10 +193,7 @@ class Pogo(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move every layer and parameter once; return what ``closure`` returned, if there is one."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = value_of(closure)
         lr = self.param_groups[0]["lr"]
         for layer, turn, scale in zip(self.layers, self._turns, self._scales, strict=True):
             memory, (group,) = self.state[layer.matrix], turn.param_groups

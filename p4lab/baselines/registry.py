@@ -34,8 +34,6 @@ from p4lab.p4 import (
     RELATIVE,
     RIEMANNIAN,
     MergeSchedule,
-    P4Relative,
-    P4Riemannian,
     Preset,
 )
 from p4lab.packages import require
@@ -172,20 +170,22 @@ def _method(
     return Method(name, label, group, **knows._asdict(), build=build, source=source, **options)
 
 
+_PAPER = "arXiv:2010.07033"
+_DESCENT = {"sgd": TORCH["sgd"]}
+
+
+def _p4(name: str, label: str, preset: Preset, source: str = f"p4lab, {_PAPER}", **options: Any) -> Method:
+    build = takes_options_of(preset.kind, *preset.settings(1))(preset.layer)
+    return _method(name, label, build=build, source=source, preset=preset, **options)
+
+
 def _free_gl() -> list[Method]:
     add = partial(_method, group="invertible", knows=_FREE)
-    paper = "arXiv:2010.07033"
-
-    def p4(name: str, label: str, preset: Preset, source: str = f"p4lab, {paper}", **options: Any) -> Method:
-        fixed = () if preset.kind is P4Relative else ("reset", "train_v")
-        build = takes_options_of(preset.kind, "rank", *fixed)(preset.layer)
-        return add(name, label, build=build, source=source, preset=preset, **options)
-
     return [
-        p4("p4inv_paper", "P4Inv, rank 1 (paper)", PAPER, paper),
-        p4("p4inv", "P4Inv", RECOMMENDED),
-        p4("p4inv_all", "P4Inv, all directions", EVERYTHING, knows=_CUBIC),
-        p4("p4relative", "P4Relative", RELATIVE, optimizers={"sgd": TORCH["sgd"]}),
+        _p4("p4inv_paper", "P4Inv, rank 1 (paper)", PAPER, group="invertible", knows=_FREE, source=_PAPER),
+        _p4("p4inv", "P4Inv", RECOMMENDED, group="invertible", knows=_FREE),
+        _p4("p4inv_all", "P4Inv, all directions", EVERYTHING, group="invertible", knows=_CUBIC),
+        _p4("p4relative", "P4Relative", RELATIVE, group="invertible", knows=_FREE, optimizers=_DESCENT),
         add("plu", "PLU (Glow)", build=PLU, source="arXiv:1807.03039"),
         add("qr", "QR, Householder", build=QR, source="arXiv:1901.11137"),
         add("svd", "SVD, Householder", build=SVD, source="arXiv:1803.09327, arXiv:2009.13977"),
@@ -264,15 +264,8 @@ def _torch_orthogonal() -> list[Method]:
 def _orthogonal() -> list[Method]:
     add = partial(_method, group="orthogonal")
     return [
-        add(
-            "p4riemannian",
-            "P4Riemannian",
-            knows=_RETRACTED,  # from 3 * 128 + 1 directions on it needs no cubic call
-            build=takes_options_of(P4Riemannian, "rank")(RIEMANNIAN.layer),
-            source="p4lab",
-            optimizers={"sgd": TORCH["sgd"]},
-            preset=RIEMANNIAN,
-        ),
+        # From 3 * 128 + 1 directions on it needs no cubic call.
+        _p4("p4riemannian", "P4Riemannian", RIEMANNIAN, group="orthogonal", knows=_RETRACTED, optimizers=_DESCENT),
         *_torch_orthogonal(),
         add(
             "geotorch_so_dynamic",

@@ -87,20 +87,11 @@ def _loss(method: Method, layer: Any, x: Tensor) -> Tensor:
     return loss - layer.logabsdet() / layer.dim if method.has_likelihood else loss
 
 
-def seconds_of(call: Callable[[], object], timer: Timer = by_clock) -> float:
-    """Return the seconds that a call takes."""
-    return timer(call, 1)
-
-
 def seconds_of_steps(
     contenders: Mapping[str, Contender], rounds: int, timer: Timer = by_clock
 ) -> dict[str, list[float]]:
     """Return the seconds of a step of each contender, with its share of what happens seldom, one for each round."""
-    rare = {
-        name: min(seconds_of(one.rare, timer) for _ in range(3)) / one.every
-        for name, one in contenders.items()
-        if one.rare
-    }
+    rare = {name: min(timer(one.rare, 1) for _ in range(3)) / one.every for name, one in contenders.items() if one.rare}
     times = interleaved({name: one.steps for name, one in contenders.items()}, rounds, timer=timer)
     return {name: [t / contenders[name].unit + rare.get(name, 0.0) for t in values] for name, values in times.items()}
 
@@ -157,9 +148,9 @@ def measure(
     for name in names:
         with torch.device(device):
             one = contender(METHODS[name], dim, batch)
-        seconds = seconds_of(one.steps, timer) / one.unit
+        seconds = timer(one.steps, 1) / one.unit
         if seconds > SLOW:
-            seconds = min(seconds, seconds_of(one.steps, timer) / one.unit)  # the first one had buffers to allocate
+            seconds = min(seconds, timer(one.steps, 1) / one.unit)  # the first one had buffers to allocate
         if seconds > SLOW:
             once[name] = seconds
         else:
@@ -172,7 +163,7 @@ def measure(
 
 
 def verdict(row: dict[str, Cell]) -> list[object]:
-    """Return the ratios of both P4Inv presets at a width, the exact methods ahead of these, and how many there are."""
+    """Return the ratios of P4 methods at a width, the exact methods ahead of all of these, and how many there are."""
     ratios = {name: cell.ratio for name, cell in row.items() if cell.ratio is not None}
     own = min((ratios[name] for name in P4 if name in ratios), default=0.0)
     rivals = [name for name in row if is_exact(name) and name not in P4]

@@ -11,9 +11,9 @@ import torch
 from p4lab.baselines import METHODS, ORTHOGONAL_GROUPS, Method
 from p4lab.bench import linear_problems
 from p4lab.bench.linear_problems import SEED, Outcome, fastest, reached, seconds
-from p4lab.bench.methods import SLOW, Contender, contender, seconds_of, seconds_of_steps
+from p4lab.bench.methods import SLOW, Contender, contender, seconds_of_steps
 from p4lab.bench.tables import table
-from p4lab.bench.timing import median_ratio, one_thread
+from p4lab.bench.timing import by_clock, median_ratio, one_thread
 from p4lab.command import say
 from p4lab.p4 import ORTHOGONAL, MergeSchedule, P4Givens, P4Reflections
 from p4lab.problems.linear_maps import LinearProblem, linear_target
@@ -87,7 +87,7 @@ def steps(sizes: Sequence[int] = STEP_SIZES, rounds: int = 7, names: Sequence[st
         for name in names:
             if name not in slow:
                 contenders[name] = contender(CONTENDERS[name], dim, STEP_BATCH)
-                if seconds_of(contenders[name].steps) / contenders[name].unit > SLOW:
+                if by_clock(contenders[name].steps, 1) / contenders[name].unit > SLOW:
                     slow.add(name)
                     del contenders[name]
         each = seconds_of_steps(contenders, rounds)

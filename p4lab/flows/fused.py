@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from p4lab.flows.bent import BentIdentity
+from p4lab.linalg import is_transforming
 from p4lab.p4 import P4Inv
 from p4lab.p4.watch import check_order, remember, transformed
 
@@ -35,7 +35,7 @@ def fusible(layers: Sequence[Any], x: Tensor, gradients: bool = True) -> bool:
         return False
     if torch.is_autocast_enabled(x.device.type):
         return False
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0 or torch.compiler.is_compiling():
+    if is_transforming() or torch.compiler.is_compiling():
         return False
     first = None
     for layer in layers:

@@ -79,7 +79,7 @@ def _of_p4inv(dim: int, preset: Preset) -> dict[str, Any]:
             f"preset {preset.name!r} is one of {preset.kind.__name__} layers, and these are P4Inv layers: take another "
             "preset, or p4lab.flows.architectures.bent_stack with preset.layer"
         )
-    return {"rank": preset.rank_for(dim), "reset": preset.reset, "train_v": preset.train_v}
+    return preset.settings(dim)
 
 
 p4inv = from_swap("p4inv", P4Inv, _of_p4inv)

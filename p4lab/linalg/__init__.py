@@ -28,6 +28,7 @@ from p4lab.linalg.symmetric import (
     symmetric_update,
     symmetrized,
 )
+from p4lab.linalg.transforms import is_transforming
 from p4lab.linalg.turning import cayley_turn
 from p4lab.linalg.unimodular import unit_determinant
 
@@ -46,6 +47,7 @@ __all__ = [
     "initial_matrix",
     "inverse_and_det",
     "inverse_and_logabsdet",
+    "is_transforming",
     "low_rank_rotation",
     "nearest_orthogonal",
     "operator_sketch",

@@ -4,9 +4,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from p4lab.linalg.low_rank import small_inverse
+from p4lab.linalg.transforms import is_transforming
 
 
 def cayley_turn(z: Tensor, u: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -36,11 +36,8 @@ def cayley_turn(z: Tensor, u: Tensor, v: Tensor, bias: Tensor | None = None) -> 
         >>> cayley_turn(torch.tensor([[3.0, 5.0]]), u, v)
         tensor([[-5.,  3.]])
     """
-    plain = (
-        (torch.amp.is_autocast_available(z.device.type) and torch.is_autocast_enabled(z.device.type))
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-    )
+    device = z.device.type
+    plain = (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)) or is_transforming()
     return _plain(z, u, v, bias) if plain else cast(Tensor, _Turn.apply(z, u, v, bias))
 
 

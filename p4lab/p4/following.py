@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
 
 from p4lab.errors import MergeOrderError, OptionError
+from p4lab.linalg import is_transforming
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import Total, alone
 from p4lab.p4.linear import P4Linear
@@ -29,7 +29,8 @@ class Following(P4Linear):
     instead: ClassVar[str]
     """This names the layer to take where replicas are to be averaged."""
     _rows = 0
-    _merged: tuple[object, ...] = ()
+    _merged: tuple[int, int] | None = None
+    """These are the identity of u and the number of its writes, as the last merge left them."""
     _claimed: int | None = None
 
     @property
@@ -131,9 +132,6 @@ class Following(P4Linear):
 
     def _redraw(self, changes: Changes, total: Total) -> None:
         super()._redraw(changes, total)
-        for parameter in self.perturbation():
-            if parameter is not self.u:
-                changes.clear(parameter)
         if not self.is_narrow:
             generator = self.generator.clone_state()
             torch.rand((), generator=generator, device="cpu")  # the next batch is folded with other signs
@@ -144,34 +142,31 @@ class Following(P4Linear):
 
     # --- state -------------------------------------------------------------------------------------------------------
 
-    def _versions(self) -> tuple[object, ...]:
-        # An inference tensor counts no writes: its layer always counts as perturbed, which costs time only.
-        return tuple((id(p), None if p.is_inference() else p._version) for p in self.perturbation())
-
     def _is_merged(self) -> bool:
-        """Return whether the perturbation is zero, as the last merge left it, without reading it."""
-        return self._merged == self._versions() and not self.u.is_inference()
+        """Return whether u is zero, as the last merge left it, without reading it."""
+        u = self._parameters["u"]
+        # An inference tensor counts no writes: its layer always counts as perturbed, which costs time only.
+        return u is not None and not u.is_inference() and self._merged == (id(u), u._version)
 
-    def _note_merged(self) -> None:
-        self._merged = self._versions()
+    def _note_merged(self, merged: bool = True) -> None:
+        self._merged = (id(self.u), self.u._version) if merged and not self.u.is_inference() else None
 
     def _applied(self, fn: Callable[[Tensor], Tensor], recurse: bool) -> Self:
         merged = self._is_merged()
         super()._applied(fn, recurse)
-        if merged:
-            self._note_merged()
+        self._note_merged(merged)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_merged": self._is_merged(), "_claimed": None}
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        self._merged = ()  # unless the state says otherwise
+        self._merged = None  # unless the state says otherwise
         super()._load_from_state_dict(state, prefix, *rest)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._merged = self._versions() if state["_merged"] else ()
+        self._note_merged(state["_merged"])
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """Return what `P4Linear.get_extra_state` does, and what is known of the rows."""
@@ -182,7 +177,7 @@ class Following(P4Linear):
         """Set what `get_extra_state` gave."""
         super().set_extra_state(state)
         merged, self._rows = state["following"].tolist()
-        self._merged = self._versions() if merged else ()
+        self._note_merged(bool(merged))
 
     def _itself(self) -> str:
         return f"{type(self).__name__}(dim={self.dim}, rank={self.rank})"
@@ -193,13 +188,6 @@ def _task() -> int:
     return torch._C._current_graph_task_id()
 
 
-def transformed_by_torch(x: Tensor) -> bool:
-    """Return whether a transform of torch.func, forward-mode differentiation or a tracer is at work.
-
-    They get the derivatives by the perturbation itself.
-    """
-    return (
-        torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
-    )
+def is_transformed() -> bool:
+    """Return whether a transform, or a tracer, is at work: these get the derivatives by the perturbation itself."""
+    return is_transforming() or torch._C._get_tracing_state() is not None

@@ -7,10 +7,9 @@ from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from p4lab.errors import OptionError
-from p4lab.linalg import orthonormal_rows
+from p4lab.linalg import is_transforming, orthonormal_rows
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import P4Module, Total, alone, full_precision
 from p4lab.p4.refusals import Refusals, outside_inference
@@ -478,7 +477,7 @@ class VolumePreserving(OfFixedSize):
 
 def _recorded(y: Tensor) -> bool:
     """Return whether autograd records y, by itself and without a transform."""
-    return y.requires_grad and not (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
+    return y.requires_grad and not is_transforming()
 
 
 def _checked(min_factor: float) -> float:

@@ -29,7 +29,7 @@ class Preset:
     Attributes:
         name: what the lab calls it.
         rank: number of directions, in layers wide enough for it (see `rank_for`).
-        reset: how directions are redrawn (`P4Riemannian` draws none).
+        reset: how directions are redrawn (layers that follow whole gradients draw none).
         train_v: whether the directions train, too.
         every: optimizer steps between merges.
         refine_every: merges between refinements of the inverse, or of the rotation.
@@ -70,14 +70,18 @@ class Preset:
             return dim // 16 if dim >= WIDE else min(self.rank, max(1, dim // 2))
         return dim if self.rank == ALL else min(self.rank, max(1, 2 * dim // 3))
 
-    def layer(self, dim: int, **options: Any) -> Any:
-        """Return a layer with these settings and further ``options`` of its class."""
+    def settings(self, dim: int) -> dict[str, Any]:
+        """Return what the preset says of a layer of width ``dim``, as keywords for its class."""
         settings: dict[str, Any] = {"rank": self.rank_for(dim)}
         if not issubclass(self.kind, Following):
             settings["reset"] = self.reset
-        if self.train_v:
-            settings["train_v"] = True
-        return self.kind(dim, **settings | options)
+        if issubclass(self.kind, P4Inv):
+            settings["train_v"] = self.train_v
+        return settings
+
+    def layer(self, dim: int, **options: Any) -> Any:
+        """Return a layer with these settings and further ``options`` of its class."""
+        return self.kind(dim, **self.settings(dim) | options)
 
     def schedule(self, model: nn.Module, optimizer: Optimizer) -> MergeSchedule:
         """Return a merge schedule with these settings."""

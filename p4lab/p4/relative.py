@@ -11,7 +11,7 @@ from p4lab.errors import OptionError
 from p4lab.linalg import refined_inverse, small_inverse, small_slogdet
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import full_precision
-from p4lab.p4.following import Following, transformed_by_torch
+from p4lab.p4.following import Following, is_transformed
 from p4lab.p4.linear import NOT_FINITE
 from p4lab.p4.report import Check
 from p4lab.p4.tracked import TrackedInverse
@@ -139,7 +139,7 @@ class P4Relative(Following, TrackedInverse):
         """
         self._check(x, self.dim_in)
         bias = self._parameters["bias"]
-        if self._is_foreign(x):
+        if self._is_foreign():
             return F.linear(x, self._weight(), bias)
         matrix = self.frozen_weight if self._is_merged() else self._weight().detach()
         if not self.follows():
@@ -154,7 +154,7 @@ class P4Relative(Following, TrackedInverse):
         """
         self._check(y, self.dim)
         r = y if self.bias is None else y - self.bias
-        if self._is_foreign(y):
+        if self._is_foreign():
             return F.linear(r, self._weight_inverse())
         self._ask()
         matrix = self.frozen_inverse if self._is_merged() else self._weight_inverse().detach()
@@ -168,7 +168,7 @@ class P4Relative(Following, TrackedInverse):
 
         Cost O(1) after a merge, else that of a merge. On devices without float64 (mps) it is float32.
         """
-        if self._is_foreign(self.u):
+        if self._is_foreign():
             return self.frozen_logabsdet + self._determinant()[1]
         value = self.frozen_logabsdet if self._is_merged() else self.frozen_logabsdet + self._determinant()[1].detach()
         return cast(Tensor, Pull.apply(value, self.u, self)) if self.follows() else value.clone()
@@ -184,7 +184,7 @@ class P4Relative(Following, TrackedInverse):
     def weight(self) -> Tensor:
         """The effective weights, shape (d, d), differentiable without rows. Cost as a merge."""
         weight = self._weight()
-        foreign = self._is_foreign(self.u) or not self.follows()
+        foreign = self._is_foreign() or not self.follows()
         return weight if foreign else cast(Tensor, Matrix.apply(weight.detach(), self.u, self, False))
 
     @property
@@ -192,7 +192,7 @@ class P4Relative(Following, TrackedInverse):
     def weight_inverse(self) -> Tensor:
         """The inverse of the effective weights, shape (d, d), differentiable without rows. Cost as a merge."""
         inverse = self._weight_inverse()
-        foreign = self._is_foreign(self.u) or not self.follows()
+        foreign = self._is_foreign() or not self.follows()
         return inverse if foreign else cast(Tensor, Matrix.apply(inverse.detach(), self.u, self, True))
 
     # --- the P4 contract ---------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ class P4Relative(Following, TrackedInverse):
         return changes
 
     def _absorb_rows(self) -> Changes:
-        # Cost 5 k d^2 + O(k^2 d), and 4 k d^2 while the inverse is tracked; no d x d temporary.
+        # Cost 3 k d^2 + O(k^2 d), and 4 k d^2 more while the inverse is tracked; no d x d temporary.
         a, x, u = self.frozen_weight, self.frozen_inverse, self.u
         rows = self._moves()
         # Rounded as A is: only its logarithm adds up over steps.
@@ -308,9 +308,9 @@ class P4Relative(Following, TrackedInverse):
                     torch.nan_to_num(values, 0.0, 0.0, 0.0, out=buffer[place])
         return F.pad(norm.flatten(), (place.start, self.rank + 1 - place.stop))
 
-    def _is_foreign(self, x: Tensor) -> bool:
+    def _is_foreign(self) -> bool:
         """Return whether gradients are to be those by u itself: for transforms, and for tensors in the place of u."""
-        return transformed_by_torch(x) or not isinstance(self._parameters["u"], nn.Parameter)
+        return is_transformed() or not isinstance(self._parameters["u"], nn.Parameter)
 
     @full_precision
     def _weight(self) -> Tensor:

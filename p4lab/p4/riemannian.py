@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from p4lab.linalg import cayley_pairs_core, small_inverse
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import full_precision
-from p4lab.p4.following import Following, transformed_by_torch
+from p4lab.p4.following import Following, is_transformed
 from p4lab.p4.linear import NOT_FINITE, add_low_rank
 from p4lab.p4.orthogonal import Orthogonal
 from p4lab.p4.report import Check, MergeStatus
@@ -117,7 +117,7 @@ class P4Riemannian(Following, Orthogonal):
         """
         self._check(x, self.dim)
         bias = self._parameters["bias"]
-        if transformed_by_torch(x):
+        if is_transformed():
             return self.turn(F.linear(x, self.frozen_weight), bias)
         merged = self._is_merged()
         z = cast(Tensor, Follow.apply(x, self.u, self, False)) if self.follows() else F.linear(x, self.frozen_weight)
@@ -133,7 +133,7 @@ class P4Riemannian(Following, Orthogonal):
         """
         self._check(y, self.dim)
         r = y if self.bias is None else y - self.bias
-        if transformed_by_torch(y):
+        if is_transformed():
             return F.linear(self.turn_back(r), self.frozen_weight.t())
         if not self._is_merged():
             r = self._turned(r, self.u.detach(), back=True)
@@ -182,8 +182,7 @@ class P4Riemannian(Following, Orthogonal):
         product = core @ inside
         report = self.judge((), torch.finfo(p.dtype).eps * size, size=size)
         changes = Changes(report)
-        # A batch that is not finite must leave Q alone, and 0 times NaN is NaN.
-        changes.write(self.outside, partial(self.outside.nan_to_num_, 0.0, 0.0, 0.0))
+        # A step that is not finite must leave Q alone, and 0 times NaN is NaN.
         changes.absorb_product(self.frozen_weight, p.t(), product.nan_to_num_(0.0, 0.0, 0.0).mul_(report.accepted))
         return changes
 
@@ -242,6 +241,8 @@ class P4Riemannian(Following, Orthogonal):
         lengths = torch.linalg.vector_norm(g, dim=1)
         scales = lengths.clamp_min(torch.finfo(g.dtype).tiny).reciprocal_()
         self.scales[place].copy_(scales.neg_() if inverted else scales)
+        for rows in (outside, inside, self.scales[place]):
+            rows.nan_to_num_(0.0, 0.0, 0.0)  # as it is in u's gradient; here it would outlive a step that is not taken
         full = len(lengths) == self.rank
         return pulled, lengths if full else F.pad(lengths, (place.start, self.rank - place.stop))
 

@@ -105,18 +105,6 @@ def test_a_sample_that_is_not_finite_does_not_destroy_the_layer(bad: float, step
     assert defect(layer, batch(40)) < 1e-12
 
 
-def test_rows_of_a_bad_batch_do_not_reach_the_next_one() -> None:
-    """Whoever sees a NaN loss and skips that batch may go on with a smaller one, and look before the merge."""
-    layer = layer_of(40, 32)
-    x = batch(40, 8)
-    x[7, 0] = torch.nan
-    nll(layer, x).backward()
-    step(layer, batch(40, 4))
-    assert defect(layer, batch(40)) < 1e-12
-    layer.merge()
-    assert defect(layer, batch(40)) < 1e-12
-
-
 def test_reverse_kl_with_too_large_a_rate_keeps_its_logabsdet() -> None:
     """The same by itself: too long a step through the inverse is dropped; it had merged NaN into log|det| for good."""
     for seed in range(20):
