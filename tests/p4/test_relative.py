@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from p4.relative_twin import Twin, layer_of
+from torch import Tensor
 
 from p4lab.errors import MergeOrderError, OptionError
 from p4lab.p4 import RELATIVE, MergeSchedule, MergeStatus, P4Relative
@@ -16,32 +17,6 @@ from p4lab.p4 import RELATIVE, MergeSchedule, MergeStatus, P4Relative
 RATE = 0.05
 SHAPES = pytest.mark.parametrize(("dim", "rank"), [(80, 32), (40, 32), (6, 6)], ids=["rows", "many-rows", "dense"])
 TURNS = pytest.mark.parametrize("turn", [1.0, 3.0])
-
-
-def layer_of(dim: int, rank: int, **options: object) -> P4Relative:
-    torch.manual_seed(0)
-    layer = P4Relative(dim, **{"rank": rank, "init": "orthogonal", "seed": 0, "dtype": torch.float64, **options})
-    with torch.no_grad():
-        layer.bias.normal_()
-    return layer
-
-
-class Twin(nn.Module):
-    """The same function with plain weights, whose gradient autograd finds."""
-
-    def __init__(self, layer: P4Relative) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(layer.weight.detach().clone())
-        self.bias = layer.bias.detach().clone()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x @ self.weight.T + self.bias
-
-    def inverse(self, y: Tensor) -> Tensor:
-        return torch.linalg.solve(self.weight, (y - self.bias).T).T
-
-    def logabsdet(self) -> Tensor:
-        return torch.linalg.slogdet(self.weight).logabsdet
 
 
 def forward_loss(model: P4Relative | Twin, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from p4.relative_twin import Twin, layer_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -22,28 +23,8 @@ SHAPES = pytest.mark.parametrize(("dim", "rank"), [(40, 32), (6, 6)], ids=["rows
 F64 = torch.float64
 
 
-def layer_of(dim: int, rank: int, **options: object) -> P4Relative:
-    torch.manual_seed(0)
-    return P4Relative(dim, **{"rank": rank, "init": "orthogonal", "seed": 0, "dtype": F64, **options})
-
-
 def batch(dim: int, size: int = 6, seed: int = 1) -> Tensor:
     return torch.randn(size, dim, dtype=F64, generator=torch.Generator().manual_seed(seed))
-
-
-class Twin(nn.Module):
-    """The same function with plain weights, whose gradient autograd finds."""
-
-    def __init__(self, layer: P4Relative) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(layer.weight.detach().clone())
-        self.bias = None if layer.bias is None else layer.bias.detach().clone()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
-
-    def logabsdet(self) -> Tensor:
-        return torch.linalg.slogdet(self.weight).logabsdet
 
 
 def nll(model: nn.Module, x: Tensor) -> Tensor:
