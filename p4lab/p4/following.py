@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,17 @@ from p4lab.linalg import is_transforming
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import Total, alone
 from p4lab.p4.linear import P4Linear
+from p4lab.p4.watch import check_order
+
+EXTRA = "_extra_state"
+"""torch's name for what is in a state besides tensors."""
 
 
 class Following(P4Linear):
     """Base class of square layers whose backward pass gives u the natural coordinates of a whole batch's gradient.
 
     With ``rank < dim`` the layer has rows: room for the samples of the batches between two merges, which its backward
-    pass fills (`fitted`, `claim`). Such a layer trains by plain descent alone, in one process. With ``rank == dim`` it
+    pass fills (`claim`). Such a layer trains by plain descent alone, in one process. With ``rank == dim`` it
     needs none, and u is all of a (d, d) matrix. A subclass calls `follows` in its forward pass.
     """
 
@@ -49,38 +53,33 @@ class Following(P4Linear):
         """Return whether the backward pass of a forward pass that begins now gives u a gradient."""
         return torch.is_grad_enabled() and self.u.requires_grad
 
-    def fitted(self, *batch: Tensor) -> tuple[Tensor, ...]:
-        """Return tensors of one batch, shape (B, d) each, folded into ``rank`` rows if there are more samples.
+    def claim(self, *batch: Tensor) -> tuple[slice, tuple[Tensor, ...]]:
+        """Return the place of new rows, and what goes there of tensors of one batch, shape (B, d) each.
 
-        Folded with random signs, :math:`E[sum_{ij} e_i e_j g_i^T z_j] = g^T z`.
-        """
-        rows = len(batch[0])
-        if rows <= self.rank or self._rows:
-            return batch
-        times = -(-rows // self.rank)
-        signs = torch.randint(2, (rows, 1), generator=self.generator.clone_state(), device="cpu").to(batch[0]) * 2 - 1
-        missing = (0, 0, 0, times * self.rank - rows)
-        return tuple(F.pad(t * signs, missing).view(times, self.rank, -1).sum(0) for t in batch)
-
-    def claim(self, rows: int) -> slice:
-        """Return the place of so many new rows.
-
-        If there is no room left, those are taken that neither a gradient nor a perturbation belongs to.
+        A batch with more samples than there are rows is folded into all of them with random signs,
+        :math:`E[sum_{ij} e_i e_j g_i^T z_j] = g^T z`. If there is no room left, those rows are taken that neither a
+        gradient nor a perturbation belongs to.
 
         Raises:
             MergeOrderError: there are none.
         """
-        if self._rows + rows > self.rank and self.u.grad is None and self._is_merged() and self._claimed != _task():
+        samples = len(batch[0])
+        if self._rows + samples > self.rank and self.u.grad is None and self._is_merged() and self._claimed != _task():
             self._rows = 0
         first, room = self._rows, self.rank - self._rows
-        if rows > room:
+        if samples > self.rank and not first:
+            times = -(-samples // self.rank)
+            signs = torch.randint(2, (samples, 1), generator=self.generator.clone_state(), device="cpu") * 2 - 1
+            signs, missing = signs.to(batch[0]), (0, 0, 0, times * self.rank - samples)
+            batch = tuple(F.pad(t * signs, missing).view(times, self.rank, -1).sum(0) for t in batch)
+        elif samples > room:
             raise MergeOrderError(
-                f"{self._itself()} has {room} rows left since its last merge, and a batch of {rows} samples came: "
+                f"{self._itself()} has {room} rows left since its last merge, and a batch of {samples} samples came: "
                 "merge after each optimizer step (MergeSchedule with every=1), clear the gradients that no step "
                 "follows (optimizer.zero_grad(), which sets them to None), or take a larger rank"
             )
-        self._rows, self._claimed = first + rows, _task()
-        return slice(first, self._rows)
+        self._rows, self._claimed = first + len(batch[0]), _task()
+        return slice(first, self._rows), batch
 
     def check_backward(self) -> None:
         """Raise if a backward pass is to be differentiated itself: what it gives u is no derivative to go on from.
@@ -92,6 +91,28 @@ class Following(P4Linear):
             raise OptionError(
                 f"{self._itself()} in a backward pass with create_graph=True (a gradient penalty, for example): its "
                 f"gradients are coordinates, which cannot be differentiated; take {self.instead}, or torch.func"
+            )
+
+    def is_foreign(self) -> bool:
+        """Return whether gradients are to be those by u itself: for transforms, and for tensors in the place of u."""
+        return is_transformed() or not isinstance(self._parameters["u"], nn.Parameter)
+
+    def followed(self, matrix: Tensor, inverted: bool = False) -> Tensor:
+        """Return W, or its inverse, for losses that depend on the matrix itself (see `Matrix`)."""
+        if self.is_foreign() or not self.follows():
+            return matrix
+        return cast(Tensor, Matrix.apply(matrix.detach(), self.u, self, inverted))
+
+    def check_whole(self) -> None:
+        """Raise if the layer has rows, and a loss depends on the matrix itself.
+
+        Raises:
+            OptionError: they do.
+        """
+        if not self.is_narrow:
+            raise OptionError(
+                f"{self._itself()}: the loss depends on the matrix W itself (or on its inverse), whose gradient has "
+                "more directions than rows; take rank=dim, or detach() it"
             )
 
     # --- the P4 contract ---------------------------------------------------------------------------------------------
@@ -161,8 +182,13 @@ class Following(P4Linear):
         return self.__dict__ | {"_merged": self._is_merged(), "_claimed": None}
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-        self._merged = None  # unless the state says otherwise
         super()._load_from_state_dict(state, prefix, *rest)
+        if prefix + "u" in state and prefix + EXTRA not in state:
+            at_rest = not self.u.is_meta and not bool(self.u.any())
+            self._note_merged(at_rest)
+            self._rows = 0 if at_rest else self.rank  # u is 0 along those that are not in use
+        if not self.is_narrow:
+            self.u.grad = None  # it belongs to rows that are gone
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -181,6 +207,32 @@ class Following(P4Linear):
 
     def _itself(self) -> str:
         return f"{type(self).__name__}(dim={self.dim}, rank={self.rank})"
+
+
+class Matrix(torch.autograd.Function):
+    """W of a layer, or its inverse, whose backward pass gives u coordinates, as that of a batch does."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, u: Tensor, layer: Following, inverted: bool) -> Tensor:
+        """Return the matrix."""
+        ctx.layer, ctx.inverted, ctx.redraws = layer, inverted, layer.redraws
+        ctx.save_for_backward(matrix)
+        return matrix.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the coordinates of ``G W^T``, which has no low rank.
+
+        Raises:
+            OptionError: the layer has rows.
+        """
+        (g,), layer = gradients, ctx.layer
+        check_order(layer, ctx.redraws)
+        layer.check_backward()
+        layer.check_whole()
+        (matrix,) = ctx.saved_tensors
+        # E = G W^T, and of G at the inverse E = - W^-T G; u is its transpose.
+        return None, -(g.t() @ matrix) if ctx.inverted else matrix @ g.t(), None, None
 
 
 def _task() -> int:

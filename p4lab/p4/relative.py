@@ -11,7 +11,7 @@ from p4lab.errors import OptionError
 from p4lab.linalg import refined_inverse, small_inverse, small_slogdet
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import full_precision
-from p4lab.p4.following import Following, is_transformed
+from p4lab.p4.following import Following
 from p4lab.p4.linear import NOT_FINITE
 from p4lab.p4.report import Check
 from p4lab.p4.tracked import TrackedInverse
@@ -139,7 +139,7 @@ class P4Relative(Following, TrackedInverse):
         """
         self._check(x, self.dim_in)
         bias = self._parameters["bias"]
-        if self._is_foreign():
+        if self.is_foreign():
             return F.linear(x, self._weight(), bias)
         matrix = self.frozen_weight if self._is_merged() else self._weight().detach()
         if not self.follows():
@@ -154,7 +154,7 @@ class P4Relative(Following, TrackedInverse):
         """
         self._check(y, self.dim)
         r = y if self.bias is None else y - self.bias
-        if self._is_foreign():
+        if self.is_foreign():
             return F.linear(r, self._weight_inverse())
         self._ask()
         matrix = self.frozen_inverse if self._is_merged() else self._weight_inverse().detach()
@@ -168,7 +168,7 @@ class P4Relative(Following, TrackedInverse):
 
         Cost O(1) after a merge, else that of a merge. On devices without float64 (mps) it is float32.
         """
-        if self._is_foreign():
+        if self.is_foreign():
             return self.frozen_logabsdet + self._determinant()[1]
         value = self.frozen_logabsdet if self._is_merged() else self.frozen_logabsdet + self._determinant()[1].detach()
         return cast(Tensor, Pull.apply(value, self.u, self)) if self.follows() else value.clone()
@@ -183,17 +183,13 @@ class P4Relative(Following, TrackedInverse):
     @full_precision
     def weight(self) -> Tensor:
         """The effective weights, shape (d, d), differentiable without rows. Cost as a merge."""
-        weight = self._weight()
-        foreign = self._is_foreign() or not self.follows()
-        return weight if foreign else cast(Tensor, Matrix.apply(weight.detach(), self.u, self, False))
+        return self.followed(self._weight())
 
     @property
     @full_precision
     def weight_inverse(self) -> Tensor:
         """The inverse of the effective weights, shape (d, d), differentiable without rows. Cost as a merge."""
-        inverse = self._weight_inverse()
-        foreign = self._is_foreign() or not self.follows()
-        return inverse if foreign else cast(Tensor, Matrix.apply(inverse.detach(), self.u, self, True))
+        return self.followed(self._weight_inverse(), inverted=True)
 
     # --- the P4 contract ---------------------------------------------------------------------------------------------
 
@@ -296,8 +292,7 @@ class P4Relative(Following, TrackedInverse):
         """
         if self.h is not None and h is None:
             h = g @ self.frozen_weight
-        z, g, *more = self.fitted(z, g) if h is None else self.fitted(z, g, h)
-        place = self.claim(len(z))
+        place, (z, g, *more) = self.claim(z, g) if h is None else self.claim(z, g, h)
         norm = torch.linalg.vector_norm(g, dim=1, keepdim=True)
         with torch.no_grad():
             safe = norm.clamp_min(torch.finfo(norm.dtype).tiny)
@@ -307,10 +302,6 @@ class P4Relative(Following, TrackedInverse):
                     # What is not finite is so in u's gradient, too; here it would outlive a step that is not taken.
                     torch.nan_to_num(values, 0.0, 0.0, 0.0, out=buffer[place])
         return F.pad(norm.flatten(), (place.start, self.rank + 1 - place.stop))
-
-    def _is_foreign(self) -> bool:
-        """Return whether gradients are to be those by u itself: for transforms, and for tensors in the place of u."""
-        return is_transformed() or not isinstance(self._parameters["u"], nn.Parameter)
 
     @full_precision
     def _weight(self) -> Tensor:
@@ -467,33 +458,3 @@ class Pull(torch.autograd.Function):
         if ctx.layer.is_narrow:
             return None, c * torch.eye(len(u), dtype=u.dtype, device=u.device), None
         return None, F.pad(c.view(1), (len(u) - 1, 0)), None
-
-
-class Matrix(torch.autograd.Function):
-    """W, or its inverse, for losses that depend on the matrix itself."""
-
-    @staticmethod
-    def forward(ctx: Any, matrix: Tensor, u: Tensor, layer: P4Relative, inverted: bool) -> Tensor:
-        """Return the matrix."""
-        ctx.layer, ctx.inverted, ctx.redraws = layer, inverted, layer.redraws
-        ctx.save_for_backward(matrix)
-        return matrix.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the coordinates of ``G W^T``, which has no low rank.
-
-        Raises:
-            OptionError: the layer has rows.
-        """
-        (g,), layer = gradients, ctx.layer
-        check_order(layer, ctx.redraws)
-        layer.check_backward()
-        if not layer.is_narrow:
-            raise OptionError(
-                f"P4Relative(dim={layer.dim}, rank={layer.rank}): the loss depends on the matrix W itself (or on its "
-                "inverse), whose gradient has more directions than rows; take rank=dim, or detach() it"
-            )
-        (matrix,) = ctx.saved_tensors
-        # E = G W^T, and of G at the inverse E = - W^-T G; u is its transpose.
-        return None, -(g.t() @ matrix) if ctx.inverted else matrix @ g.t(), None, None

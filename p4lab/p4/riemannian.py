@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from p4lab.linalg import cayley_pairs_core, small_inverse
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import full_precision
-from p4lab.p4.following import Following, is_transformed
+from p4lab.p4.following import Following
 from p4lab.p4.linear import NOT_FINITE, add_low_rank
 from p4lab.p4.orthogonal import Orthogonal
 from p4lab.p4.report import Check, MergeStatus
@@ -46,7 +46,7 @@ class P4Riemannian(Following, Orthogonal):
 
     Merge after each optimizer step (``every=1``): the next batch has other directions. The inverse is the transpose,
     log|det W| is 0, and the sign of det W never changes. Without a bias the output is kept for the backward pass, and
-    must not be changed in place.
+    must not be changed in place; nor may that of `inverse`.
 
     Args:
         dim: width d.
@@ -117,7 +117,7 @@ class P4Riemannian(Following, Orthogonal):
         """
         self._check(x, self.dim)
         bias = self._parameters["bias"]
-        if is_transformed():
+        if self.is_foreign():
             return self.turn(F.linear(x, self.frozen_weight), bias)
         merged = self._is_merged()
         z = cast(Tensor, Follow.apply(x, self.u, self, False)) if self.follows() else F.linear(x, self.frozen_weight)
@@ -133,7 +133,7 @@ class P4Riemannian(Following, Orthogonal):
         """
         self._check(y, self.dim)
         r = y if self.bias is None else y - self.bias
-        if is_transformed():
+        if self.is_foreign():
             return F.linear(self.turn_back(r), self.frozen_weight.t())
         if not self._is_merged():
             r = self._turned(r, self.u.detach(), back=True)
@@ -149,6 +149,12 @@ class P4Riemannian(Following, Orthogonal):
     def turn_back(self, z: Tensor) -> Tensor:
         """Return ``R^T z`` for z of shape (..., d), differentiable by u itself. Cost as `turn`."""
         return self._turned(z, self.u, back=True)
+
+    @property
+    @full_precision
+    def weight(self) -> Tensor:
+        """The effective weights ``R Q``, shape (d, d), differentiable without rows. Cost as a merge."""
+        return self.followed(super().weight)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -225,8 +231,8 @@ class P4Riemannian(Following, Orthogonal):
             # Through the inverse x = W^T z a turn by S changes x by - W^T S z.
             return pulled, (g @ back if pulled is None else pulled).t() @ given if inverted else made.t() @ g
         batch = (given, made, g) if pulled is None else (given, made, g, pulled)
-        given, made, g, *rest = (t.detach() for t in self.fitted(*batch))
-        place = self.claim(len(g))
+        place, claimed = self.claim(*batch)
+        given, made, g, *rest = (t.detach() for t in claimed)
         outside, inside = self.outside[place], self.inside[place]
         if inverted:
             h = rest[0] if rest else g @ back
