@@ -94,7 +94,11 @@ class MultiScale(nn.Module):
             context: c, shape (N, c) or (c,); None if the flow has none.
         """
         z, logabsdet = self(x, context)
-        return logabsdet - 0.5 * z.square().sum(-1) - 0.5 * self.dim * math.log(2 * math.pi)
+        return self.log_prior(z) + logabsdet
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """Return log N(z; 0, I) in nats, shape (N,) for latent vectors of shape (N, dim)."""
+        return -0.5 * z.square().sum(-1) - 0.5 * self.dim * math.log(2 * math.pi)
 
     def latent(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """Draw latent vectors, shape (n, dim), from N(0, T I): at any temperature the same ones, scaled.

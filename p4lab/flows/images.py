@@ -95,8 +95,8 @@ class OnChannels(OnImages):
         layer: Any = self.layer
         y, logabsdet = self.move(x, inverse)
         if logabsdet is None:
-            per_pixel = layer.logabsdet().to(x.dtype)
-            logabsdet = (-per_pixel if inverse else per_pixel) * (x.shape[-2] * x.shape[-1])
+            pixels = x.shape[-2] * x.shape[-1]
+            logabsdet = ((-pixels if inverse else pixels) * layer.logabsdet()).to(x.dtype)
         return y, logabsdet.expand(len(x))
 
     def move(self, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor | None]:
