@@ -18,6 +18,8 @@ from p4lab.p4.report import Check, MergeReport, MergeStatus
 from p4lab.p4.riemannian import P4Riemannian
 from p4lab.p4.schedule import MergeSchedule
 from p4lab.p4.special_linear import P4SpecialLinear
+from p4lab.p4.spectrum import P4Spectrum
+from p4lab.p4.stiefel import P4Stiefel
 
 __all__ = [
     "EVERYTHING",
@@ -48,6 +50,8 @@ __all__ = [
     "P4Relative",
     "P4Riemannian",
     "P4SpecialLinear",
+    "P4Spectrum",
+    "P4Stiefel",
     "Preset",
     "Total",
     "alone",

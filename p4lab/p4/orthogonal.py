@@ -15,6 +15,7 @@ from p4lab.linalg import (
     cayley_turn,
     initial_matrix,
     inverse_and_logabsdet,
+    moved_momentum,
     nearest_orthogonal,
     orthogonality_error,
     polar_step,
@@ -22,7 +23,7 @@ from p4lab.linalg import (
 )
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import full_precision
-from p4lab.p4.linear import NOT_FINITE, Reset, VolumePreserving, add_low_rank, widest
+from p4lab.p4.linear import NOT_FINITE, P4Linear, Reset, VolumePreserving, add_low_rank, widest
 from p4lab.p4.report import Check, MergeStatus
 from p4lab.p4.watch import Batch
 
@@ -227,38 +228,12 @@ class LowRankRotation(Orthogonal):
     def _absorb(self) -> Changes:
         # Judged by the rounding errors of R's core and of the merge. Cost O(d^2 k), no d x d temporary.
         p = self.rows()
-        wide = widest(p.device)
-        # A core in the layer's own dtype would make R orthogonal to no more than a hundred roundings.
-        core = self.core(p.to(wide))
-        q = core.to(p.dtype) @ (p @ self.frozen_weight)
-        p_norm, q_norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(q)
-        inner = (p_norm.square() * torch.linalg.vector_norm(core)).square()
-        rounding = torch.finfo(p.dtype).eps * p_norm * q_norm + torch.finfo(wide).eps * inner
-        report = self.judge((q,), rounding)
-        changes = Changes(report)
-        # q is masked, too: a core that is not finite must leave Q alone.
-        zero = torch.zeros((), dtype=p.dtype, device=p.device)
-        p, q = torch.where(report.accepted, p, zero), torch.where(report.accepted, q, zero)
-        changes.absorb_product(self.frozen_weight, p.t(), q, alpha=-1)
-        return changes
+        q, rounding = turned(p, p @ self.frozen_weight, self.core(p.to(widest(p.device))))
+        return absorbed_turn(self, self.frozen_weight, p, q, rounding)
 
     def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, changes: Changes) -> Tensor:
-        r"""Express the momentum of u in the new directions.
-
-        u's gradient is ``v X`` with the skew gradient X of R, so that an average m over old directions knows X on
-        their span, and, X being skew, on the span's complement towards it:
-
-        .. math:: m \leftarrow v_{new} \hat X, \qquad
-                  \hat X = v_{old}^T m - m^T v_{old} + v_{old}^T (v_{old} m^T) v_{old}
-
-        Cost O(d k^2).
-        """
-        if parameter is not self.u:
-            return momentum
-        old, new = self.v, changes.new(self.v)
-        overlap = new @ old.t()
-        across = new @ momentum.t() - overlap @ (old @ momentum.t())
-        return overlap @ momentum - across @ old
+        """Express the momentum of u in the new directions (`p4lab.linalg.moved_momentum`). Cost O(d k^2)."""
+        return moved_momentum(momentum, self.v, changes.new(self.v)) if parameter is self.u else momentum
 
     def sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
         """Return rows that span directions of the skew gradient (`p4lab.linalg.skew_sketch`)."""
@@ -327,6 +302,33 @@ class P4Orthogonal(LowRankRotation):
     def core(self, p: Tensor) -> Tensor:
         """Return the core of the Cayley transform (`p4lab.linalg.cayley_core`)."""
         return cayley_core(p)
+
+
+def turned(p: Tensor, seen: Tensor, core: Tensor) -> tuple[Tensor, Tensor]:
+    """Return q with ``R M = M - P^T q``, shape (2k, d), for ``R = I - P^T K P``, and the rounding error of that.
+
+    Args:
+        p: P, shape (2k, n).
+        seen: P M, shape (2k, d).
+        core: K, shape (2k, 2k), in the wide dtype: otherwise R were orthogonal to no more than a hundred roundings.
+
+    Cost O(d k^2).
+    """
+    q = core.to(p.dtype) @ seen
+    p_norm, q_norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(q)
+    inner = (p_norm.square() * torch.linalg.vector_norm(core)).square()
+    return q, torch.finfo(p.dtype).eps * p_norm * q_norm + torch.finfo(core.dtype).eps * inner
+
+
+def absorbed_turn(layer: P4Linear, frame: Tensor, p: Tensor, q: Tensor, rounding: Tensor) -> Changes:
+    """Plan ``F <- F - P^T q`` for a frozen tensor of a layer, judged by the rounding (see `turned`)."""
+    report = layer.judge((q,), rounding)
+    changes = Changes(report)
+    # q is masked, too: a core that is not finite must leave F alone.
+    zero = torch.zeros((), dtype=p.dtype, device=p.device)
+    p, q = torch.where(report.accepted, p, zero), torch.where(report.accepted, q, zero)
+    changes.absorb_product(frame, p.t(), q, alpha=-1)
+    return changes
 
 
 def orthogonal_start(init: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
