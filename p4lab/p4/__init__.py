@@ -3,7 +3,8 @@
 from p4lab.p4.average import AveragedWeights
 from p4lab.p4.changes import Changes
 from p4lab.p4.circulant import P4Circulant
-from p4lab.p4.contract import P4Module, Total, alone, fold, p4_modules, penalty
+from p4lab.p4.contract import P4Module, Total, alone, fold, fold_inside, p4_modules, penalty
+from p4lab.p4.convert import PROPERTIES, Conversion, Converted, convert
 from p4lab.p4.givens import P4Givens
 from p4lab.p4.invertible import P4Inv
 from p4lab.p4.linear import NOT_FINITE, P4Linear
@@ -27,12 +28,15 @@ __all__ = [
     "ORTHOGONAL",
     "PAPER",
     "PRESETS",
+    "PROPERTIES",
     "RECOMMENDED",
     "RELATIVE",
     "RIEMANNIAN",
     "AveragedWeights",
     "Changes",
     "Check",
+    "Conversion",
+    "Converted",
     "MeanPool",
     "MergeReport",
     "MergeSchedule",
@@ -55,7 +59,9 @@ __all__ = [
     "Preset",
     "Total",
     "alone",
+    "convert",
     "fold",
+    "fold_inside",
     "lipschitz_bound",
     "p4_modules",
     "penalty",

@@ -118,6 +118,9 @@ class Orthogonal(VolumePreserving):
         """The effective weights ``R Q``, shape (d, d), differentiable. Cost as a merge."""
         return self.turn(self.frozen_weight.t()).t()
 
+    def _seen_of_identity(self) -> Tensor:
+        return self.frozen_weight.t()
+
     @property
     def weight_inverse(self) -> Tensor:
         """The inverse of the effective weights: their transpose, shape (d, d), differentiable. Cost as a merge."""
@@ -164,7 +167,7 @@ class Orthogonal(VolumePreserving):
         if not smallest > SMALLEST_SINGULAR_VALUE:
             raise SingularMatrixError(
                 f"no orthogonal matrix is nearest: the smallest singular value is {smallest:.3g} (at least "
-                f"{SMALLEST_SINGULAR_VALUE} is needed); average over a shorter time, or take one nearer to a rotation"
+                f"{SMALLEST_SINGULAR_VALUE} is needed); take one nearer to a rotation, or average over a shorter time"
             )
         return nearest_orthogonal(wide)
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -213,6 +214,10 @@ class P4Spectrum(OfFixedSize):
         return torch.cat((out, into), 1)
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _near(cls, weight: Tensor, **options: Any) -> Self:
+        return cls(init=weight, **options)  # any matrix keeps its own singular values
 
     def _frame(self, rows: Tensor, omega: Tensor) -> Tensor:
         parts = zip(self._sides(rows), self._sides(omega), strict=True)
