@@ -19,7 +19,7 @@ from p4lab.training.config import half_cosine
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 """The grid, the same for all: AdamW's rate for what turns, or for all that is plain."""
-RANKS = {"rank": 32, "every": 10, "poet_every": 200}
+RANKS = {"rank": 16, "every": 10, "poet_every": 200}
 """Directions on each side (POET's blocks are twice as large), and steps between merges."""
 CLIP = 1.0
 SEED = 1000
