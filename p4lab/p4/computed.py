@@ -6,7 +6,7 @@ Such a module gets a class of its own, derived from the one that it had, in whic
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from typing import Any, ClassVar, cast
 
@@ -22,7 +22,7 @@ NAME = "p4"
 """The layers are a submodule of this name."""
 
 
-class Stack(nn.ModuleList):
+class Stack(nn.Module):
     """A weight tensor made of the matrices of P4 layers, one below the other.
 
     Args:
@@ -31,15 +31,12 @@ class Stack(nn.ModuleList):
     """
 
     def __init__(self, layers: Iterable[P4Linear], shape: torch.Size) -> None:
-        super().__init__(layers)
-        self.shape = shape
+        super().__init__()
+        self.layers, self.shape = nn.ModuleList(layers), shape
 
     def forward(self) -> Tensor:
         """Return the tensor, differentiable. Cost O(d^2 k) for each layer."""
-        return torch.cat([layer.watched_weight() for layer in self]).view(self.shape)
-
-    def __iter__(self) -> Iterator[P4Linear]:
-        return cast(Iterator[P4Linear], super().__iter__())
+        return torch.cat([cast(P4Linear, layer).watched_weight() for layer in self.layers]).view(self.shape)
 
     @property
     def trains(self) -> bool:
@@ -97,7 +94,7 @@ class Computed(nn.Module):
         if name in self.names:
             raise OptionError(
                 f"{self.plain.__name__}.{name} is made of P4 layers and cannot be set: use start_at(weight) of those "
-                f"in module.{NAME}[{name!r}], or p4lab.fold(model) first"
+                f"in module.{NAME}[{name!r}].layers, or p4lab.fold(model) first"
             )
         super().__setattr__(name, value)
 

@@ -21,7 +21,7 @@ from p4lab import RELATIVE, AveragedWeights, Conversion, MergeSchedule, P4Inv, c
 from p4lab.errors import DeviceError, DtypeError, OptionError, P4Error, ShapeError, SingularMatrixError
 from p4lab.linalg import orthogonality_error
 from p4lab.p4 import (
-    PROPERTIES,
+    FAMILIES,
     Changes,
     P4Linear,
     P4Lipschitz,
@@ -159,7 +159,7 @@ def test_the_property_holds_whatever_is_trained(case: Case) -> None:
     weights = fold(model).state_dict()
     for converted in report.weights:
         weight = weights[converted.name if converted.name in weights else f"{converted.name}.weight"].flatten(1)
-        for matrix in weight.chunk(int(converted.layer.split()[0]) if " of " in converted.layer else 1):
+        for matrix in weight.chunk(len(converted.layers)):
             assert orthogonality_error(matrix if len(matrix) >= len(matrix.t()) else matrix.t()) < 1e-5
 
 
@@ -222,9 +222,9 @@ def test_a_compiled_model_computes_the_same() -> None:
     assert layer.merge()
 
 
-@pytest.mark.parametrize("name", PROPERTIES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_one_call_from_a_linear_layer_and_one_back(name: str) -> None:
-    kind, linear = PROPERTIES[name].kind, nn.Linear(5, 5, dtype=torch.float64).eval()
+    kind, linear = FAMILIES[name].kind, nn.Linear(5, 5, dtype=torch.float64).eval()
     linear.weight.requires_grad_(False)
     layer = kind.of(linear)
     assert [p.requires_grad for p in layer.perturbation()] == [False]
