@@ -44,6 +44,8 @@ from p4lab.p4 import (
     P4PositiveDefinite,
     P4Reflections,
     P4SpecialLinear,
+    P4Spectrum,
+    P4Stiefel,
     Preset,
     p4_modules,
 )
@@ -87,6 +89,8 @@ LAYERS: dict[str, Callable[..., nn.Module]] = {
     "P4PositiveDefinite": partial(P4PositiveDefinite, DIM, rank=RANK),
     "log_density of P4PositiveDefinite": partial(Density, rank=RANK),
     "P4Lipschitz": partial(P4Lipschitz, DIM, DIM, rank=RANK),
+    "P4Stiefel": partial(P4Stiefel, DIM, DIM - 1, rank=RANK),
+    "P4Spectrum": partial(P4Spectrum, DIM, DIM, rank=RANK),
     "P4Permutation": partial(Sets, DIM // 3, rank=RANK),
     "P4Givens": lambda reset, seed: P4Givens(DIM, rank=RANK, seed=seed),
     "P4Circulant": lambda reset, seed: P4Circulant(DIM),

@@ -56,7 +56,7 @@ class P4Spectrum(OfFixedSize):
         dtype: float32 or float64.
 
     Attributes:
-        frozen_values: the singular values, descending, in float64 whatever the layer is cast to.
+        singular_values: the singular values, descending, in float64 whatever the layer is cast to.
 
     Raises:
         OptionError: a dimension, rank, reset or init out of range, or an ``init`` that is zero.
@@ -77,9 +77,9 @@ class P4Spectrum(OfFixedSize):
     """
 
     checks = (NOT_FINITE, ROUNDING)
-    wide_buffers = ("frozen_values",)
+    wide_buffers = ("singular_values",)
     frozen_weight: Tensor
-    frozen_values: Tensor
+    singular_values: Tensor
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class P4Spectrum(OfFixedSize):
         a, values = self._start(self._named(init) if isinstance(init, str) else init)
         self.register_buffer("frozen_weight", a.to(**kind).clone().contiguous())
         device = self.frozen_weight.device
-        self.register_buffer("frozen_values", values.to(device, widest(device)))
+        self.register_buffer("singular_values", values.to(device, widest(device)))
         self.u = nn.Parameter(torch.zeros(self.rank, dim_out + dim_in, **kind))
         self.register_buffer("v", torch.zeros(self.rank, dim_out + dim_in, **kind))
         self._fit_slots()
@@ -138,7 +138,7 @@ class P4Spectrum(OfFixedSize):
         # The rows P of the right side see L A, of which nothing is formed but P (L A)^T.
         seen = torch.addmm(p_in @ self.frozen_weight.t(), p_in @ q_out.t(), p_out, alpha=-1)
         q_in, rounding_in = turned(p_in, seen, cayley_core(p_in.to(wide)).t())
-        rounding = (rounding_out + rounding_in) / self.frozen_values[0].to(p_in.dtype)
+        rounding = (rounding_out + rounding_in) / self.singular_values[0].to(p_in.dtype)
         left, right = torch.cat((p_out, q_in)), torch.cat((q_out, p_in))
         return absorbed_turn(self, self.frozen_weight, left, right, rounding)
 
@@ -147,8 +147,8 @@ class P4Spectrum(OfFixedSize):
         wide = copy.deepcopy(self).to(widest(self.u.device))
         weight = wide.weight
         finite = torch.isfinite(weight).all()
-        weight = with_singular_values(torch.where(finite, weight, wide.frozen_weight), self.frozen_values)
-        changes = Changes(self.judge((weight,), torch.zeros_like(self.frozen_values[0])))
+        weight = with_singular_values(torch.where(finite, weight, wide.frozen_weight), self.singular_values)
+        changes = Changes(self.judge((weight,), torch.zeros_like(self.singular_values[0])))
         changes.absorb(self.frozen_weight, weight.to(self.u.dtype))
         return changes
 
@@ -162,8 +162,8 @@ class P4Spectrum(OfFixedSize):
     @full_precision
     def correct(self) -> Tensor:
         """Give A the singular values of the start again, and return the violation after it. Cost O(d^3)."""
-        wide = self.frozen_weight.to(self.frozen_values.dtype)
-        weight = with_singular_values(wide, self.frozen_values).to(self.frozen_weight.dtype)
+        wide = self.frozen_weight.to(self.singular_values.dtype)
+        weight = with_singular_values(wide, self.singular_values).to(self.frozen_weight.dtype)
         changes = Changes()
         changes.put(self.frozen_weight, weight)
         changes.commit()
@@ -171,7 +171,7 @@ class P4Spectrum(OfFixedSize):
 
     def nearest(self, weight: Tensor) -> Tensor:
         """Return the nearest weights with the layer's singular values, shape (dim_out, dim_in). Cost O(d^3)."""
-        return with_singular_values(super().nearest(weight), self.frozen_values.to("cpu", torch.float64))
+        return with_singular_values(super().nearest(weight), self.singular_values.to("cpu", torch.float64))
 
     @torch.no_grad()
     def start_at(self, weight: Tensor) -> None:
@@ -184,7 +184,7 @@ class P4Spectrum(OfFixedSize):
         Cost O(d^3).
         """
         a, values = self._start(weight)
-        own = self.frozen_values.to(values)
+        own = self.singular_values.to(values)
         error = float((values - own).abs().max() / own[0])
         if not error <= LARGEST_ERROR:
             raise OptionError(
@@ -228,8 +228,8 @@ class P4Spectrum(OfFixedSize):
         return rows[:, : self.dim_out], rows[:, self.dim_out :]
 
     def _difference(self, weight: Tensor) -> Tensor:
-        values = torch.linalg.svdvals(weight.to(self.frozen_values.dtype))
-        return (values - self.frozen_values).abs().max() / self.frozen_values[0]
+        values = torch.linalg.svdvals(weight.to(self.singular_values.dtype))
+        return (values - self.singular_values).abs().max() / self.singular_values[0]
 
     def _named(self, init: str) -> Tensor:
         shape = self.dim_out, self.dim_in
