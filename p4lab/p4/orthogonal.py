@@ -1,7 +1,6 @@
 """P4 on the orthogonal group: linear layers that stay rotations, by low-rank Cayley transforms."""
 
 import copy
-import math
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from p4lab.errors import OptionError, SingularMatrixError
+from p4lab.errors import OptionError
 from p4lab.linalg import (
     cayley_core,
     cayley_turn,
@@ -29,8 +28,6 @@ from p4lab.p4.watch import Batch
 
 LARGEST_ERROR = 1e-4
 """A start counts as orthogonal, or as a member of another closed family, up to this error of its entries."""
-SMALLEST_SINGULAR_VALUE = 1e-3
-"""A matrix has a nearest orthogonal one if none of its singular values is smaller."""
 LARGEST_ROUNDING = 1e-3
 """A merge is refused above this rounding that it would add to Q^T Q - I."""
 ROUNDING = Check(
@@ -162,14 +159,7 @@ class Orthogonal(VolumePreserving):
         Raises:
             SingularMatrixError: it is singular or not finite, as the mean of rotations by opposite angles is.
         """
-        wide = super().nearest(weight)
-        smallest = float(torch.linalg.svdvals(wide)[-1]) if bool(torch.isfinite(wide).all()) else math.nan
-        if not smallest > SMALLEST_SINGULAR_VALUE:
-            raise SingularMatrixError(
-                f"no orthogonal matrix is nearest: the smallest singular value is {smallest:.3g} (at least "
-                f"{SMALLEST_SINGULAR_VALUE} is needed); take one nearer to a rotation, or average over a shorter time"
-            )
-        return nearest_orthogonal(wide)
+        return nearest_orthogonal(super().nearest(weight))
 
     @torch.no_grad()
     def start_at(self, weight: Tensor) -> None:

@@ -1,13 +1,12 @@
 """P4Stiefel: linear layers with orthonormal columns or rows, by low-rank Cayley transforms of the longer side."""
 
 import copy
-import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from p4lab.errors import OptionError, ShapeError, SingularMatrixError
+from p4lab.errors import OptionError, ShapeError
 from p4lab.linalg import (
     cayley_core,
     cayley_turn,
@@ -25,7 +24,6 @@ from p4lab.p4.orthogonal import (
     LARGEST_ERROR,
     LARGEST_ROUNDING,
     ROUNDING,
-    SMALLEST_SINGULAR_VALUE,
     absorbed_turn,
     turned,
 )
@@ -169,14 +167,7 @@ class P4Stiefel(OfFixedSize):
         Raises:
             SingularMatrixError: none is nearest, for the rank is not full, or not all is finite.
         """
-        frame = self._as_frame(super().nearest(weight))
-        smallest = float(torch.linalg.svdvals(frame)[-1]) if bool(torch.isfinite(frame).all()) else math.nan
-        if not smallest > SMALLEST_SINGULAR_VALUE:
-            raise SingularMatrixError(
-                f"no orthonormal matrix is nearest: the smallest singular value is {smallest:.3g} (at least "
-                f"{SMALLEST_SINGULAR_VALUE} is needed); start from one of full rank"
-            )
-        return self._as_frame(nearest_orthogonal(frame))
+        return self._as_frame(nearest_orthogonal(self._as_frame(super().nearest(weight))))
 
     @torch.no_grad()
     def start_at(self, weight: Tensor) -> None:

@@ -4,7 +4,7 @@ import difflib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +114,7 @@ def chosen(model: nn.Module, targets: Target | Iterable[Target] | None) -> tuple
         wanted: list[Target] = [lambda path, module: True]
     else:
         single = isinstance(targets, (str, nn.Module)) or callable(targets)
-        wanted = [targets] if single else list(targets)
+        wanted = [cast(Target, targets)] if single else list(cast(Iterable[Target], targets))
     weights, left, used, known = [], [], set(), []
     hits_of: dict[nn.Module, list[int]] = {}
     for module, paths in _modules(model).items():
@@ -126,9 +126,10 @@ def chosen(model: nn.Module, targets: Target | Iterable[Target] | None) -> tuple
         try:
             blocks = matrices_of(module)
         except P4Error as refusal:
-            named = [wanted[i] for i in hits if wanted[i] in paths]
-            if named:
-                raise OptionError(f"{named[0]!r} cannot be converted: {refusal}") from refusal
+            names = [*paths, *(_joined(path, name) for path in paths for name in module._parameters)]
+            for target in wanted:
+                if isinstance(target, str) and target in names:
+                    raise OptionError(f"{target!r} cannot be converted: {refusal}") from refusal
             matrices = [p for p in module._parameters.values() if p is not None and (is_lazy(p) or p.dim() > 1)]
             if hits and matrices and not isinstance(module, P4Module):
                 used.update(hits)
@@ -208,7 +209,7 @@ def _of_linear(module: nn.Module) -> dict[str, int]:
 @torch.no_grad()
 def _check_product(module: nn.Module, weight: Tensor) -> None:
     """Raise unless a module computes W x + b, as inputs show."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device="cpu").manual_seed(0)
     x = torch.randn(PROBES, weight.shape[1], generator=generator, device="cpu").to(weight)
     try:
         expected, y = F.linear(x, weight, getattr(module, "bias", None)), module.forward(x)

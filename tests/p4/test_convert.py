@@ -15,6 +15,7 @@ from p4.interrupts import interrupted_at
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations
 
 from p4lab import RELATIVE, AveragedWeights, Conversion, MergeSchedule, P4Inv, convert, fold
@@ -48,6 +49,17 @@ class ResidualBlock(nn.Module):
 class OwnForward(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight * (self.weight > 0))
+
+
+class WithMore(nn.Linear):
+    """Starts as W x + b, and does not stay so."""
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__(dim_in, dim_out)
+        self.more = nn.Parameter(torch.zeros(dim_out, dim_in))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + F.linear(x, self.more)
 
 
 def mlp() -> nn.Sequential:
@@ -244,6 +256,14 @@ def test_one_call_from_a_linear_layer_and_one_back(name: str) -> None:
         assert torch.equal(back.bias, linear.bias)
 
 
+def test_matrices_that_are_nearly_singular_have_a_nearest_orthogonal_one() -> None:
+    linear = nn.Linear(3, 3, bias=False)
+    q = nn.init.orthogonal_(torch.empty(3, 3))
+    linear.weight.data = q * torch.tensor([1.0, 0.1, 1e-5])
+    close(P4Orthogonal.of(linear).weight, q)
+    close(P4Stiefel.of(linear.weight[:, :2]).weight, q[:, :2])
+
+
 def test_what_is_shared_hooked_frozen_and_referred_to_stays_so() -> None:
     shared = nn.Linear(4, 4).double().requires_grad_(False)
     shared.note, bias, calls = "mine", shared.bias, []
@@ -279,6 +299,8 @@ def test_targets_are_paths_weights_patterns_types_and_functions() -> None:
     assert names(mlp(), "invertible", lambda path, module: getattr(module, "out_features", 0) == 6) == ["0"]
     assert names(mlp(), P4Spectrum, ["2", nn.Conv2d, "0"][::2], rank=1) == ["0", "2"]
     assert names(mlp(), RELATIVE, None) == ["0"]
+    model = mlp()
+    assert names(model, "spectrum", model[2]) == ["2"]
     model = nn.LSTM(6, 6)
     names(model, "orthogonal", "weight_hh_l0")
     names(model, "lipschitz", "weight_ih_l0", bound=0.5)
@@ -301,6 +323,14 @@ def test_what_cannot_take_part_is_left_and_told_of() -> None:
 def spoiled(spoil: Callable[[nn.Sequential], object]) -> nn.Sequential:
     model = mlp()
     spoil(model)
+    return model
+
+
+def wrapped() -> nn.Module:
+    """As DistributedDataParallel wraps a model, without the process group that it wants."""
+    model = DistributedDataParallel.__new__(DistributedDataParallel)
+    nn.Module.__init__(model)
+    model.module = mlp()
     return model
 
 
@@ -347,6 +377,9 @@ ERRORS = {
         "0.weight: .* NaN",
     ),
     "masked": (lambda: nn.Sequential(OwnForward(2, 2)), "orthogonal", "0", {}, OptionError, "'0' .* may mask"),
+    "masked weight": (lambda: nn.Sequential(OwnForward(2, 2)), "orthogonal", "0.weight", {}, OptionError, "may mask"),
+    "lora": (lambda: nn.Sequential(WithMore(2, 2)), "orthogonal", "0", {}, OptionError, "more in it than a weight"),
+    "wrapped": (wrapped, "orthogonal", None, {}, OptionError, "convert the model before"),
     "embedding": (lambda: nn.Sequential(nn.Embedding(2, 2)), "orthogonal", None, {}, OptionError, "Embedding"),
     "bilinear": (lambda: nn.Sequential(nn.Bilinear(2, 2, 2)), "orthogonal", "0", {}, OptionError, "no weight of its"),
     "depthwise": (lambda: nn.Sequential(nn.Conv2d(2, 2, 3, groups=2)), "spectrum", "0", {}, OptionError, "depthwise"),
