@@ -42,6 +42,8 @@ class PoetLinear(nn.Module):
     frozen_weight: Tensor
     order_in: Tensor
     order_out: Tensor
+    skew_in: nn.Parameter
+    skew_out: nn.Parameter
 
     def __init__(
         self,
