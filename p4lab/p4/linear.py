@@ -54,7 +54,8 @@ class P4Linear(LikeLinear):
 
     A subclass registers its frozen tensors, its parameter ``u`` and (if it has any) its fixed directions ``v``, then
     calls `reset`. It supplies ``forward`` (which returns `_watched` of its result), ``weight``, ``_absorb``,
-    ``violation`` and ``correct``; for a gradient reset ``sketch``, too.
+    ``violation`` and ``correct``; for a gradient reset ``sketch``, too, and ``_seen_of_identity`` if what it gives to
+    `_watched` is not x.
 
     Args:
         dim_in: length of an input.

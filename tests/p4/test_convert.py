@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations
 
-from p4lab import RELATIVE, AveragedWeights, Conversion, MergeSchedule, P4Inv, convert, fold
+from p4lab import RELATIVE, AveragedWeights, Conversion, MergeSchedule, P4Inv, convert, flows, fold
 from p4lab.errors import DeviceError, DtypeError, OptionError, P4Error, ShapeError, SingularMatrixError
 from p4lab.linalg import orthogonality_error
 from p4lab.p4 import (
@@ -71,7 +71,7 @@ def encoder() -> nn.TransformerEncoder:
     return nn.TransformerEncoder(layer, 2)
 
 
-def flow() -> nn.Module:
+def nice() -> nn.Module:
     import zuko
 
     return zuko.flows.NICE(4, 2, transforms=2, hidden_features=(8, 8))
@@ -96,7 +96,7 @@ CASES = (
     Case("lstm", lambda: nn.LSTM(3, 6, 2, bidirectional=True), (5, 4, 3), lambda model, x: model(x)[0]),
     Case("attention", lambda: nn.MultiheadAttention(8, 2, kdim=8), (5, 4, 8), lambda model, x: model(x, x, x)[0]),
     Case("encoder", encoder, (3, 5, 8)),
-    Case("flow", flow, (9, 4), lambda model, x: model(x[:, :2]).log_prob(x), lambda y: -y.mean()),
+    Case("flow", nice, (9, 4), lambda model, x: model(x[:, :2]).log_prob(x), lambda y: -y.mean()),
 )
 every_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 
@@ -284,6 +284,18 @@ def test_what_is_shared_hooked_frozen_and_referred_to_stays_so() -> None:
     handle.remove()
     model(torch.randn(2, 4, dtype=torch.float64))
     assert len(calls) == 4
+
+
+def test_a_flow_that_folds_itself_folds_what_was_converted() -> None:
+    flow = flows.realnvp(dim=2, blocks=2, mixing="p4inv")
+    x = torch.randn(5, 2)
+    before = flow.log_prob(x)
+    report = convert(flow, "spectrum", seed=0)
+    assert any("init is zero" in left.reason for left in report.left)
+    close(flow.log_prob(x), before)
+    folded = fold(flow)
+    assert not p4_modules(folded)
+    close(folded.log_prob(x), before)
 
 
 def test_targets_are_paths_weights_patterns_types_and_functions() -> None:
