@@ -4,7 +4,8 @@ from p4lab.p4.average import AveragedWeights
 from p4lab.p4.changes import Changes
 from p4lab.p4.circulant import P4Circulant
 from p4lab.p4.contract import P4Module, Total, alone, fold, fold_inside, p4_modules, penalty
-from p4lab.p4.convert import PROPERTIES, Conversion, Converted, convert
+from p4lab.p4.convert import Conversion, Converted, convert
+from p4lab.p4.families import FAMILIES, Family
 from p4lab.p4.givens import P4Givens
 from p4lab.p4.invertible import P4Inv
 from p4lab.p4.linear import NOT_FINITE, P4Linear
@@ -24,11 +25,11 @@ from p4lab.p4.stiefel import P4Stiefel
 
 __all__ = [
     "EVERYTHING",
+    "FAMILIES",
     "NOT_FINITE",
     "ORTHOGONAL",
     "PAPER",
     "PRESETS",
-    "PROPERTIES",
     "RECOMMENDED",
     "RELATIVE",
     "RIEMANNIAN",
@@ -37,6 +38,7 @@ __all__ = [
     "Check",
     "Conversion",
     "Converted",
+    "Family",
     "MeanPool",
     "MergeReport",
     "MergeSchedule",

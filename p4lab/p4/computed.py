@@ -6,7 +6,7 @@ Such a module gets a class of its own, derived from the one that it had, in whic
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from typing import Any, ClassVar, cast
 
@@ -22,7 +22,7 @@ NAME = "p4"
 """The layers are a submodule of this name."""
 
 
-class Stack(nn.ModuleList):
+class Stack(nn.Module):
     """A weight tensor made of the matrices of P4 layers, one below the other.
 
     Args:
@@ -31,15 +31,12 @@ class Stack(nn.ModuleList):
     """
 
     def __init__(self, layers: Iterable[P4Linear], shape: torch.Size) -> None:
-        super().__init__(layers)
-        self.shape = shape
+        super().__init__()
+        self.layers, self.shape = nn.ModuleList(layers), shape
 
     def forward(self) -> Tensor:
         """Return the tensor, differentiable. Cost O(d^2 k) for each layer."""
-        return torch.cat([layer.watched_weight() for layer in self]).view(self.shape)
-
-    def __iter__(self) -> Iterator[P4Linear]:
-        return cast(Iterator[P4Linear], super().__iter__())
+        return torch.cat([cast(P4Linear, layer).watched_weight() for layer in self.layers]).view(self.shape)
 
     @property
     def trains(self) -> bool:
@@ -50,9 +47,9 @@ class Stack(nn.ModuleList):
 class Computed(nn.Module):
     """What a class has besides its own where weights of a module are computed (see `computed_class`)."""
 
-    plain: ClassVar[type[nn.Module]]
+    p4_class: ClassVar[type[nn.Module]]
     """The class of the module before."""
-    names: ClassVar[tuple[str, ...]]
+    p4_names: ClassVar[tuple[str, ...]]
     """The weights that are computed."""
     p4: nn.ModuleDict
 
@@ -66,7 +63,7 @@ class Computed(nn.Module):
         finally:
             self.__dict__["_made"] = None
 
-    def made(self, name: str) -> Tensor:
+    def p4_weight(self, name: str) -> Tensor:
         """Return a weight, the same one all through a forward pass."""
         made = self.__dict__.get("_made")
         if made is None:
@@ -81,29 +78,29 @@ class Computed(nn.Module):
         They train if those of the P4 layers do. Cost O(d^2 k) for each layer.
         """
         twin = copy.deepcopy(self)
-        for name in self.names:
+        for name in self.p4_names:
             with torch.no_grad():
                 value = self.p4[name]().clone()
             twin._parameters[name] = nn.Parameter(value, requires_grad=cast(Stack, self.p4[name]).trains)
         del twin._modules[NAME]
         twin.__dict__.pop("_made", None)
-        object.__setattr__(twin, "__class__", self.plain)
+        object.__setattr__(twin, "__class__", self.p4_class)
         if isinstance(twin, nn.RNNBase):
             cast(Any, twin)._init_flat_weights()
         fold_inside(twin)
         return twin
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.names:
+        if name in self.p4_names:
             raise OptionError(
-                f"{self.plain.__name__}.{name} is made of P4 layers and cannot be set: use start_at(weight) of those "
-                f"in module.{NAME}[{name!r}], or p4lab.fold(model) first"
+                f"{self.p4_class.__name__}.{name} is made of P4 layers and cannot be set: use start_at(weight) of "
+                f"those in module.{NAME}[{name!r}].layers, or p4lab.fold(model) first"
             )
         super().__setattr__(name, value)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         _, _, *rest = cast(tuple[Any, ...], super().__reduce_ex__(protocol))
-        return (empty, (self.plain, self.names), *rest)
+        return (empty, (self.p4_class, self.p4_names), *rest)
 
 
 class ComputedRecurrent(Computed):
@@ -129,12 +126,12 @@ def computed_class(plain: type[nn.Module], names: tuple[str, ...]) -> type[nn.Mo
     """Return the class of modules in which the weights of these names are computed, always the same one."""
     base = ComputedRecurrent if issubclass(plain, nn.RNNBase) else Computed
     weights = {name: _read(name) for name in names}
-    return type(f"P4{plain.__name__}", (base, plain), {"plain": plain, "names": names, **weights})
+    return type(f"P4{plain.__name__}", (base, plain), {"p4_class": plain, "p4_names": names, **weights})
 
 
 def _read(name: str) -> property:
     def weight(module: Computed) -> Tensor:
-        return module.made(name)
+        return module.p4_weight(name)
 
     return property(weight)
 
@@ -147,7 +144,7 @@ def empty(plain: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
 
 def plain_class(module: nn.Module) -> type[nn.Module]:
     """Return the class of a module, or the one that it had before its weights were computed."""
-    return module.plain if isinstance(module, Computed) else type(module)
+    return module.p4_class if isinstance(module, Computed) else type(module)
 
 
 def compute(module: nn.Module, stacks: Mapping[str, Stack], changes: Changes) -> None:

@@ -1,6 +1,7 @@
 """A model of one's own with P4 layers in it: one call puts them there, `p4lab.fold` takes them out again."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeGuard
@@ -11,71 +12,18 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from p4lab.errors import OptionError, P4Error
-from p4lab.options import check_known, named_options
+from p4lab.options import named_options
 from p4lab.p4.changes import Changes
-from p4lab.p4.circulant import P4Circulant
 from p4lab.p4.computed import Stack, compute, plain_class
-from p4lab.p4.invertible import P4Inv
-from p4lab.p4.linear import HOOKS, P4Linear
-from p4lab.p4.lipschitz import P4Lipschitz
-from p4lab.p4.orthogonal import P4Orthogonal
-from p4lab.p4.positive_definite import P4PositiveDefinite
-from p4lab.p4.presets import ORTHOGONAL, RECOMMENDED, Preset
-from p4lab.p4.special_linear import P4SpecialLinear
-from p4lab.p4.spectrum import P4Spectrum
-from p4lab.p4.stiefel import P4Stiefel
-from p4lab.p4.targets import Left, Target, Weight, check_parameter, chosen
+from p4lab.p4.families import Family
+from p4lab.p4.linear import P4Linear
+from p4lab.p4.plain import HOOKS
+from p4lab.p4.presets import Preset
+from p4lab.p4.targets import Left, Target, Weight, chosen, owners_of, parameter_of
 from p4lab.p4.validate import check_weight, seed_from
 
 KEPT = 1e-5
 """Weights count as kept if none of their numbers moved by more than this part of the largest one."""
-FIXED = frozenset({"dim", "dim_in", "dim_out", "bias", "init", "device", "dtype"})
-"""These arguments of a layer follow from the weights that it stands for."""
-
-
-@dataclass(frozen=True)
-class Property:
-    """How the layers of a property are made.
-
-    Attributes:
-        kind: their class.
-        settings: from a width to their options, where nobody says otherwise.
-        oblong: the class for matrices that are not square, if it is another one.
-    """
-
-    kind: type[P4Linear]
-    settings: Callable[[int], Mapping[str, Any]] = lambda dim: {}
-    oblong: type[P4Linear] | None = None
-
-    def check(self, options: Mapping[str, Any]) -> None:
-        """Raise if no layer of the property has options of these names."""
-        kinds = [self.kind] if self.oblong is None else [self.kind, self.oblong]
-        check_known(self.kind.__name__, options, *(named_options(kind) - FIXED for kind in kinds))
-
-    def layer(self, weight: Tensor, source: nn.Linear | Tensor, options: Mapping[str, Any]) -> P4Linear:
-        """Return the layer for a matrix, or for the linear layer that has it."""
-        kind = self.oblong if self.oblong is not None and weight.shape[0] != weight.shape[1] else self.kind
-        return kind.of(source, **{**self.settings(min(weight.shape)), **options})
-
-
-def _few(dim: int) -> Mapping[str, Any]:
-    return {"rank": ORTHOGONAL.rank_for(dim), "reset": "gradient"}
-
-
-def _many(dim: int) -> Mapping[str, Any]:
-    return {"rank": RECOMMENDED.rank_for(dim), "reset": "gradient"}
-
-
-PROPERTIES: Mapping[str, Property] = {
-    "invertible": Property(P4Inv, RECOMMENDED.settings),
-    "orthogonal": Property(P4Orthogonal, ORTHOGONAL.settings, oblong=P4Stiefel),
-    "spectrum": Property(P4Spectrum, _few),
-    "lipschitz": Property(P4Lipschitz, _few),
-    "volume": Property(P4SpecialLinear, _many),
-    "positive_definite": Property(P4PositiveDefinite, _many),
-    "circulant": Property(P4Circulant),
-}
-"""The properties that `convert` knows by name."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +34,7 @@ class Converted:
         name: its name before, or the path of the linear layer that has it.
         kind: class of its module.
         shape: as the module has it.
-        layer: what stands there now.
+        layers: what stands there now, from the first rows to the last.
         moved: the largest change of one of its numbers (or of the bias, which is one number in circulant layers).
         relative: size of the change by size of the weight (Frobenius norms).
         kept: whether nothing moved but by rounding.
@@ -95,10 +43,17 @@ class Converted:
     name: str
     kind: str
     shape: tuple[int, ...]
-    layer: str
+    layers: tuple[P4Linear, ...]
     moved: float
     relative: float
     kept: bool
+
+    @property
+    def now(self) -> str:
+        """What stands there now, in words."""
+        layer, count = self.layers[0], len(self.layers)
+        rank = f", rank {layer.rank}" if "rank" in named_options(type(layer)) else ""
+        return f"{count} of " * (count > 1) + type(layer).__name__ + rank
 
 
 @dataclass(frozen=True, repr=False)
@@ -117,7 +72,7 @@ class Conversion:
         rows = [("weight", "of", "shape", "now", "max |dW|", "relative", "")]
         for w in self.weights:
             shape, what = " x ".join(map(str, w.shape)), "kept" if w.kept else "projected"
-            rows.append((w.name, w.kind, shape, w.layer, f"{w.moved:.2g}", f"{w.relative:.2g}", what))
+            rows.append((w.name, w.kind, shape, w.now, f"{w.moved:.2g}", f"{w.relative:.2g}", what))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         return "\n".join([*lines, *(f"{left.name} is left: {left.reason}" for left in self.left)])
@@ -136,11 +91,13 @@ def convert(
     ones that have it. An `nn.Linear` is replaced by the P4 layer, whose forward and backward pass are the cheap ones.
     Weights that a module reads by name are made of P4 layers whenever it reads them: those of convolutions, as a
     matrix (out, in k k) or one for each group; of recurrent layers, one square matrix for each gate; of attention, one
-    for each of query, key and value. The layers are then in ``module.p4[name]``.
+    for each of query, key and value. The layers are then in ``module.p4[name].layers``. (A convolution of k x k has
+    at most k times the norm of its matrix, with stride 1.)
 
-    Make the optimizer after it, for parameters of its own train now (biases are the same `nn.Parameter` as before), and
-    a `MergeSchedule` of both. `p4lab.fold` gives the plain model back, with the same names in its ``state_dict``. For a
-    linear layer by itself there is ``P4Inv.of(linear)``, and so in other classes.
+    Load a plain checkpoint before it, and make the optimizer after it, for parameters of its own train now (biases are
+    the same `nn.Parameter` as before), and a `MergeSchedule` of both. `p4lab.fold` gives the plain model back, with the
+    same names in its ``state_dict``. For a linear layer by itself there is ``P4Inv.of(linear)``, and so in other
+    classes.
 
     Args:
         model: any module. It is changed as a whole or, if anything is refused, not at all.
@@ -149,10 +106,10 @@ def convert(
             (`P4SpecialLinear`), "positive_definite" (`P4PositiveDefinite`) or "circulant" (`P4Circulant`); or a preset
             such as `RELATIVE`, or a class of linear P4 layers.
         targets: what is meant, one or several of: the path of a module ("head"), the name of a weight
-            ("rnn.weight_hh_l0"), a pattern for either ("\*.linear1"), a type of modules, or a function of path and
-            module. What is meant has to fit the property; but patterns, types and functions pass over modules whose
-            weights no layer can stand for (a masked layer, an embedding), and the report lists these. None means each
-            matrix that fits.
+            ("rnn.weight_hh_l0"), a pattern for either ("\*.linear1"), a module, a type of modules, or a function of
+            path and module. What is meant has to fit the property; but patterns, types and functions pass over modules
+            whose weights no layer can stand for (a masked layer, an embedding), and the report lists these. None means
+            each matrix that fits.
         seed: of all the layers' generators (None: torch's default generator).
         options: of the layers, in place of what their presets say: rank, reset, bound, ...
 
@@ -174,12 +131,12 @@ def convert(
         >>> model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
         >>> x = torch.randn(5, 4)
         >>> before = model(x)
-        >>> [weight.layer for weight in convert(model, "invertible", targets="0", seed=0).weights]
+        >>> [weight.now for weight in convert(model, "invertible", targets="0", seed=0).weights]
         ['P4Inv, rank 2']
         >>> bool((model(x) - before).abs().max() < 1e-6), bool((model[0].inverse(model[0](x)) - x).abs().max() < 1e-4)
         (True, True)
     """
-    family = _family(property)
+    family = Family.of(property)
     family.check(options)
     if type(model) is nn.Linear:
         raise OptionError(
@@ -191,19 +148,21 @@ def convert(
     if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
         raise OptionError("DistributedDataParallel keeps the parameters that it was given: convert the model before")
     weights, left = chosen(model, targets)
+    owners, parents = owners_of(model), _parents(model)
     changes, converted = Changes(), []
     stacks: dict[nn.Module, dict[str, Stack]] = {}
     for weight in weights:
+        module = weight.module
         try:
-            parameter = check_parameter(model, weight)
-            module = weight.module
+            parameter = parameter_of(weight, owners)
             if _is_replaceable(module):
                 layer = _replacement(module, family, options)
-                converted.append(_record(weight, parameter, [layer]))
-                _plan_replacement(model, module, layer, changes)
+                converted.append(_record(weight.path, weight, parameter, layer.weight, [layer]))
+                for parent, name in parents[module]:
+                    changes.also(partial(parent._modules.__setitem__, name, layer))
             else:
                 stack = _stack(parameter, weight.blocks, family, options)
-                converted.append(_record(weight, parameter, stack))
+                converted.append(_record(weight.full_name, weight, parameter, stack(), stack.layers))
                 stacks.setdefault(module, {})[weight.name] = stack
         except P4Error as error:
             if targets is not None:
@@ -212,7 +171,7 @@ def convert(
     if not converted:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left[:5])
         raise OptionError(
-            f"nothing in {plain_class(model).__name__} can be converted: {reasons or 'it has no matrices'}"
+            f"nothing in {plain_class(model).__name__} can be converted: {reasons or 'no matrices, or no targets'}"
         )
     for module, made in stacks.items():
         compute(module, made, changes)
@@ -220,18 +179,14 @@ def convert(
     return Conversion(tuple(converted), tuple(left))
 
 
-def _family(property: object) -> Property:
-    """Return how the layers are made that somebody means by a name, a preset or a class."""
-    if isinstance(property, Preset):
-        return Property(property.kind, property.settings)
-    if isinstance(property, type) and issubclass(property, P4Linear):
-        return Property(property)
-    if isinstance(property, str) and property in PROPERTIES:
-        return PROPERTIES[property]
-    raise OptionError(
-        f"property={property!r} is not known: choose one of {', '.join(map(repr, PROPERTIES))}, a preset, or a class "
-        "of linear P4 layers"
-    )
+def _parents(model: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str]]]:
+    """Return the places of all modules inside of a model."""
+    places: dict[nn.Module, list[tuple[nn.Module, str]]] = defaultdict(list)
+    for parent in model.modules():
+        for name, child in parent._modules.items():
+            if child is not None:
+                places[child].append((parent, name))
+    return places
 
 
 def _is_replaceable(module: nn.Module) -> TypeGuard[nn.Linear]:
@@ -240,45 +195,36 @@ def _is_replaceable(module: nn.Module) -> TypeGuard[nn.Linear]:
     return plain and not module._buffers and not module._modules and len(module._parameters) == 2
 
 
-def _replacement(module: nn.Linear, family: Property, options: Mapping[str, Any]) -> P4Linear:
-    layer = family.layer(module.weight, module, options)
-    if module.bias is not None and layer.bias is not None and layer.bias.shape == module.bias.shape:
+def _replacement(module: nn.Linear, family: Family, options: Mapping[str, Any]) -> P4Linear:
+    check_weight(family.kind.__name__, module.weight)
+    layer = family.layer(module, options)
+    if layer.bias is not None and layer.bias.shape == module.bias.shape:
         layer.bias = module.bias
+    # Hooks stay hooks, with their handles, and what somebody else has put there stays, too.
     own = {name: value for name, value in vars(module).items() if name in HOOKS or not hasattr(layer, name)}
     vars(layer).update(own)
     return layer
 
 
-def _plan_replacement(model: nn.Module, module: nn.Module, layer: P4Linear, changes: Changes) -> None:
-    for parent in model.modules():
-        for name, child in parent._modules.items():
-            if child is module:
-                changes.also(partial(parent._modules.__setitem__, name, layer))
-
-
-def _stack(parameter: nn.Parameter, blocks: int, family: Property, options: Mapping[str, Any]) -> Stack:
+def _stack(parameter: nn.Parameter, blocks: int, family: Family, options: Mapping[str, Any]) -> Stack:
     check_weight(family.kind.__name__, parameter if is_lazy(parameter) else parameter.flatten(1))
     matrices = parameter.detach().flatten(1).chunk(blocks)
-    layers = [family.layer(matrix, matrix.requires_grad_(parameter.requires_grad), options) for matrix in matrices]
+    layers = [family.layer(matrix.requires_grad_(parameter.requires_grad), options) for matrix in matrices]
     return Stack(layers, parameter.shape)
 
 
 @torch.no_grad()
-def _record(weight: Weight, parameter: nn.Parameter, layers: Stack | list[P4Linear]) -> Converted:
-    after = layers() if isinstance(layers, Stack) else layers[0].weight
-    change = (after - parameter).to(torch.float64)
-    size = torch.linalg.vector_norm(parameter.to(torch.float64)).clamp_min(torch.finfo(parameter.dtype).tiny)
-    moved = float(change.abs().max())
-    bias, own = getattr(weight.module, "bias", None), layers[0].bias
-    if own is not None and bias is not None:
-        moved = max(moved, float((bias - own).abs().max()))
-    names = [f"{type(layer).__name__}, rank {layer.rank}" for layer in layers]
+def _record(name: str, weight: Weight, before: Tensor, after: Tensor, layers: Iterable[Any]) -> Converted:
+    change, norm = after - before, torch.linalg.vector_norm
+    moved, (first, *_) = change.abs().max(), layers
+    if first.bias is not None:
+        moved = torch.maximum(moved, (weight.module.bias - first.bias).abs().max())
     return Converted(
-        weight.full_name if isinstance(layers, Stack) else weight.path,
-        plain_class(weight.module).__name__,
-        tuple(parameter.shape),
-        names[0] if len(names) == 1 else f"{len(names)} of {names[0]}",
-        moved,
-        float(torch.linalg.vector_norm(change) / size),
-        moved <= KEPT * float(parameter.abs().max()),
+        name=name,
+        kind=plain_class(weight.module).__name__,
+        shape=tuple(before.shape),
+        layers=tuple(layers),
+        moved=float(moved),
+        relative=float(norm(change) / norm(before).clamp_min(torch.finfo(before.dtype).tiny)),
+        kept=bool(moved <= KEPT * before.abs().max()),
     )

@@ -1,6 +1,5 @@
 """What linear P4 layers share: a bias, a generator, the last batch, judgement of a merge, casts and folding."""
 
-import copy
 import math
 from abc import abstractmethod
 from collections.abc import Callable
@@ -9,14 +8,14 @@ from typing import Any, ClassVar, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from p4lab.errors import OptionError, ShapeError
+from p4lab.errors import OptionError
 from p4lab.linalg import is_transforming, orthonormal_rows
-from p4lab.options import named_options
 from p4lab.p4.changes import Changes
-from p4lab.p4.contract import P4Module, Total, alone, full_precision
+from p4lab.p4.contract import Total, alone, full_precision
+from p4lab.p4.plain import LikeLinear
 from p4lab.p4.refusals import Refusals, outside_inference
 from p4lab.p4.report import Check, MergeReport, MergeStatus
-from p4lab.p4.validate import check_cast, check_input, check_options, check_weight, seed_from
+from p4lab.p4.validate import check_cast, check_input, check_options, seed_from
 from p4lab.p4.watch import Batch, CompiledWatch, Slots, Watch, tie_to
 
 Reset = Literal["gaussian", "gradient", "identity"]
@@ -48,16 +47,15 @@ INACCURATE = Check(
 """Layers that update an inverse are judged by how good it is."""
 LARGEST_DEFECT = 1e-2
 """A merge is refused above this error of A^-1."""
-HOOKS = tuple(name for name in vars(nn.Module()) if "hook" in name)
-"""Modules keep their hooks in these attributes."""
 
 
-class P4Linear(P4Module):
+class P4Linear(LikeLinear):
     r"""Base class of linear layers :math:`y = W x + b` whose weights keep a property.
 
     A subclass registers its frozen tensors, its parameter ``u`` and (if it has any) its fixed directions ``v``, then
     calls `reset`. It supplies ``forward`` (which returns `_watched` of its result), ``weight``, ``_absorb``,
-    ``violation`` and ``correct``; for a gradient reset ``sketch``, too.
+    ``violation`` and ``correct``; for a gradient reset ``sketch``, too, and ``_seen_of_identity`` if what it gives to
+    `_watched` is not x.
 
     Args:
         dim_in: length of an input.
@@ -90,8 +88,6 @@ class P4Linear(P4Module):
 
     u: nn.Parameter
     v: Tensor
-    bias: nn.Parameter | None
-    frozen_bias: Tensor | None
 
     def __init__(
         self,
@@ -280,11 +276,6 @@ class P4Linear(P4Module):
             return (changes.new(self.v) @ self.v.t()) @ momentum
         return super().carry_momentum(parameter, momentum, changes)
 
-    @property
-    def weight(self) -> Tensor:
-        """The effective weights, shape (dim_out, dim_in), differentiable."""
-        raise NotImplementedError
-
     def watched_weight(self) -> Tensor:
         """Return `weight` for whoever reads it instead of calling the layer, in the place of a batch.
 
@@ -308,74 +299,6 @@ class P4Linear(P4Module):
     def _seen_of_identity(self) -> Tensor:
         """Return what `_watched` gets for the inputs where these are the rows of the identity."""
         return torch.eye(self.dim_in, **self.kind)
-
-    @classmethod
-    def of(cls, source: nn.Linear | Tensor, **options: Any) -> Self:
-        """Return a layer in the place of an `nn.Linear`, with the nearest weights that have the property.
-
-        The other way is `fold`. Device, dtype, ``requires_grad`` and ``training`` are those of the source; so is the
-        function, where its weights have the property.
-
-        Args:
-            source: a linear layer, which is left as it is, or weights alone, shape (dim_out, dim_in).
-            options: of the class, other than its dimensions, bias, init, device and dtype.
-
-        Raises:
-            ShapeError: the weights are no matrix, or the property needs a square one.
-            DtypeError, DeviceError, OptionError: they are not of float32 or float64, on the meta device, or not there
-                yet.
-            SingularMatrixError, OptionError: they are not finite, no matrix with the property is nearest, or an option
-                is out of range.
-
-        Cost O(d^3).
-
-        Example:
-            >>> from p4lab.p4 import P4Inv
-            >>> linear, x = nn.Linear(3, 3), torch.randn(5, 3)
-            >>> layer = P4Inv.of(linear, rank=2)
-            >>> bool((layer(x) - linear(x)).abs().max() < 1e-6), bool((layer.fold()(x) - linear(x)).abs().max() < 1e-6)
-            (True, True)
-        """
-        weight, bias = (source, None) if isinstance(source, Tensor) else (source.weight, source.bias)
-        check_weight(cls.__name__, weight)
-        dim_out, dim_in = weight.shape
-        dims = {"dim_in": dim_in, "dim_out": dim_out}
-        if "dim" in named_options(cls):
-            if dim_in != dim_out:
-                raise ShapeError(f"the weight has shape {tuple(weight.shape)}: {cls.__name__} needs a square matrix")
-            dims = {"dim": dim_in}
-        kind = {"bias": bias is not None, "device": weight.device, "dtype": weight.dtype}
-        layer = cls._near(weight, **dims, **kind, **options)
-        if layer.bias is not None and layer.frozen_bias is not None:
-            with torch.no_grad():
-                for target in (layer.bias, layer.frozen_bias):  # of a circulant layer, one number for all
-                    target.copy_(cast(Tensor, bias).view(len(target), -1).mean(1))
-            layer.bias.requires_grad_(cast(Tensor, bias).requires_grad)
-        for parameter in layer.perturbation():
-            parameter.requires_grad_(weight.requires_grad)
-        return layer if isinstance(source, Tensor) else layer.train(source.training)
-
-    @classmethod
-    def _near(cls, weight: Tensor, **options: Any) -> Self:
-        """Return a layer with the weights that are nearest to given ones."""
-        layer = cls(**options)
-        layer.start_at(layer.nearest(weight))
-        return layer
-
-    def fold(self) -> nn.Linear:
-        """Return a plain `nn.Linear` with the effective weights and a copy of the bias.
-
-        Its parameters train if those of the layer do, and the hooks of the layer are its own.
-        """
-        linear = nn.utils.skip_init(nn.Linear, self.dim_in, self.dim_out, bias=self.bias is not None, **self.kind)
-        with torch.no_grad():
-            linear.weight.copy_(self.weight)
-            if self.bias is not None:
-                linear.bias.copy_(self.bias)
-                linear.bias.requires_grad_(self.bias.requires_grad)
-        linear.weight.requires_grad_(any(parameter.requires_grad for parameter in self.perturbation()))
-        vars(linear).update({name: copy.copy(vars(self)[name]) for name in HOOKS})
-        return cast(nn.Linear, linear.train(self.training))
 
     # --- state -------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """P4 on the orthogonal group: linear layers that stay rotations, by low-rank Cayley transforms."""
 
 import copy
-import math
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from p4lab.errors import OptionError, SingularMatrixError
+from p4lab.errors import OptionError
 from p4lab.linalg import (
     cayley_core,
     cayley_turn,
@@ -29,8 +28,6 @@ from p4lab.p4.watch import Batch
 
 LARGEST_ERROR = 1e-4
 """A start counts as orthogonal, or as a member of another closed family, up to this error of its entries."""
-SMALLEST_SINGULAR_VALUE = 1e-6
-"""A matrix has a nearest orthonormal one if no singular value is a smaller part of the largest one."""
 TURN_COST = 16
 """Multiply-adds of a turned row, forward and backward, per number and direction: 10, but of narrow products."""
 LARGEST_ROUNDING = 1e-3
@@ -169,9 +166,7 @@ class Orthogonal(VolumePreserving):
         Raises:
             SingularMatrixError: it is singular or not finite, as the mean of rotations by opposite angles is.
         """
-        wide = super().nearest(weight)
-        check_full_rank(wide)
-        return nearest_orthogonal(wide)
+        return nearest_orthogonal(super().nearest(weight))
 
     @torch.no_grad()
     def start_at(self, weight: Tensor) -> None:
@@ -340,20 +335,6 @@ def absorbed_turn(layer: P4Linear, frame: Tensor, p: Tensor, q: Tensor, rounding
     p, q = torch.where(report.accepted, p, zero), torch.where(report.accepted, q, zero)
     changes.absorb_product(frame, p.t(), q, alpha=-1)
     return changes
-
-
-def check_full_rank(matrix: Tensor) -> None:
-    """Raise if no orthonormal matrix is nearest to a given one.
-
-    Raises:
-        SingularMatrixError: its rank is not full, or it is not finite.
-    """
-    values = torch.linalg.svdvals(matrix) if bool(torch.isfinite(matrix).all()) else torch.full((1,), math.nan)
-    if not float(values[-1]) > SMALLEST_SINGULAR_VALUE * float(values[0]):
-        raise SingularMatrixError(
-            f"no orthonormal matrix is nearest: singular values from {float(values[-1]):.3g} to {float(values[0]):.3g} "
-            f"(a ratio above {SMALLEST_SINGULAR_VALUE} is needed); start from full rank, or average over less time"
-        )
 
 
 def orthogonal_start(init: Tensor, dim: int, dtype: torch.dtype) -> Tensor:

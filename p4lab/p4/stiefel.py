@@ -26,7 +26,6 @@ from p4lab.p4.orthogonal import (
     ROUNDING,
     TURN_COST,
     absorbed_turn,
-    check_full_rank,
     turned,
 )
 from p4lab.p4.watch import Batch
@@ -172,9 +171,7 @@ class P4Stiefel(OfFixedSize):
         Raises:
             SingularMatrixError: none is nearest, for the rank is not full, or not all is finite.
         """
-        frame = self._as_frame(super().nearest(weight))
-        check_full_rank(frame)
-        return self._as_frame(nearest_orthogonal(frame))
+        return self._as_frame(nearest_orthogonal(self._as_frame(super().nearest(weight))))
 
     @torch.no_grad()
     def start_at(self, weight: Tensor) -> None:

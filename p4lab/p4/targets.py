@@ -2,9 +2,9 @@
 
 import difflib
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ from p4lab.errors import OptionError, P4Error
 from p4lab.p4.computed import NAME, Computed, plain_class
 from p4lab.p4.contract import P4Module
 
-Target = str | type[nn.Module] | Callable[[str, nn.Module], bool]
-"""Modules are meant by path or pattern, by type, or by a function of path and module; weights by path or pattern."""
+Target = str | nn.Module | type[nn.Module] | Callable[[str, nn.Module], bool]
+"""Modules are meant by path or pattern, by themselves, by type, or by a function; weights by path or pattern."""
 GATES = {"LSTM": 4, "LSTMCell": 4, "GRU": 3, "GRUCell": 3}
 """So many matrices stand one below the other in the weights of recurrent layers; of others it is one."""
 READERS = (
@@ -113,7 +113,8 @@ def chosen(model: nn.Module, targets: Target | Iterable[Target] | None) -> tuple
     if targets is None:
         wanted: list[Target] = [lambda path, module: True]
     else:
-        wanted = [targets] if isinstance(targets, str) or callable(targets) else list(targets)
+        single = isinstance(targets, (str, nn.Module)) or callable(targets)
+        wanted = [cast(Target, targets)] if single else list(cast(Iterable[Target], targets))
     weights, left, used, known = [], [], set(), []
     hits_of: dict[nn.Module, list[int]] = {}
     for module, paths in _modules(model).items():
@@ -125,9 +126,10 @@ def chosen(model: nn.Module, targets: Target | Iterable[Target] | None) -> tuple
         try:
             blocks = matrices_of(module)
         except P4Error as refusal:
-            named = [wanted[i] for i in hits if wanted[i] in paths]
-            if named:
-                raise OptionError(f"{named[0]!r} cannot be converted: {refusal}") from refusal
+            names = [*paths, *(_joined(path, name) for path in paths for name in module._parameters)]
+            for target in wanted:
+                if isinstance(target, str) and target in names:
+                    raise OptionError(f"{target!r} cannot be converted: {refusal}") from refusal
             matrices = [p for p in module._parameters.values() if p is not None and (is_lazy(p) or p.dim() > 1)]
             if hits and matrices and not isinstance(module, P4Module):
                 used.update(hits)
@@ -151,8 +153,22 @@ def chosen(model: nn.Module, targets: Target | Iterable[Target] | None) -> tuple
     return weights, left
 
 
-def check_parameter(model: nn.Module, weight: Weight) -> nn.Parameter:
+def owners_of(model: nn.Module) -> dict[nn.Parameter, list[str]]:
+    """Return the names of all parameters of a model; those that are tied have several."""
+    names: dict[nn.Parameter, list[str]] = defaultdict(list)
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                names[parameter].append(_joined(path, name))
+    return names
+
+
+def parameter_of(weight: Weight, owners: Mapping[nn.Parameter, list[str]]) -> nn.Parameter:
     """Return the parameter that a weight is.
+
+    Args:
+        weight: one of a model.
+        owners: `owners_of` the model.
 
     Raises:
         OptionError: it is computed of others, or tied to another one.
@@ -165,16 +181,10 @@ def check_parameter(model: nn.Module, weight: Weight) -> nn.Parameter:
             "it is made of other parameters (a parametrization, weight_norm, spectral_norm, pruning): remove that "
             "first, as torch.nn.utils.parametrize.remove_parametrizations does"
         )
-    places = [
-        (module, name, _joined(path, name))
-        for path, module in model.named_modules()
-        for name, other in module._parameters.items()
-        if other is parameter
-    ]
-    if len(places) > 1:
+    if len(owners[parameter]) > 1:
         raise OptionError(
-            f"it is tied: {' and '.join(place[2] for place in places)} are one Parameter, and a P4 layer would take "
-            "the place of one of them; untie them with a clone, or leave it out"
+            f"it is tied: {' and '.join(owners[parameter])} are one Parameter, and a P4 layer would take the place of "
+            "one of them; untie them with a clone, or leave it out"
         )
     return parameter
 
@@ -189,6 +199,8 @@ def _of_linear(module: nn.Module) -> dict[str, int]:
         return {"weight": 1}
     if weight is None or is_lazy(weight) or weight.dim() != 2:
         raise OptionError(f"{kind.__name__} has no weight of its own that is a matrix (for all inside of it: 'path.*')")
+    if {*module._parameters, *module._buffers, *module._modules} - {"weight", "bias", NAME}:
+        raise OptionError("it has a forward pass of its own, and more in it than a weight and a bias, such as a mask")
     if not weight.is_meta:  # which is refused later on
         _check_product(module, weight)
     return {"weight": 1}
@@ -197,11 +209,10 @@ def _of_linear(module: nn.Module) -> dict[str, int]:
 @torch.no_grad()
 def _check_product(module: nn.Module, weight: Tensor) -> None:
     """Raise unless a module computes W x + b, as inputs show."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device="cpu").manual_seed(0)
     x = torch.randn(PROBES, weight.shape[1], generator=generator, device="cpu").to(weight)
-    expected = F.linear(x, weight, getattr(module, "bias", None))
     try:
-        y = module.forward(x)
+        expected, y = F.linear(x, weight, getattr(module, "bias", None)), module.forward(x)
         same = y.shape == expected.shape and torch.allclose(y, expected, rtol=1e-3, atol=1e-5)
     except Exception as error:  # whatever a stranger's forward pass raises for inputs that it does not expect
         raise OptionError(f"its forward pass is not W x + b with its weight W, it raises {error!r}") from error
@@ -232,6 +243,8 @@ def _attention_around(model: nn.Module, path: str) -> nn.MultiheadAttention | No
 def _means(target: Target, path: str, module: nn.Module) -> bool:
     if isinstance(target, str):
         return fnmatchcase(path, target)
+    if isinstance(target, nn.Module):
+        return module is target
     return isinstance(module, target) if isinstance(target, type) else bool(target(path, module))
 
 

@@ -15,13 +15,14 @@ from p4.interrupts import interrupted_at
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations
 
-from p4lab import RELATIVE, AveragedWeights, Conversion, MergeSchedule, P4Inv, convert, fold
+from p4lab import RELATIVE, AveragedWeights, Conversion, MergeSchedule, P4Inv, convert, flows, fold
 from p4lab.errors import DeviceError, DtypeError, OptionError, P4Error, ShapeError, SingularMatrixError
 from p4lab.linalg import orthogonality_error
 from p4lab.p4 import (
-    PROPERTIES,
+    FAMILIES,
     Changes,
     P4Linear,
     P4Lipschitz,
@@ -50,6 +51,17 @@ class OwnForward(nn.Linear):
         return F.linear(x, self.weight * (self.weight > 0))
 
 
+class WithMore(nn.Linear):
+    """Starts as W x + b, and does not stay so."""
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__(dim_in, dim_out)
+        self.more = nn.Parameter(torch.zeros(dim_out, dim_in))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + F.linear(x, self.more)
+
+
 def mlp() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 4))
 
@@ -59,7 +71,7 @@ def encoder() -> nn.TransformerEncoder:
     return nn.TransformerEncoder(layer, 2)
 
 
-def flow() -> nn.Module:
+def nice() -> nn.Module:
     import zuko
 
     return zuko.flows.NICE(4, 2, transforms=2, hidden_features=(8, 8))
@@ -84,7 +96,7 @@ CASES = (
     Case("lstm", lambda: nn.LSTM(3, 6, 2, bidirectional=True), (5, 4, 3), lambda model, x: model(x)[0]),
     Case("attention", lambda: nn.MultiheadAttention(8, 2, kdim=8), (5, 4, 8), lambda model, x: model(x, x, x)[0]),
     Case("encoder", encoder, (3, 5, 8)),
-    Case("flow", flow, (9, 4), lambda model, x: model(x[:, :2]).log_prob(x), lambda y: -y.mean()),
+    Case("flow", nice, (9, 4), lambda model, x: model(x[:, :2]).log_prob(x), lambda y: -y.mean()),
 )
 every_case = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 
@@ -159,7 +171,7 @@ def test_the_property_holds_whatever_is_trained(case: Case) -> None:
     weights = fold(model).state_dict()
     for converted in report.weights:
         weight = weights[converted.name if converted.name in weights else f"{converted.name}.weight"].flatten(1)
-        for matrix in weight.chunk(int(converted.layer.split()[0]) if " of " in converted.layer else 1):
+        for matrix in weight.chunk(len(converted.layers)):
             assert orthogonality_error(matrix if len(matrix) >= len(matrix.t()) else matrix.t()) < 1e-5
 
 
@@ -222,9 +234,9 @@ def test_a_compiled_model_computes_the_same() -> None:
     assert layer.merge()
 
 
-@pytest.mark.parametrize("name", PROPERTIES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_one_call_from_a_linear_layer_and_one_back(name: str) -> None:
-    kind, linear = PROPERTIES[name].kind, nn.Linear(5, 5, dtype=torch.float64).eval()
+    kind, linear = FAMILIES[name].kind, nn.Linear(5, 5, dtype=torch.float64).eval()
     linear.weight.requires_grad_(False)
     layer = kind.of(linear)
     assert [p.requires_grad for p in layer.perturbation()] == [False]
@@ -242,6 +254,14 @@ def test_one_call_from_a_linear_layer_and_one_back(name: str) -> None:
     torch.testing.assert_close(again(x), layer(x))
     if name != "circulant":  # whose bias is one number
         assert torch.equal(back.bias, linear.bias)
+
+
+def test_matrices_that_are_nearly_singular_have_a_nearest_orthogonal_one() -> None:
+    linear = nn.Linear(3, 3, bias=False)
+    q = nn.init.orthogonal_(torch.empty(3, 3))
+    linear.weight.data = q * torch.tensor([1.0, 0.1, 1e-5])
+    close(P4Orthogonal.of(linear).weight, q)
+    close(P4Stiefel.of(linear.weight[:, :2]).weight, q[:, :2])
 
 
 def test_what_is_shared_hooked_frozen_and_referred_to_stays_so() -> None:
@@ -266,6 +286,18 @@ def test_what_is_shared_hooked_frozen_and_referred_to_stays_so() -> None:
     assert len(calls) == 4
 
 
+def test_a_flow_that_folds_itself_folds_what_was_converted() -> None:
+    flow = flows.realnvp(dim=2, blocks=2, mixing="p4inv")
+    x = torch.randn(5, 2)
+    before = flow.log_prob(x)
+    report = convert(flow, "spectrum", seed=0)
+    assert any("init is zero" in left.reason for left in report.left)
+    close(flow.log_prob(x), before)
+    folded = fold(flow)
+    assert not p4_modules(folded)
+    close(folded.log_prob(x), before)
+
+
 def test_targets_are_paths_weights_patterns_types_and_functions() -> None:
     def names(model: nn.Module, property: Any, targets: Any, **options: Any) -> list[str]:
         return [weight.name for weight in convert(model, property, targets, seed=0, **options).weights]
@@ -279,6 +311,8 @@ def test_targets_are_paths_weights_patterns_types_and_functions() -> None:
     assert names(mlp(), "invertible", lambda path, module: getattr(module, "out_features", 0) == 6) == ["0"]
     assert names(mlp(), P4Spectrum, ["2", nn.Conv2d, "0"][::2], rank=1) == ["0", "2"]
     assert names(mlp(), RELATIVE, None) == ["0"]
+    model = mlp()
+    assert names(model, "spectrum", model[2]) == ["2"]
     model = nn.LSTM(6, 6)
     names(model, "orthogonal", "weight_hh_l0")
     names(model, "lipschitz", "weight_ih_l0", bound=0.5)
@@ -301,6 +335,14 @@ def test_what_cannot_take_part_is_left_and_told_of() -> None:
 def spoiled(spoil: Callable[[nn.Sequential], object]) -> nn.Sequential:
     model = mlp()
     spoil(model)
+    return model
+
+
+def wrapped() -> nn.Module:
+    """As DistributedDataParallel wraps a model, without the process group that it wants."""
+    model = DistributedDataParallel.__new__(DistributedDataParallel)
+    nn.Module.__init__(model)
+    model.module = mlp()
     return model
 
 
@@ -336,7 +378,7 @@ ERRORS = {
         "0",
         {},
         SingularMatrixError,
-        "0.weight: no orthonormal matrix is nearest",
+        "0.weight: no orthogonal matrix is nearest",
     ),
     "not finite": (
         lambda: spoiled(lambda model: nn.init.constant_(model[0].weight, torch.nan)),
@@ -347,6 +389,9 @@ ERRORS = {
         "0.weight: .* NaN",
     ),
     "masked": (lambda: nn.Sequential(OwnForward(2, 2)), "orthogonal", "0", {}, OptionError, "'0' .* may mask"),
+    "masked weight": (lambda: nn.Sequential(OwnForward(2, 2)), "orthogonal", "0.weight", {}, OptionError, "may mask"),
+    "lora": (lambda: nn.Sequential(WithMore(2, 2)), "orthogonal", "0", {}, OptionError, "more in it than a weight"),
+    "wrapped": (wrapped, "orthogonal", None, {}, OptionError, "convert the model before"),
     "embedding": (lambda: nn.Sequential(nn.Embedding(2, 2)), "orthogonal", None, {}, OptionError, "Embedding"),
     "bilinear": (lambda: nn.Sequential(nn.Bilinear(2, 2, 2)), "orthogonal", "0", {}, OptionError, "no weight of its"),
     "depthwise": (lambda: nn.Sequential(nn.Conv2d(2, 2, 3, groups=2)), "spectrum", "0", {}, OptionError, "depthwise"),
