@@ -5,7 +5,9 @@ module only when something of it is asked for.
 """
 
 import itertools
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Self, cast
 
 import torch
@@ -18,6 +20,7 @@ from p4lab.baselines.layer import device_of, readable
 from p4lab.errors import OptionError
 from p4lab.flows.bent import BentIdentity, bent, bent_inverse
 from p4lab.flows.bijection import Bijective
+from p4lab.flows.context import check_length, length_of
 from p4lab.flows.flow import Flow, Layer
 from p4lab.flows.linear_layers import is_linear, through
 from p4lab.p4.validate import check_options, check_tensor, seed_from
@@ -27,17 +30,17 @@ class _Reversible(Transform):
     """What both transforms share: the inverse is the same one with the other direction."""
 
     bijective = True
-    parts: tuple[Any, ...] = ()
+    parts: Mapping[str, Any] = MappingProxyType({})
     inverted: bool
 
     @property
     def inv(self) -> Self:
         """The inverse transform, on the same layer if there is one."""
-        return cast(Any, type(self))(*self.parts, not self.inverted, self._cache_size)
+        return cast(Any, type(self))(**self.parts, inverted=not self.inverted, cache_size=self._cache_size)
 
     def with_cache(self, cache_size: int = 1) -> Self:
         """Return the transform with another cache size."""
-        return cast(Any, type(self))(*self.parts, self.inverted, cache_size)
+        return cast(Any, type(self))(**self.parts, inverted=self.inverted, cache_size=cache_size)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the transformed x and the logarithm of what it does to volume."""
@@ -48,7 +51,9 @@ class _Reversible(Transform):
         return self.call_and_ladj(x)[1]
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and (self.parts, self.inverted) == (other.parts, other.inverted)
+        if type(other) is not type(self) or self.inverted != other.inverted:
+            return False
+        return all(part is other.parts[name] for name, part in self.parts.items())
 
     def _call(self, x: Tensor) -> Tensor:
         return self.call_and_ladj(x)[0]
@@ -65,6 +70,10 @@ class BijectionTransform(_Reversible):
     Args:
         layer: what `p4lab.flows.Flow` accepts as a layer, or such a flow.
         inverted: whether the transform is the inverse of ``layer``.
+        context: what the layer is given beside points, of shape (..., c); None for one that takes nothing.
+
+    Raises:
+        OptionError, DtypeError, ShapeError, DeviceError: where it is applied, if points or context do not fit.
 
     Example:
         >>> from p4lab.p4 import P4Inv
@@ -76,18 +85,22 @@ class BijectionTransform(_Reversible):
     domain = constraints.real_vector
     codomain = constraints.real_vector
 
-    def __init__(self, layer: Layer | Flow, inverted: bool = False, cache_size: int = 0) -> None:
+    def __init__(
+        self, layer: Layer | Flow, inverted: bool = False, cache_size: int = 0, context: Tensor | None = None
+    ) -> None:
         super().__init__(cache_size)
-        self.layer, self.parts, self.inverted = layer, (layer,), inverted
+        self.layer, self.inverted, self.context = layer, inverted, context
+        self.parts = {"layer": layer, "context": context}
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the transformed x and log|det| of its Jacobian, of shapes (..., d) and (...)."""
         layer: Any = self.layer
+        given = (x,) if self.context is None else (x, self.context)
         if isinstance(layer, Flow):
-            return layer.inverse_with_logabsdet(x) if self.inverted else layer(x)
+            return layer.inverse_with_logabsdet(*given) if self.inverted else layer(*given)
         if is_linear(layer):
             return through(layer, x, self.inverted)
-        return layer.inverse(x) if self.inverted else layer(x)
+        return layer.inverse(*given) if self.inverted else layer(*given)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Return log|det dy/dx|, shape (...)."""
@@ -122,7 +135,9 @@ class BentTransform(_Reversible):
 
 
 class LazyBijection(zuko.lazy.LazyTransform):
-    """A layer or flow as a lazy transformation of zuko; a context is ignored.
+    """A layer or flow as a lazy transformation of zuko.
+
+    One that reads a context is given that of the zuko flow; one that reads none is the same whatever that is.
 
     Args:
         layer: what `p4lab.flows.Flow` accepts as a layer, or such a flow; it becomes a submodule, so that a merge
@@ -136,7 +151,9 @@ class LazyBijection(zuko.lazy.LazyTransform):
     def forward(self, c: Any = None) -> Transform:
         """Return the transform of the layer as it is now."""
         layer = self.layer
-        return BentTransform(layer.inverted) if isinstance(layer, BentIdentity) else BijectionTransform(layer)
+        if isinstance(layer, BentIdentity):
+            return BentTransform(layer.inverted)
+        return BijectionTransform(layer, context=c if length_of(layer) else None)
 
 
 class FromZuko(Bijective):
@@ -144,38 +161,68 @@ class FromZuko(Bijective):
 
     Args:
         transform: a lazy transformation (any module whose forward pass returns a transform), or a transform without
-            parameters; of vectors, or elementwise.
-        context: what a lazy transformation is given, None if it takes nothing.
+            parameters; of vectors, or elementwise. A zuko flow onto N(0, I) stands for its transformation.
+        context: length c of the context that a lazy transformation reads, 0 if it reads none; or a tensor that it is
+            always given, which then belongs to the layer.
         dim: width d, if it should be checked against that of the other layers.
 
     Raises:
-        OptionError: neither a module nor a transform, or a transform that is not bijective.
+        OptionError: neither a module nor a transform, a transform that is not bijective, a flow onto another
+            distribution, a context for a transform without parameters, or, with ``dim``, sizes that do not fit.
 
     Example:
         >>> layer = FromZuko(torch.distributions.AffineTransform(1.0, 2.0))
         >>> layer(torch.zeros(1, 3))
         (tensor([[1., 1., 1.]]), tensor([2.0794]))
+        >>> layer = FromZuko(zuko.flows.NSF(3, context=2), context=2, dim=3)
+        >>> layer(torch.zeros(5, 3), torch.ones(5, 2))[0].shape
+        torch.Size([5, 3])
     """
 
-    def __init__(self, transform: nn.Module | Transform, context: Tensor | None = None, dim: int | None = None) -> None:
+    given: Tensor | None
+
+    def __init__(
+        self, transform: nn.Module | Transform, context: Tensor | int | None = None, dim: int | None = None
+    ) -> None:
         super().__init__()
         if not isinstance(transform, nn.Module | Transform):
             raise OptionError(f"{type(transform).__name__}: expected a zuko LazyTransform or a torch Transform")
+        if isinstance(transform, zuko.lazy.Flow):
+            transform = _onto_normal(transform)
+        given = context if isinstance(context, Tensor) else None
+        self.context = 0 if context is None or given is not None else check_length(context)
+        if self.context and not isinstance(transform, nn.Module):
+            raise OptionError(f"context={context}: {transform!r} has no parameters that a context could set")
         self.transform = transform
-        self.register_buffer("context", context)
+        self.register_buffer("given", given)
         if dim is not None:
             self.dim = dim
         if not all(map(readable, itertools.chain(self.parameters(), self.buffers()))):
             return  # zuko looks at values to build a transform
-        built = self.build()
+        like = next(self.parameters(), torch.zeros(()))
+        built = self.build(like.new_zeros(self.context) if self.context else None)
         if not isinstance(built, Transform) or not built.bijective or built.domain.event_dim > 1:
             raise OptionError(f"{built!r}: expected a bijective transform of vectors, or an elementwise one")
+        if dim is not None and isinstance(transform, nn.Module):
+            self._check_sizes(dim, like)
 
-    def build(self) -> Transform:
-        """Return the transform as the parameters are now."""
+    @torch.no_grad()
+    def _check_sizes(self, dim: int, like: Tensor) -> None:
+        """Raise unless a point and a context fit the transformation, of which zuko does not say what it takes."""
+        try:
+            self.map(like.new_zeros(1, dim), False, like.new_zeros(1, self.context) if self.context else None)
+        except RuntimeError as error:
+            raise OptionError(
+                f"{self.transform!r} does not take points of {dim} numbers with a context of {self.context}: "
+                f"expected context=c and dim=d as it was built with ({error})"
+            ) from error
+
+    def build(self, context: Tensor | None = None) -> Transform:
+        """Return the transform as the parameters are now, for a context of shape (..., c) if the layer reads one."""
         if not isinstance(self.transform, nn.Module):
             return self.transform
-        return self.transform() if self.context is None else self.transform(self.context)
+        context = self.given if context is None else context
+        return self.transform() if context is None else self.transform(context)
 
     def check(self, x: Tensor) -> None:
         """Raise the error of what is no tensor."""
@@ -185,20 +232,25 @@ class FromZuko(Bijective):
         """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...)."""
         if not x.numel():  # zuko cannot reshape an empty batch
             return x, x.new_zeros(x.shape[:-1])
-        transform: Any = self.build()
+        transform: Any = self.build(context)
         y, ladj = (transform.inv if inverse else transform).call_and_ladj(x)
         return y, _sum_rightmost(ladj, 1 - transform.domain.event_dim)
 
 
-def as_transform(layer: Layer | Flow) -> Transform:
-    """Return a layer or flow as a ``torch.distributions`` transform, of vectors (Bent identities: elementwise)."""
-    return LazyBijection(layer)()
+def as_transform(layer: Layer | Flow, context: Tensor | None = None) -> Transform:
+    """Return a layer or flow as a ``torch.distributions`` transform, of vectors (Bent identities: elementwise).
+
+    Args:
+        layer: what `p4lab.flows.Flow` accepts as a layer, or such a flow.
+        context: for one that reads a context; shape (..., c).
+    """
+    return LazyBijection(layer)(context)
 
 
 def as_lazy(layer: Layer | Flow) -> zuko.lazy.LazyTransform:
     """Return a layer or flow as a lazy transformation, for ``zuko.flows.Flow([...], base)``.
 
-    A layer that came from zuko is unwrapped.
+    A layer that came from zuko is unwrapped. One that reads a context is given that of the zuko flow.
 
     Example:
         >>> from p4lab.p4 import P4Inv
@@ -207,13 +259,15 @@ def as_lazy(layer: Layer | Flow) -> zuko.lazy.LazyTransform:
         >>> flow().log_prob(torch.zeros(5, 3)).shape
         torch.Size([5])
     """
-    if isinstance(layer, FromZuko) and isinstance(layer.transform, zuko.lazy.LazyTransform) and layer.context is None:
+    if isinstance(layer, FromZuko) and isinstance(layer.transform, zuko.lazy.LazyTransform) and layer.given is None:
         return layer.transform
     return LazyBijection(layer)
 
 
 def to_zuko(flow: Flow) -> zuko.flows.Flow:
     """Return a flow as a zuko flow of the same density; the layers, and so their parameters, are shared.
+
+    The zuko flow takes the same context: ``to_zuko(flow)(context).log_prob(x)`` is ``flow.log_prob(x, context)``.
 
     Example:
         >>> from p4lab.flows import p4inv_bent
@@ -223,7 +277,25 @@ def to_zuko(flow: Flow) -> zuko.flows.Flow:
     like = flow.like()
     loc, scale = (fill(flow.dim, dtype=like.dtype, device=like.device) for fill in (torch.zeros, torch.ones))
     base = zuko.lazy.UnconditionalDistribution(zuko.distributions.DiagNormal, loc, scale, buffer=True)
-    return zuko.flows.Flow([as_lazy(cast(Layer, layer)) for layer in flow.layers], base)
+    # zuko gives the context to each of its transformations: one that reads none must not be unwrapped then.
+    wraps = [LazyBijection if flow.context and not length_of(layer) else as_lazy for layer in flow.layers]
+    return zuko.flows.Flow([wrap(cast(Layer, layer)) for wrap, layer in zip(wraps, flow.layers, strict=True)], base)
+
+
+def _onto_normal(flow: zuko.lazy.Flow) -> nn.Module:
+    """Return the transformation of a zuko flow onto N(0, I), which is the prior of ours.
+
+    Raises:
+        OptionError: a flow onto another distribution.
+    """
+    base, tensors = flow.base, list(itertools.chain(flow.base.parameters(), flow.base.buffers()))
+    if isinstance(base, zuko.lazy.UnconditionalDistribution) and not list(base.parameters()):
+        normal = base()
+        if isinstance(normal, zuko.distributions.DiagNormal):
+            mean, std = normal.mean, normal.stddev
+            if not all(map(readable, tensors)) or bool((mean == 0).all() & (std == 1).all()):
+                return cast(nn.Module, flow.transform)
+    raise OptionError(f"a zuko flow onto {base!r}: expected N(0, I), the prior of p4lab's flows; take its transform")
 
 
 def spline_coupling(
@@ -234,6 +306,7 @@ def spline_coupling(
     seed: int | torch.Generator | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    context: int = 0,
 ) -> FromZuko:
     """Return one coupling layer of rational-quadratic splines; the first ``dim // 2`` coordinates stay.
 
@@ -245,6 +318,7 @@ def spline_coupling(
         seed: seed of the network, or a CPU generator to draw it from (None: torch's default generator).
         dtype: float32 or float64.
         device: device of all tensors.
+        context: length c of the context that the network reads, 0 for none.
 
     Raises:
         OptionError, DtypeError: something is out of range.
@@ -260,6 +334,7 @@ def spline_coupling(
         torch.default_generator.manual_seed(seed_from(seed))
         lazy = zuko.flows.coupling.GeneralCouplingTransform(
             dim,
+            check_length(context),
             mask=torch.arange(dim) < dim // 2,
             univariate=partial(zuko.transforms.MonotonicRQSTransform, slope=1e-3),
             shapes=[(bins,), (bins,), (bins - 1,)],
@@ -268,4 +343,4 @@ def spline_coupling(
         )
     for parameter in lazy.hyper[-1].parameters():
         nn.init.zeros_(parameter)
-    return FromZuko(lazy.to(dtype=dtype), dim=dim).to(device=device_of(device))
+    return FromZuko(lazy.to(dtype=dtype), context, dim).to(device=device_of(device))
