@@ -169,7 +169,7 @@ def spline_flow(
     Source: Durkan et al., arXiv:1906.04032; zuko's ``GeneralCouplingTransform`` and ``MonotonicRQSTransform``.
     """
     check_mixing_options(spline_flow, mixing, options)
-    from p4lab.flows.zuko import spline_coupling  # here: zuko switches off torch's validation of distributions
+    from p4lab.flows.from_zuko import spline_coupling  # here: zuko switches off torch's validation of distributions
 
     def coupling(generator: torch.Generator) -> Bijection:
         return spline_coupling(dim, bins, hidden, depth, generator, dtype, device, context)
@@ -191,7 +191,7 @@ def coupling_flow(
     Args:
         dim: width d, at least 2.
         blocks: number of couplings, at least 1.
-        coupling: makes one, from a generator.
+        coupling: makes one, from a generator; couplings that read a context make the flow conditional.
         mixing: a name of `p4lab.flows.MIXINGS`.
         seed: seed of everything random.
         preset: settings of P4 mixing layers.

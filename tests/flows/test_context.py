@@ -222,7 +222,8 @@ def test_a_conditional_flow_as_one_of_zuko(name: str) -> None:
 def test_a_flow_of_zuko_is_a_layer_of_ours() -> None:
     torch.manual_seed(0)
     nsf = zuko.flows.NSF(4, C, transforms=2, hidden_features=(8,)).double()
-    flow = Flow([FromZuko(nsf, context=C, dim=4)])
+    flow = Flow([FromZuko(nsf, context=C)])
+    assert flow.dim == 4
     torch.testing.assert_close(flow.log_prob(X, CONTEXT), nsf(CONTEXT).log_prob(X), **TIGHT)
     torch.testing.assert_close(to_zuko(flow)(CONTEXT).log_prob(X), nsf(CONTEXT).log_prob(X), **TIGHT)
 
@@ -346,7 +347,8 @@ REFUSED: dict[str, tuple[Callable[[], object], type[P4Error], str]] = {
     "transform": (lambda: FromZuko(torch.distributions.ExpTransform(), 2), OptionError, "no parameters"),
     "sizes": (lambda: FromZuko(zuko.flows.NSF(4, C), 2, 4), OptionError, "points of 4 numbers with a context of 2"),
     "sizes-none": (lambda: FromZuko(zuko.flows.NSF(4, C), dim=4), OptionError, "with a context of 0"),
-    "base": (lambda: FromZuko(zuko.flows.NCSF(2, C)), OptionError, "expected N\\(0, I\\)"),
+    "base": (lambda: FromZuko(zuko.flows.NCSF(2, C)), OptionError, r"NCSF is no flow onto N\(0, I\)"),
+    "no-flow": (lambda: FromZuko(zuko.flows.GMM(2, C)), OptionError, "GMM is no flow"),
 }
 
 
