@@ -71,7 +71,7 @@ class Names:
 OPTIONS: dict[str, Option] = {
     # What is run.
     "quick": Option("little of everything: a look, no result", bool),
-    "problems": Option("densities, and digits"),
+    "problems": Option("densities and digits, or posteriors"),
     "tasks": Option("what is learnt"),
     "systems": Option("what is learnt"),
     "methods": Option("what is compared"),

@@ -77,6 +77,7 @@ def test_the_flows_example_runs_and_folds() -> None:
     x = names["x"]
     torch.testing.assert_close(names["plain"].log_prob(x), names["flow"].log_prob(x), atol=1e-4, rtol=1e-5)
     assert len(names["z"]) == len(names["flow"].layers) + 1
+    assert names["samples"].shape == (1000, 7, 2)
 
 
 def test_the_boltzmann_example_runs_and_weighs() -> None:

@@ -18,7 +18,7 @@ def check_input(layer: str, dim: int, parameter: Tensor, x: Tensor) -> None:
         raise ShapeError(
             f"{layer}(dim={dim}) got shape {tuple(x.shape)}: expected (..., {dim}); reshape the input or change dim"
         )
-    if x.dtype != parameter.dtype and not _autocast(x.device.type):
+    if x.dtype != parameter.dtype and not autocasts(x.device.type):
         raise DtypeError(
             f"{layer} is {parameter.dtype} but got {x.dtype}: convert the input, or the layer with .to(dtype)"
         )
@@ -96,5 +96,6 @@ def seed_from(seed: int | torch.Generator | None) -> int:
     return int(torch.randint(2**62, (), generator=seed, device="cpu"))
 
 
-def _autocast(device: str) -> bool:
+def autocasts(device: str) -> bool:
+    """Return whether autocast is on for a type of device: then tensors of several dtypes meet."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
