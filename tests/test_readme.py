@@ -80,6 +80,14 @@ def test_the_flows_example_runs_and_folds() -> None:
     assert names["samples"].shape == (1000, 7, 2)
 
 
+def test_the_example_of_a_table_scores_samples_and_searches() -> None:
+    names: dict[str, Any] = {}
+    exec(block("FlowDensity"), names)
+    assert (names["samples"].dtypes == names["patients"].dtypes).all()
+    assert -34 < names["density"].score(names["test"]) < -32
+    assert -36 < names["search"].best_score_ < -32
+
+
 def test_the_boltzmann_example_runs_and_weighs() -> None:
     names: dict[str, Any] = {}
     exec(block("steerable_flow"), names)
