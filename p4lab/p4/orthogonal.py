@@ -1,6 +1,7 @@
 """P4 on the orthogonal group: linear layers that stay rotations, by low-rank Cayley transforms."""
 
 import copy
+import math
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from p4lab.errors import OptionError
+from p4lab.errors import OptionError, SingularMatrixError
 from p4lab.linalg import (
     cayley_core,
     cayley_turn,
@@ -28,6 +29,10 @@ from p4lab.p4.watch import Batch
 
 LARGEST_ERROR = 1e-4
 """A start counts as orthogonal, or as a member of another closed family, up to this error of its entries."""
+SMALLEST_SINGULAR_VALUE = 1e-6
+"""A matrix has a nearest orthonormal one if no singular value is a smaller part of the largest one."""
+TURN_COST = 16
+"""Multiply-adds of a turned row, forward and backward, per number and direction: 10, but of narrow products."""
 LARGEST_ROUNDING = 1e-3
 """A merge is refused above this rounding that it would add to Q^T Q - I."""
 ROUNDING = Check(
@@ -82,6 +87,10 @@ class Orthogonal(VolumePreserving):
     def turn_back(self, z: Tensor) -> Tensor:
         """Return ``R^T z`` for z of shape (..., d)."""
 
+    def forms_weight(self, x: Tensor) -> bool:
+        """Return whether a training step is faster with the weights than with the factors (default: no)."""
+        return False
+
     def thresholds(self) -> tuple[float, ...]:
         """Return the largest rounding error that a merge may bring."""
         return (LARGEST_ROUNDING,)
@@ -95,8 +104,9 @@ class Orthogonal(VolumePreserving):
             ShapeError, DtypeError, DeviceError: x does not fit the layer.
         """
         self._check(x, self.dim)
-        z = F.linear(x, self.frozen_weight)
-        return self._watched(z, self.turn(z, self.bias))
+        if self.forms_weight(x):
+            return self._watched(x, F.linear(x, self.weight, self.bias))
+        return self._watched(x, self.turn(F.linear(x, self.frozen_weight), self.bias))
 
     def inverse(self, y: Tensor) -> Tensor:
         """Return ``Q^T R^T (y - b)`` for y of shape (..., d), differentiable.
@@ -114,9 +124,6 @@ class Orthogonal(VolumePreserving):
     def weight(self) -> Tensor:
         """The effective weights ``R Q``, shape (d, d), differentiable. Cost as a merge."""
         return self.turn(self.frozen_weight.t()).t()
-
-    def _seen_of_identity(self) -> Tensor:
-        return self.frozen_weight.t()
 
     @property
     def weight_inverse(self) -> Tensor:
@@ -159,7 +166,9 @@ class Orthogonal(VolumePreserving):
         Raises:
             SingularMatrixError: it is singular or not finite, as the mean of rotations by opposite angles is.
         """
-        return nearest_orthogonal(super().nearest(weight))
+        wide = super().nearest(weight)
+        check_full_rank(wide)
+        return nearest_orthogonal(wide)
 
     @torch.no_grad()
     def start_at(self, weight: Tensor) -> None:
@@ -218,6 +227,11 @@ class LowRankRotation(Orthogonal):
         p, k = self._rows_and_core()
         return add_low_rank(z, F.linear(z, p) @ k, p, alpha=-1)
 
+    def forms_weight(self, x: Tensor) -> bool:
+        """Return whether a training step is faster with the weights than with the factors: turned once, not by row."""
+        n = x.numel() // self.dim
+        return self.dim * (n + TURN_COST * self.rank) <= TURN_COST * self.rank * n
+
     def _absorb(self) -> Changes:
         # Judged by the rounding errors of R's core and of the merge. Cost O(d^2 k), no d x d temporary.
         p = self.rows()
@@ -230,9 +244,9 @@ class LowRankRotation(Orthogonal):
 
     def sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
         """Return rows that span directions of the skew gradient (`p4lab.linalg.skew_sketch`)."""
-        # The gradient at R is g^T z R^T, or through the inverse R g^T r, and a random omega makes nothing of R.
+        # The gradient at R is g^T Q x R^T, or through the inverse R g^T r, and a random omega makes nothing of R.
         x, g, inverted = batch
-        return skew_sketch(g, x, omega) if inverted else skew_sketch(x, g, omega)
+        return skew_sketch(g, x, omega) if inverted else skew_sketch(x, g, omega @ self.frozen_weight)
 
     @full_precision
     def _rows_and_core(self) -> tuple[Tensor, Tensor]:
@@ -266,7 +280,8 @@ class P4Orthogonal(LowRankRotation):
         DtypeError: a dtype other than float32 and float64.
 
     Cost for a batch of B: forward and backward 2 B d^2 + O(B d k + d k^2) multiply-adds (an `nn.Linear` has 3 B d^2),
-    without an input gradient B d^2; merge O(d^2 k); correction 3 d^3. No d x d tensor is made in forward or backward.
+    without an input gradient B d^2, and no d x d tensor is made; or 3 B d^2 + O(d^2 k) where that is less (for d < 16 k
+    and a large B; the weights are then formed). Merge O(d^2 k); correction 3 d^3.
 
     Source: the Cayley transform of low rank is Wen and Yin's (2013); perturbation and merge are arXiv:2010.07033; their
     combination, the gradient reset and the momentum are p4lab's.
@@ -322,6 +337,20 @@ def absorbed_turn(layer: P4Linear, frame: Tensor, p: Tensor, q: Tensor, rounding
     p, q = torch.where(report.accepted, p, zero), torch.where(report.accepted, q, zero)
     changes.absorb_product(frame, p.t(), q, alpha=-1)
     return changes
+
+
+def check_full_rank(matrix: Tensor) -> None:
+    """Raise if no orthonormal matrix is nearest to a given one.
+
+    Raises:
+        SingularMatrixError: its rank is not full, or it is not finite.
+    """
+    values = torch.linalg.svdvals(matrix) if bool(torch.isfinite(matrix).all()) else torch.full((1,), math.nan)
+    if not float(values[-1]) > SMALLEST_SINGULAR_VALUE * float(values[0]):
+        raise SingularMatrixError(
+            f"no orthonormal matrix is nearest: singular values from {float(values[-1]):.3g} to {float(values[0]):.3g} "
+            f"(a ratio above {SMALLEST_SINGULAR_VALUE} is needed); start from full rank, or average over less time"
+        )
 
 
 def orthogonal_start(init: Tensor, dim: int, dtype: torch.dtype) -> Tensor:

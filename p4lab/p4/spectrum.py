@@ -21,7 +21,7 @@ from p4lab.linalg import (
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import full_precision
 from p4lab.p4.linear import NOT_FINITE, OfFixedSize, Reset, widest
-from p4lab.p4.orthogonal import LARGEST_ERROR, LARGEST_ROUNDING, absorbed_turn, turned
+from p4lab.p4.orthogonal import LARGEST_ERROR, LARGEST_ROUNDING, TURN_COST, absorbed_turn, turned
 from p4lab.p4.report import Check, MergeStatus
 from p4lab.p4.watch import Batch
 
@@ -63,8 +63,9 @@ class P4Spectrum(OfFixedSize):
         ShapeError, SingularMatrixError: ``init`` has another shape, or is not finite.
         DtypeError: a dtype other than float32 and float64.
 
-    Cost for a batch of B and d = dim_in = dim_out: forward and backward 2 B d^2 + O(B d k) multiply-adds (an
-    `nn.Linear` has 3 B d^2); merge O(d^2 k); `correct` O(d^3): a singular value decomposition.
+    Cost for a batch of B and d = dim_in = dim_out: forward and backward 2 B d^2 + O(B d k) multiply-adds, or 3 B d^2 +
+    O(d^2 k) where that is less (for d < 32 k and a large B; the weights are then formed); an `nn.Linear` has 3 B d^2.
+    Merge O(d^2 k); `correct` O(d^3): a singular value decomposition.
 
     Source: P4 scheme arXiv:2010.07033; training with fixed singular values is POET's (arXiv:2506.08001), which turns
     blocks or all of both sides; low ranks, gradient resets and carried momentum are p4lab's.
@@ -113,6 +114,8 @@ class P4Spectrum(OfFixedSize):
             ShapeError, DtypeError, DeviceError: x does not fit the layer.
         """
         self._check(x, self.dim_in)
+        if self._forms_weight(x):
+            return self._watched(x, F.linear(x, self.weight, self.bias))
         (u_out, u_in), (v_out, v_in) = self._sides(self.u), self._sides(self.v)
         z = F.linear(cayley_turn(x, u_in, v_in), self.frozen_weight)
         return self._watched(x, cayley_turn(z, u_out, v_out, self.bias))
@@ -218,6 +221,11 @@ class P4Spectrum(OfFixedSize):
     @classmethod
     def _near(cls, weight: Tensor, **options: Any) -> Self:
         return cls(init=weight, **options)  # any matrix keeps its own singular values
+
+    def _forms_weight(self, x: Tensor) -> bool:
+        """Return whether a training step is faster with the weights than with the factors: turned once, not by row."""
+        n, turn, area = x.numel() // self.dim_in, TURN_COST * self.rank, self.dim_in * self.dim_out
+        return area * (n + 2 * turn) <= turn * n * (self.dim_in + self.dim_out)
 
     def _frame(self, rows: Tensor, omega: Tensor) -> Tensor:
         parts = zip(self._sides(rows), self._sides(omega), strict=True)

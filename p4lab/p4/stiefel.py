@@ -24,7 +24,9 @@ from p4lab.p4.orthogonal import (
     LARGEST_ERROR,
     LARGEST_ROUNDING,
     ROUNDING,
+    TURN_COST,
     absorbed_turn,
+    check_full_rank,
     turned,
 )
 from p4lab.p4.watch import Batch
@@ -58,8 +60,9 @@ class P4Stiefel(OfFixedSize):
         ShapeError: ``init`` has another shape.
         DtypeError: a dtype other than float32 and float64.
 
-    Cost for a batch of B: forward and backward 2 B n p + O(B n k) multiply-adds (an `nn.Linear` has 3 B n p); merge
-    O(n p k); correction 3 n p^2. Memory n (p + 2 k).
+    Cost for a batch of B: forward and backward 2 B n p + O(B n k) multiply-adds, or 3 B n p + O(n p k) where that is
+    less (for p < 16 k and a large B; the weights are then formed); an `nn.Linear` has 3 B n p. Merge O(n p k),
+    correction 3 n p^2. Memory n (p + 2 k).
 
     Source: P4 scheme arXiv:2010.07033; Cayley transforms on the Stiefel manifold are Wen and Yin's (2013).
 
@@ -108,7 +111,9 @@ class P4Stiefel(OfFixedSize):
             ShapeError, DtypeError, DeviceError: x does not fit the layer.
         """
         self._check(x, self.dim_in)
-        if self.is_tall:
+        if self._forms_weight(x):
+            y = F.linear(x, self.weight, self.bias)
+        elif self.is_tall:
             y = cayley_turn(F.linear(x, self.frozen_frame), self.u, self.v, self.bias)
         else:
             y = F.linear(cayley_turn(x, -self.u, self.v), self.frozen_frame.t(), self.bias)
@@ -167,7 +172,9 @@ class P4Stiefel(OfFixedSize):
         Raises:
             SingularMatrixError: none is nearest, for the rank is not full, or not all is finite.
         """
-        return self._as_frame(nearest_orthogonal(self._as_frame(super().nearest(weight))))
+        frame = self._as_frame(super().nearest(weight))
+        check_full_rank(frame)
+        return self._as_frame(nearest_orthogonal(frame))
 
     @torch.no_grad()
     def start_at(self, weight: Tensor) -> None:
@@ -195,6 +202,11 @@ class P4Stiefel(OfFixedSize):
         return skew_sketch(x, g, short) if self.is_tall else skew_sketch(g, x, short)
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _forms_weight(self, x: Tensor) -> bool:
+        """Return whether a training step is faster with the weights than with the factors: turned once, not by row."""
+        n = x.numel() // self.dim_in
+        return min(self.dim_in, self.dim_out) * (n + TURN_COST * self.rank) <= TURN_COST * self.rank * n
 
     def _as_frame(self, weight: Tensor) -> Tensor:
         """Return weights as a frame, shape (n, p), or a frame as weights."""

@@ -378,7 +378,7 @@ ERRORS = {
         "0",
         {},
         SingularMatrixError,
-        "0.weight: no orthogonal matrix is nearest",
+        "0.weight: no orthonormal matrix is nearest",
     ),
     "not finite": (
         lambda: spoiled(lambda model: nn.init.constant_(model[0].weight, torch.nan)),

@@ -313,7 +313,7 @@ def test_averages_without_a_property_are_refused_by_name() -> None:
     average.update()
     half_turn.start_at(-torch.eye(2))
     average.update()
-    with pytest.raises(SingularMatrixError, match="no orthogonal matrix is nearest"):
+    with pytest.raises(SingularMatrixError, match="no orthonormal matrix is nearest"):
         average.model()
     with pytest.raises(OptionError, match="expected 0 <= decay < 1"):
         AveragedWeights(layer, decay=1.0)
