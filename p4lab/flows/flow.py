@@ -1,6 +1,5 @@
 """Normalizing flows of linear layers that know their inverse and determinant, and of any other bijections."""
 
-import copy
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, cast
 
@@ -13,6 +12,7 @@ from p4lab.flows.bijection import Bijection
 from p4lab.flows.context import length_of, paired
 from p4lab.flows.latent import LatentDensity
 from p4lab.flows.linear_layers import FoldedLinear, Linear, Permutation, is_linear, sum_of_logabsdets
+from p4lab.p4 import fold
 from p4lab.p4.validate import no_tensor
 
 Layer = Linear | Bijection
@@ -155,7 +155,7 @@ class Flow(LatentDensity):
         for layer in self.layers:
             if layer not in twins:
                 plain = isinstance(layer, Permutation | FoldedLinear) or not is_linear(layer)
-                twins[layer] = copy.deepcopy(layer) if plain else FoldedLinear.of(layer)
+                twins[layer] = fold(layer) if plain else FoldedLinear.of(layer)
         return Flow(cast(Iterable[Layer], (twins[layer] for layer in self.layers)), self.dim).train(self.training)
 
     def _paired(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -167,3 +167,39 @@ def spline_coupling(
     for parameter in lazy.hyper[-1].parameters():
         nn.init.zeros_(parameter)
     return FromZuko(lazy.to(dtype=dtype), context, dim).to(device=device_of(device))
+
+
+def splines(
+    dim: int, bins: int = 16, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> FromZuko:
+    """Return a rational-quadratic spline for each coordinate, which no other coordinate has a say in.
+
+    Splines act within [-5, 5] and leave what is outside alone; they start at the identity.
+
+    Args:
+        dim: width d, at least 1.
+        bins: bins of each spline, at least 2.
+        dtype: float32 or float64.
+        device: device of all tensors.
+
+    Raises:
+        OptionError, DtypeError: something is out of range.
+
+    Source: Durkan et al., arXiv:1906.04032.
+
+    Example:
+        >>> splines(1)(torch.tensor([[0.5]]))[0].detach()
+        tensor([[0.5000]])
+    """
+    dtype = dtype or torch.get_default_dtype()
+    check_options(dim, 1, dtype)
+    if bins < 2:
+        raise OptionError(f"bins={bins}: expected at least 2")
+    shapes = (bins,), (bins,), (bins - 1,)
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # zuko draws what is then set to zero
+        lazy = zuko.flows.ElementWiseTransform(
+            dim, univariate=partial(zuko.transforms.MonotonicRQSTransform, slope=1e-3), shapes=shapes
+        )
+    for parameter in lazy.parameters():
+        nn.init.zeros_(parameter)
+    return FromZuko(lazy.to(dtype=dtype), dim=dim).to(device=device_of(device))

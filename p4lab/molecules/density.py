@@ -14,7 +14,7 @@ from p4lab.flows.context import check_context
 from p4lab.flows.latent import LatentDensity
 from p4lab.flows.linear_layers import FoldedLinear
 from p4lab.molecules.couplings import Mixed, embedded
-from p4lab.p4 import P4Module
+from p4lab.p4 import P4Module, fold_inside
 from p4lab.p4.validate import check_tensor
 
 HARMONICS = 3
@@ -126,7 +126,9 @@ class MoleculeFlow(LatentDensity):
         Raises:
             SingularMatrixError: a linear layer is singular or not finite.
         """
-        return copy.deepcopy(self).with_linear(FoldedLinear.of)
+        twin = copy.deepcopy(self).with_linear(FoldedLinear.of)
+        fold_inside(twin)
+        return twin
 
     def with_linear(self, plain: Callable[[Any], FoldedLinear]) -> "MoleculeFlow":
         """Put other linear layers in the places of P4 layers, and return the flow itself.
