@@ -72,8 +72,8 @@ class Table:
     """
 
     def __init__(self, problem: TableProblem) -> None:
-        rows = torch.cat([problem.train, problem.test]).double().cpu()
-        self.rows: Array = (rows * problem.std.double().cpu() + problem.mean.double().cpu()).numpy()
+        rows = torch.cat([problem.train, problem.test]).cpu().double()
+        self.rows: Array = (rows * problem.std.cpu().double() + problem.mean.cpu().double()).numpy()
         self.columns = problem.columns
         self.edges = [_edges(column) for column in self.rows.T]
 
