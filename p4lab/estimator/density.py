@@ -188,7 +188,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise OptionError(f"n_samples={n_samples!r}: expected a whole number of at least 1")
-        y = self.flow_.sample(int(n_samples), _generator(random_state))
+        y = self.flow_.sample(int(n_samples), generator=_generator(random_state))
         frame = self.columns_.frame(y.cpu().numpy())
         return frame if self._framed else frame.to_numpy()
 

@@ -100,7 +100,7 @@ def build(plan: Plan, y: Tensor, seed: int, device: torch.device | str = "cpu") 
     dim = y.shape[1]
     kind: dict[str, Any] = {"dtype": torch.float32, "device": device}
     if dim == 1:
-        from p4lab.flows.zuko import splines  # here: zuko switches off torch's validation of distributions
+        from p4lab.flows.from_zuko import splines  # here: zuko switches off torch's validation of distributions
 
         flow = Flow([splines(1, **kind)])
     elif plan.flow == "p4inv_bent":

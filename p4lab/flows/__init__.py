@@ -6,11 +6,14 @@ from p4lab.flows.architectures import bent_stack, coupling_flow, p4inv_bent, rea
 from p4lab.flows.bent import BentIdentity, bent, bent_inverse
 from p4lab.flows.bijection import Bijection
 from p4lab.flows.counting import effective_parameters, matched, trainable
-from p4lab.flows.coupling import AffineCoupling, VolumePreservingCoupling
+from p4lab.flows.coupling import AffineCoupling, ContextAffine, VolumePreservingCoupling
 from p4lab.flows.data import ActNorm, Standardize, Whitening
 from p4lab.flows.flow import Flow
+from p4lab.flows.glow import MultiScale, glow
+from p4lab.flows.images import ConvolutionCoupling, OnChannels, Squeeze
 from p4lab.flows.linear_layers import FoldedLinear, Linear, Permutation
 from p4lab.flows.mixing import MIXINGS, Mixing
+from p4lab.flows.periodic import PeriodicConvolution
 
 if TYPE_CHECKING:
     from p4lab.flows.zuko import BentTransform, BijectionTransform, FromZuko, as_lazy, as_transform, to_zuko
@@ -23,12 +26,18 @@ __all__ = [
     "BentTransform",
     "Bijection",
     "BijectionTransform",
+    "ContextAffine",
+    "ConvolutionCoupling",
     "Flow",
     "FoldedLinear",
     "FromZuko",
     "Linear",
     "Mixing",
+    "MultiScale",
+    "OnChannels",
+    "PeriodicConvolution",
     "Permutation",
+    "Squeeze",
     "Standardize",
     "VolumePreservingCoupling",
     "Whitening",
@@ -39,6 +48,7 @@ __all__ = [
     "bent_stack",
     "coupling_flow",
     "effective_parameters",
+    "glow",
     "matched",
     "p4inv_bent",
     "realnvp",

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import torch
 
-from p4lab.baselines import PLU, TorchTrivialized
+from p4lab.baselines import PLU, Dense, TorchTrivialized
 from p4lab.errors import OptionError
 from p4lab.flows.linear_layers import Linear, Permutation
 from p4lab.options import check_known, named_options, options_of, takes_options_of
@@ -86,6 +86,8 @@ p4inv = from_swap("p4inv", P4Inv, _of_p4inv)
 """P4Inv layers: the P4Inv swaps of arXiv:2010.07033, section 3.3."""
 plu = from_swap("plu", PLU)
 """PLU layers, as in Glow; their permutation stays."""
+dense = from_swap("dense", Dense)
+"""Plain weights, whose determinant and inverse are computed anew each time; the first ones of Glow."""
 orthogonal = from_swap("orthogonal", TorchTrivialized)
 """torch's orthogonal parametrization (matrix exponential) on top of the swap."""
 p4orthogonal = from_swap(
@@ -100,6 +102,7 @@ MIXINGS: dict[str, Mixing] = {
     "permutation": permutation,
     "p4inv": p4inv,
     "plu": plu,
+    "dense": dense,
     "orthogonal": orthogonal,
     "p4orthogonal": p4orthogonal,
 }

@@ -1,0 +1,269 @@
+"""Glow: multi-scale flows of images, with any mixing layer for a 1 x 1 convolution."""
+
+import copy
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from p4lab.errors import OptionError, ShapeError
+from p4lab.flows.bijection import Bijective
+from p4lab.flows.data import ActNorm
+from p4lab.flows.images import ConvolutionCoupling, OnChannels, Squeeze, check_context, check_images
+from p4lab.flows.latent import penalties, positive
+from p4lab.flows.linear_layers import FoldedLinear, Permutation, sum_of_logabsdets
+from p4lab.flows.mixing import check_mixing_options, mixing_layer
+from p4lab.p4 import EVERYTHING, Preset
+from p4lab.p4.validate import check_input
+
+
+class MultiScale(nn.Module):
+    r"""A density of images: at each level a squeeze, layers, and half of the channels leaves for the latent space.
+
+    .. math:: \log p(x \mid c) = \log N(z; 0, I) + \log\left|\det \frac{\partial z}{\partial x}\right|, \qquad
+              z = F(x; c)
+
+    Args:
+        shape: (C, H, W) of an image.
+        levels: the layers of each level. Level l, counted from 0, has images of C 2^(l + 2) x H / 2^(l + 1) x
+            W / 2^(l + 1); all channels that are left after the last one are latent.
+        context: length of the context that the layers get, 0 for none.
+
+    Attributes:
+        dim: C H W, length of the latent vector; those that leave first come first.
+
+    Raises:
+        OptionError: no level, or a side that is no multiple of 2^levels.
+        ShapeError, DtypeError, DeviceError: from all methods, if images, latent vectors or a context do not fit.
+
+    Cost for a batch of N: that of the layers; log|det| of linear layers does not depend on N.
+    Source: Dinh et al., arXiv:1605.08803, section 3.6; Kingma and Dhariwal, arXiv:1807.03039.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], levels: Sequence[Iterable[Bijective]], context: int = 0) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(nn.ModuleList(layers) for layers in levels)
+        _check_shape(shape, len(self.levels))
+        self.shape, self.context, self.dim = tuple(shape), context, math.prod(shape)
+        self.squeeze = Squeeze()
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return ``(z, log|det dz/dx|)`` of shapes (N, dim) and (N,) for images of shape (N, C, H, W)."""
+        check_images("MultiScale", x, self.shape[0], self.like())
+        if x.shape[1:] != self.shape:
+            raise ShapeError(f"images of shape {tuple(x.shape[1:])}: expected {self.shape}")
+        check_context("MultiScale", self.context, context, x)
+        total, left = self._logabsdet().to(x.dtype), []
+        for i, layers in enumerate(self.levels):
+            x = self.squeeze.map(x)[0]
+            for layer in cast(Iterable[Any], layers):
+                x, logabsdet = _step(layer, x, False, context)
+                total = total if logabsdet is None else total + logabsdet
+            if i + 1 < len(self.levels):
+                x, leaves = x.chunk(2, 1)
+                left.append(leaves.flatten(1))
+        return torch.cat([*left, x.flatten(1)], 1), total.expand(len(x))
+
+    def inverse_with_logabsdet(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return ``(x, log|det dx/dz|)`` of shapes (N, C, H, W) and (N,) for latent vectors of shape (N, dim)."""
+        check_input("MultiScale", self.dim, self.like(), z)
+        if z.dim() != 2:
+            raise ShapeError(f"latent vectors of shape {tuple(z.shape)}: expected (N, {self.dim})")
+        shapes = self._leaving()
+        check_context("MultiScale", self.context, context, z)
+        *left, last = z.split([math.prod(shape) for shape in shapes], 1)
+        x, total = last.reshape(len(z), *shapes[-1]), -self._logabsdet().to(z.dtype)
+        for i in reversed(range(len(self.levels))):
+            if i + 1 < len(self.levels):
+                x = torch.cat([x, left[i].reshape(len(z), *shapes[i])], 1)
+            for layer in reversed(cast(Any, self.levels[i])):
+                x, logabsdet = _step(layer, x, True, context)
+                total = total if logabsdet is None else total + logabsdet
+            x = self.squeeze.map(x, True)[0]
+        return x, total.expand(len(x))
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the images that belong to latent vectors, shape (N, C, H, W)."""
+        return self.inverse_with_logabsdet(z, context)[0]
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return log p(x | c) in nats, shape (N,).
+
+        Args:
+            x: images, shape (N, C, H, W).
+            context: c, shape (N, c) or (c,); None if the flow has none.
+        """
+        z, logabsdet = self(x, context)
+        return logabsdet - 0.5 * z.square().sum(-1) - 0.5 * self.dim * math.log(2 * math.pi)
+
+    def latent(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """Draw latent vectors, shape (n, dim), from N(0, T I): at any temperature the same ones, scaled.
+
+        Args:
+            n: number of vectors.
+            temperature: T, as of `p4lab.flows.Flow`; what Glow calls so is its root.
+            generator: CPU generator; every device then draws the same (None: torch's default).
+
+        Raises:
+            ShapeError, OptionError: n is negative, or the temperature not positive.
+        """
+        if n < 0:
+            raise ShapeError(f"n={n}: expected at least 0 samples")
+        like = self.like()
+        z = torch.randn(n, self.dim, generator=generator, dtype=like.dtype, device="cpu")
+        return (math.sqrt(positive(temperature)) * z).to(like.device)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw ``n`` images, shape (n, C, H, W), without gradient; arguments as for `log_prob` and `latent`."""
+        return self.inverse(self.latent(n, temperature, generator), context)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Set every `ActNorm` so that the channels of these images leave it with mean 0 and variance 1.
+
+        Raises:
+            SingularMatrixError: a channel is constant or not finite.
+        """
+        for layers in self.levels:
+            x = self.squeeze.map(x)[0]
+            for layer in cast(Iterable[Any], layers):
+                if isinstance(layer, OnChannels) and isinstance(layer.layer, ActNorm):
+                    layer.layer.initialize(x.movedim(1, -1).reshape(-1, layer.dim))
+                x = _step(layer, x, False, context)[0]
+            x = x.chunk(2, 1)[0]
+
+    def penalty(self, **options: Any) -> Tensor:
+        """Return the sum of the layers' penalties, as `p4lab.flows.Flow.penalty`."""
+        terms = penalties(self, options)
+        return torch.stack(terms).sum() if terms else torch.zeros((), device=self.like().device)
+
+    @torch.no_grad()
+    def fold(self) -> "MultiScale":
+        """Return a plain flow of the same density, for use after training: nothing of P4 is left in it.
+
+        Raises:
+            SingularMatrixError: a linear layer is singular or not finite.
+        """
+        levels = [[_folded(layer) for layer in cast(Iterable[Any], layers)] for layers in self.levels]
+        return MultiScale(cast(Any, self.shape), levels, self.context).train(self.training)
+
+    def like(self) -> Tensor:
+        """Return a tensor with the flow's dtype and device."""
+        tensors = (*self.parameters(), *self.buffers())
+        return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
+
+    def linear_layers(self) -> list[list[Any]]:
+        """Return the linear layers on channels of each level, in order."""
+        return [
+            [layer.layer for layer in cast(Iterable[Any], layers) if isinstance(layer, OnChannels) and layer.linear]
+            for layers in self.levels
+        ]
+
+    def _logabsdet(self) -> Tensor:
+        """Return the sum of H W log|det W| over the linear layers on channels, those of a level at once."""
+        total, pixels = torch.zeros((), device=self.like().device), self.shape[1] * self.shape[2]
+        for layers in self.linear_layers():
+            pixels //= 4
+            logabsdet = sum_of_logabsdets(layers)
+            total = total if logabsdet is None else total + pixels * logabsdet
+        return total
+
+    def _leaving(self) -> list[tuple[int, int, int]]:
+        """Return the shapes of what leaves each level."""
+        c, h, w = self.shape
+        shapes = []
+        for i in range(len(self.levels)):
+            last = i + 1 == len(self.levels)
+            c, h, w = (4 if last else 2) * c, h // 2, w // 2
+            shapes.append((c, h, w))
+        return shapes
+
+
+def _step(layer: Any, x: Tensor, inverse: bool, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    return layer.move(x, inverse) if isinstance(layer, OnChannels) else layer.map(x, inverse, context)
+
+
+def _folded(layer: Any) -> Bijective:
+    if isinstance(layer, OnChannels) and layer.linear and not isinstance(layer.layer, Permutation | FoldedLinear):
+        return OnChannels(FoldedLinear.of(layer.layer))
+    return copy.deepcopy(cast(Bijective, layer))
+
+
+def _check_shape(shape: tuple[int, int, int], levels: int) -> None:
+    if len(shape) != 3 or min(shape) < 1 or levels < 1 or any(side % 2**levels for side in shape[1:]):
+        raise OptionError(
+            f"images of shape {tuple(shape)} with {levels} levels: expected (C, H, W), at least one level, and sides "
+            f"that are multiples of {2**levels}; pad images, or take fewer levels"
+        )
+
+
+def glow(
+    shape: tuple[int, int, int],
+    levels: int = 2,
+    blocks: int = 4,
+    mixing: str = "p4inv",
+    hidden: int = 32,
+    context: int = 0,
+    seed: int = 0,
+    preset: Preset = EVERYTHING,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    **options: Any,
+) -> MultiScale:
+    """Return a Glow: at each level ``blocks`` times an ActNorm, a 1 x 1 convolution and a coupling.
+
+    All mixings of `MIXINGS` but "permutation" start as the swap, so that flows of one seed start as the same function
+    whatever mixes their channels.
+
+    Args:
+        shape: (C, H, W) of an image; H and W are multiples of 2^levels.
+        levels: number of levels, at least 1.
+        blocks: blocks of each level, at least 1.
+        mixing: a name of `p4lab.flows.MIXINGS`.
+        hidden: channels of the hidden layers of the couplings' networks.
+        context: length of the context that the couplings read, such as the number of classes; 0 for none.
+        seed: seed of networks and mixing layers; the networks do not depend on the mixing.
+        preset: settings of P4 mixing layers. For few channels and many pixels that with all directions is the fastest:
+            it forms W once, and multiplies each pixel by it once.
+        dtype: float32 or float64 (None: torch's default).
+        device: device of all tensors.
+        options: further options of the mixing layers, such as ``init``.
+
+    Raises:
+        OptionError: something is out of range, or an option that neither this function nor the mixing knows.
+
+    Source: Kingma and Dhariwal, arXiv:1807.03039.
+
+    Example:
+        >>> flow = glow((1, 8, 8), levels=2, blocks=2, hidden=8, context=10)
+        >>> flow.sample(3, torch.eye(10)[7], temperature=0.7).shape
+        torch.Size([3, 1, 8, 8])
+    """
+    check_mixing_options(glow, mixing, options)
+    _check_shape(shape, levels)
+    if blocks < 1:
+        raise OptionError(f"blocks={blocks}: expected at least 1")
+    where: dict[str, Any] = {"dtype": dtype, "device": device}
+    mix = mixing_layer(mixing)
+    couplings, mixings = (torch.Generator().manual_seed(2 * seed + i) for i in (0, 1))
+
+    def block(channels: int) -> list[Bijective]:
+        return [
+            OnChannels(ActNorm(channels, **where)),
+            OnChannels(mix(channels, mixings, preset, **where, **options)),
+            ConvolutionCoupling(channels, hidden, context, couplings, **where),
+        ]
+
+    # A squeeze makes four channels of one, and a split leaves two of them.
+    widths = [4 * shape[0] * 2**level for level in range(levels)]
+    stages = [[layer for _ in range(blocks) for layer in block(channels)] for channels in widths]
+    return MultiScale(shape, stages, context)
