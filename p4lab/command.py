@@ -71,7 +71,7 @@ class Names:
 OPTIONS: dict[str, Option] = {
     # What is run.
     "quick": Option("little of everything: a look, no result", bool),
-    "problems": Option("densities, and digits"),
+    "problems": Option("densities and digits, or posteriors"),
     "tasks": Option("what is learnt"),
     "systems": Option("what is learnt"),
     "methods": Option("what is compared"),
@@ -81,6 +81,8 @@ OPTIONS: dict[str, Option] = {
     "dims": Option("widths d"),
     "dim": Option("width d", int),
     "delay": Option("delay T of a sequence", int),
+    "blocks": Option("number of blocks", int, 1),
+    "length": Option("items of a sequence that are looked at", int, 2),
     "batch": Option("samples of a step (with replicas: of each process)", int, 1, ("--rows",)),
     "seeds": Option("number of seeds: 0, 1, ...", int, 1),
     "notebook": Option("file name in notebooks/, or a path"),

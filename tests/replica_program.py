@@ -44,7 +44,10 @@ from p4lab.p4 import (
     P4PositiveDefinite,
     P4Reflections,
     P4SpecialLinear,
+    P4Spectrum,
+    P4Stiefel,
     Preset,
+    convert,
     p4_modules,
 )
 from p4lab.p4.examples import P4Triangular
@@ -73,6 +76,13 @@ class Density(nn.Module):
         return -self.layer.log_density(x)
 
 
+def converted(reset: Any, seed: int) -> nn.Module:
+    """A module that reads its weights by name: those are made of P4 layers. In a bias a NaN would stay."""
+    cell = nn.RNNCell(DIM, DIM, bias=False)
+    convert(cell, "invertible", rank=RANK, reset=reset, seed=seed)
+    return cell
+
+
 def preset(reset: Any) -> Preset:
     return dataclasses.replace(RECOMMENDED, rank=RANK, reset=reset)
 
@@ -87,9 +97,12 @@ LAYERS: dict[str, Callable[..., nn.Module]] = {
     "P4PositiveDefinite": partial(P4PositiveDefinite, DIM, rank=RANK),
     "log_density of P4PositiveDefinite": partial(Density, rank=RANK),
     "P4Lipschitz": partial(P4Lipschitz, DIM, DIM, rank=RANK),
+    "P4Stiefel": partial(P4Stiefel, DIM, DIM - 1, rank=RANK),
+    "P4Spectrum": partial(P4Spectrum, DIM, DIM, rank=RANK),
     "P4Permutation": partial(Sets, DIM // 3, rank=RANK),
     "P4Givens": lambda reset, seed: P4Givens(DIM, rank=RANK, seed=seed),
     "P4Circulant": lambda reset, seed: P4Circulant(DIM),
+    "a converted RNNCell": converted,
     "a property of one's own": lambda reset, seed: P4Triangular(DIM),
 }
 FLOWS: dict[str, Callable[..., nn.Module]] = {
@@ -120,7 +133,8 @@ def loss_of(model: Callable[[Tensor], Any], x: Tensor) -> Tensor:
         if isinstance(output, tuple):  # a flow's z and log|det|
             rows = 0.5 * output[0].square().sum(-1) - output[1]
         else:
-            rows = output if output.dim() == 1 else (output - x.roll(1, -1)).square().sum(-1)
+            target = x.roll(1, -1)[..., : output.shape[-1]]
+            rows = output if output.dim() == 1 else (output - target).square().sum(-1)
         total = total + rows.sum()
     return total / max(1, len(x))
 

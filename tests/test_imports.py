@@ -25,6 +25,7 @@ ROOMS = [
     "baselines",
     "flows",
     "problems",
+    "estimator",
     "boltzmann",
     "molecules",
     "training",

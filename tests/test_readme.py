@@ -40,6 +40,16 @@ def test_the_example_of_other_peoples_loops_runs() -> None:
     assert 0 < (weight - torch.eye(64)).abs().max() < 0.1
 
 
+def test_the_example_of_ones_own_model_runs_and_folds() -> None:
+    names: dict[str, Any] = {}
+    exec(block("convert(model"), names)
+    plain, model, x = names["plain"], names["model"], names["x"]
+    torch.testing.assert_close(plain(x), model(x), atol=1e-5, rtol=1e-5)
+    assert names["merges"].attempts == 2
+    assert list(plain.state_dict()) == [f"{i}.{name}" for i in (0, 3, 5) for name in ("weight", "bias")]
+    assert max(torch.linalg.matrix_norm(plain[i].weight.flatten(1), 2) for i in (0, 3, 5)) < 1 + 1e-5
+
+
 def test_the_short_tour_runs() -> None:
     names: dict[str, Any] = {}
     exec(block("layer.fold()"), names)
@@ -67,6 +77,15 @@ def test_the_flows_example_runs_and_folds() -> None:
     x = names["x"]
     torch.testing.assert_close(names["plain"].log_prob(x), names["flow"].log_prob(x), atol=1e-4, rtol=1e-5)
     assert len(names["z"]) == len(names["flow"].layers) + 1
+    assert names["samples"].shape == (1000, 7, 2)
+
+
+def test_the_example_of_a_table_scores_samples_and_searches() -> None:
+    names: dict[str, Any] = {}
+    exec(block("FlowDensity"), names)
+    assert (names["samples"].dtypes == names["patients"].dtypes).all()
+    assert -34 < names["density"].score(names["test"]) < -32
+    assert -36 < names["search"].best_score_ < -32
 
 
 def test_the_boltzmann_example_runs_and_weighs() -> None:

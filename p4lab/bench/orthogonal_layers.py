@@ -125,9 +125,11 @@ def solve(name: str, dim: int, choice: Choice, seed: int, limit: float) -> Outco
 
 
 def grid(method: Method, dim: int) -> list[Choice]:
-    """Return the choices that a method is tuned over: the same rates and intervals for all that have them."""
+    """Return the choices that a method is tuned over: the same rates for all, and intervals where these are free."""
     rates: Mapping[str, Sequence[float]] = {"sgd": [dim * rate for rate in SGD_RATES], "adam": ADAM_RATES}
     intervals = INTERVALS if method.schedule_of else (0,)
+    if method.preset is not None and method.preset.every == 1:  # what follows whole gradients has room for one batch
+        intervals = (1,)
     return [
         Choice(name, rate, every=every) for name in method.optimizers for every in intervals for rate in rates[name]
     ]

@@ -16,6 +16,8 @@ from p4lab.p4 import (
     P4Permutation,
     P4PositiveDefinite,
     P4SpecialLinear,
+    P4Spectrum,
+    P4Stiefel,
 )
 
 SIZES = (16, 32, 64, 128, 256, 512, 1024)
@@ -33,6 +35,8 @@ LAYERS: dict[str, Callable[[int], Any]] = {
     "special linear": lambda dim: P4SpecialLinear(dim, rank=RANK, seed=0),
     "positive definite": lambda dim: P4PositiveDefinite(dim, rank=RANK, seed=0),
     "Lipschitz": lambda dim: P4Lipschitz(dim, dim, rank=RANK, seed=0),
+    "orthonormal": lambda dim: P4Stiefel(dim, dim, rank=RANK, seed=0),
+    "spectrum": lambda dim: P4Spectrum(dim, dim, rank=RANK, seed=0),
     "circulant": P4Circulant,
     "permutation": lambda dim: P4Permutation(dim, rank=RANK, seed=0),
 }

@@ -22,7 +22,7 @@ class Density(Protocol):
     def log_prob(self, x: Tensor) -> Tensor:
         """Return log q(x) in nats, shape (...) for x of shape (..., d)."""
 
-    def sample_with_log_prob(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def sample_with_log_prob(self, n: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Return samples x, shape (n, d), and log q(x), shape (n,), differentiable in the model's parameters."""
 
 
@@ -94,7 +94,7 @@ def by_energy(
     """
     if n < 1:
         raise OptionError(f"n={n}: expected at least 1 sample")
-    x, log_q = model.sample_with_log_prob(n, generator)
+    x, log_q = model.sample_with_log_prob(n, generator=generator)
     there = torch.isfinite(x).all(-1)
     # Detached: the forces are known before anything flows back, so that those that are not finite can be left out.
     at = torch.where(there[:, None], x.detach(), 0.0)

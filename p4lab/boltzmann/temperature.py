@@ -44,8 +44,9 @@ class SteerableFlow(LatentDensity):
             stand for the angle that they are.
 
     Attributes:
-        dim: width of y, positions and momenta.
+        dim: width of y, positions and momenta; samples have them in this order.
         positions: width of x.
+        context: length of the context, that of the flow: the law then holds for each.
 
     Raises:
         OptionError: a layer whose determinant is not constant, or that does not know of angles; no coordinates left
@@ -78,15 +79,15 @@ class SteerableFlow(LatentDensity):
             raise OptionError(f"angles={angles} of {flow.dim - momenta} positions: expected 0 to as many")
         self.flow, self.momenta, self.angles = flow, momenta, angles
         self.turns = angles
-        self.dim, self.positions = flow.dim, flow.dim - momenta
+        self.dim, self.positions, self.context = flow.dim, flow.dim - momenta, flow.context
 
-    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return ``(z, log|det dz/dy|)`` of shapes (..., dim) and (...); the latter is the same for all y."""
-        return self.flow(y)
+        return self.flow(y, context)
 
-    def inverse_with_logabsdet(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_with_logabsdet(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return ``(y, log|det dy/dz|)`` of shapes (..., dim) and (...)."""
-        return self.flow.inverse_with_logabsdet(z)
+        return self.flow.inverse_with_logabsdet(z, context)
 
     def rescaled(self, log_prob: Tensor, temperature: float, of: float = 1.0) -> Tensor:
         r"""Return log p_T'(y) from log p_T(y) without evaluating the flow: the law, with its constant.
@@ -101,7 +102,8 @@ class SteerableFlow(LatentDensity):
         """
         there, here = positive(temperature), positive(of)
         like = self.like()
-        logabsdet = self.flow(torch.zeros(1, self.dim, dtype=like.dtype, device=like.device))[1]
+        anywhere = [like.new_zeros(1, width) for width in (self.dim, self.context) if width]
+        logabsdet = self.flow(*anywhere)[1]
         return (here / there) * (log_prob - logabsdet + self.log_norm(here)) + logabsdet - self.log_norm(there)
 
     def draw(self, n: int, **kind: Any) -> Tensor:
@@ -110,13 +112,6 @@ class SteerableFlow(LatentDensity):
         if not self.angles:
             return numbers
         return torch.cat([2 * math.pi * (torch.rand(n, self.angles, **kind) - 0.5), numbers], -1)
-
-    @torch.no_grad()
-    def sample(  # type: ignore[override]
-        self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Draw ``n`` samples of p_T, shape (n, dim): positions, then momenta. As `sample_with_log_prob`."""
-        return self.sample_with_log_prob(n, generator, temperature)[0]
 
     def augment(self, x: Tensor, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
         """Return positions with momenta drawn from N(0, T I), shape (n, dim) for x of shape (n, positions).
@@ -164,6 +159,7 @@ def steerable_flow(
     preset: Preset = RECOMMENDED,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    context: int = 0,
     **options: Any,
 ) -> SteerableFlow:
     """Return volume-preserving couplings with mixing layers between and around them, as a flow with a temperature.
@@ -179,6 +175,7 @@ def steerable_flow(
         preset: settings of P4 mixing layers.
         dtype: float32 or float64 (None: torch's default).
         device: device of all tensors.
+        context: length c of the context that the couplings read, 0 for none.
         options: further options of the mixing layers.
 
     Raises:
@@ -189,7 +186,7 @@ def steerable_flow(
     dim = positions + momenta
 
     def coupling(generator: torch.Generator) -> Bijection:
-        return VolumePreservingCoupling(dim, hidden, depth, generator, dtype, device)
+        return VolumePreservingCoupling(dim, hidden, depth, generator, dtype, device, context)
 
     middle = coupling_flow(dim, blocks, coupling, mixing, seed, preset, dtype=dtype, device=device, **options)
     # A linear layer at the data's side, too: it learns the overall volume, and which coordinates go first.

@@ -16,7 +16,16 @@ from p4lab.experiments.settings import DIGITS, MIXED, PROBLEMS, TOY, Run
 from p4lab.experiments.table import digits_verdict, problem_table, toy_verdict
 from p4lab.experiments.train import runs_of, train
 
-OTHERS = ("recurrent", "images", "molecules", "temperature", "alanine_temperature", "replicas")
+OTHERS = (
+    "recurrent",
+    "molecules",
+    "temperature",
+    "alanine_temperature",
+    "replicas",
+    "characters",
+    "posteriors",
+    "images",
+)
 """Modules of this room that have a command line."""
 MOST_STEPS = 1_000_000
 """Of a run that ends by time."""

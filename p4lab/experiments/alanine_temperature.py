@@ -291,7 +291,7 @@ def evaluate(
     t = truth.temperature / TRAINED
     columns: list[tuple[Tensor, ...]] = []
     for n in chunks_of(samples, CHUNK):
-        y, log_q = flow.sample_with_log_prob(n, generator, t)
+        y, log_q = flow.sample_with_log_prob(n, generator=generator, temperature=t)
         y = y.double()
         x, logabsdet = flat.decode(y[:, : flow.positions])
         kilojoules = energy.kilojoules(x)

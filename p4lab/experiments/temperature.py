@@ -189,7 +189,7 @@ def evaluate(flow: SteerableFlow, system: System, temperature: float, samples: i
     target = flow.joint(system.energy)
     log_w, in_b = [], []
     for n in chunks_of(samples, CHUNK):
-        y, log_q = flow.sample_with_log_prob(n, generator, temperature)
+        y, log_q = flow.sample_with_log_prob(n, generator=generator, temperature=temperature)
         log_w.append(log_weights(target(y).double() / temperature, log_q.double()))
         in_b.append(system.in_b(y[:, : flow.positions]))
     weights, inside = torch.cat(log_w), torch.cat(in_b)

@@ -6,7 +6,7 @@ from p4lab.flows.architectures import bent_stack, coupling_flow, p4inv_bent, rea
 from p4lab.flows.bent import BentIdentity, bent, bent_inverse
 from p4lab.flows.bijection import Bijection
 from p4lab.flows.counting import effective_parameters, matched, trainable
-from p4lab.flows.coupling import AffineCoupling, VolumePreservingCoupling
+from p4lab.flows.coupling import AffineCoupling, ContextAffine, VolumePreservingCoupling
 from p4lab.flows.data import ActNorm, Standardize, Whitening
 from p4lab.flows.flow import Flow
 from p4lab.flows.glow import MultiScale, glow
@@ -26,6 +26,7 @@ __all__ = [
     "BentTransform",
     "Bijection",
     "BijectionTransform",
+    "ContextAffine",
     "ConvolutionCoupling",
     "Flow",
     "FoldedLinear",

@@ -7,11 +7,15 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from p4lab.flows.context import paired
 from p4lab.p4.validate import check_input
 
 
 class Bijection(Protocol):
-    """What a flow asks of any other layer: each direction returns its own log|det|, of shape (...)."""
+    """What a flow asks of any other layer: each direction returns its own log|det|, of shape (...).
+
+    A layer with an attribute ``context`` above 0 is called with a context of that length as a second argument.
+    """
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``(y, log|det dy/dx|)``."""
@@ -28,13 +32,16 @@ class Bijective(nn.Module, ABC):
     Attributes:
         dim: width d; may be absent from a layer that takes any.
         axis: where the coordinates are: -1 for points (..., d), 0 for columns (d, B).
+        context: length of the context c, 0 if there is none.
 
     Raises:
-        ShapeError, DtypeError, DeviceError: from both directions, if points do not fit.
+        ShapeError, DtypeError, DeviceError: from both directions, if points or context do not fit.
+        OptionError: from both directions, if there is no context where one is needed, or one where none is taken.
     """
 
     dim: int
     axis = -1
+    context = 0
 
     @abstractmethod
     def map(self, x: Tensor, inverse: bool = False, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -47,19 +54,25 @@ class Bijective(nn.Module, ABC):
         """
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...)."""
+        """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...), the batch shapes of x and context broadcast."""
         self.check(x)
+        x, context = self.pair(x, context)
         return self.map(x, False, context)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return ``(x, log|det dx/dy|)`` of shapes (..., d) and (...)."""
+        """Return ``(x, log|det dx/dy|)`` of shapes (..., d) and (...), the batch shapes of y and context broadcast."""
         self.check(y)
+        y, context = self.pair(y, context)
         return self.map(y, True, context)
 
     def check(self, x: Tensor) -> None:
         """Raise the error of points that do not fit the layer's first tensor."""
         like = next(itertools.chain(self.parameters(), self.buffers()))
         check_input(type(self).__name__, self.dim, like, x)
+
+    def pair(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return points and context with one batch shape; raise the error of a context that does not fit."""
+        return paired(type(self).__name__, self.context, x, context)
 
 
 class Carried(NamedTuple):

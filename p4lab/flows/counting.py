@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from p4lab.baselines import Baseline, OrthogonalBaseline
 from p4lab.errors import OptionError
@@ -69,7 +69,8 @@ def effective_parameters(model: nn.Module) -> int:
     As `trainable`, but a linear layer whose weights live in a family counts the dimension of that family: d^2 for
     P4Inv (merges let all of A move) and at most that for the baselines (PLU stores two d x d triangles, but uses half
     of each), d (d - 1) / 2 for orthogonal ones; and d for a bias. Other layers, P4 modules of other properties among
-    them, may tell theirs by an attribute or method ``degrees_of_freedom``; else what the optimizer sees counts.
+    them, may tell theirs by an attribute or method ``degrees_of_freedom``; else what the optimizer sees counts. So do
+    the weights that the masks of zuko's autoregressive networks let through, and no others.
 
     Example:
         >>> from p4lab.flows import p4inv_bent
@@ -80,7 +81,9 @@ def effective_parameters(model: nn.Module) -> int:
     family = [module for module in model.modules() if isinstance(module, P4Module | Baseline)]
     inside = {id(parameter) for module in family for parameter in module.parameters()}
     rest = sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in inside)
-    return rest + sum(_degrees_of_freedom(module) for module in family)
+    masks = [getattr(module, "mask", None) for module in model.modules() if isinstance(module, nn.Linear)]
+    masked = sum(int((mask == 0).sum()) for mask in masks if isinstance(mask, Tensor))
+    return rest - masked + sum(_degrees_of_freedom(module) for module in family)
 
 
 def _degrees_of_freedom(module: Any) -> int:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from p4lab.baselines.designed import coupling_network
 from p4lab.baselines.layer import device_of
 from p4lab.errors import OptionError
-from p4lab.flows.bijection import Carried, Carrying, carry_split, own
+from p4lab.flows.bijection import Bijective, Carried, Carrying, carry_split, own
+from p4lab.flows.context import check_length
 from p4lab.p4.validate import check_options, seed_from
 
 LARGEST_LOG_SCALE = 2.0
@@ -134,7 +135,7 @@ class Coupling(Carrying):
 class AffineCoupling(Coupling):
     r"""One coupling layer of RealNVP: the first half stays and says how the second half is scaled and shifted.
 
-    .. math:: y_a = x_a, \qquad y_b = x_b \odot e^{s(x_a)} + t(x_a), \qquad |s| < 2
+    .. math:: y_a = x_a, \qquad y_b = x_b \odot e^{s(x_a, c)} + t(x_a, c), \qquad |s| < 2
 
     It starts at the identity (the last layer of its network starts at 0). `p4lab.baselines.Coupling` moves both halves,
     one after the other.
@@ -146,11 +147,12 @@ class AffineCoupling(Coupling):
         seed: seed of the network, or a CPU generator to draw it from (None: torch's default generator).
         dtype: float32 or float64.
         device: device of all tensors.
+        context: length c of the context that the network reads beside x_a, 0 for none.
 
     Raises:
-        OptionError, DtypeError: dim, hidden, depth or dtype out of range.
+        OptionError, DtypeError: dim, hidden, depth, context or dtype out of range.
 
-    Cost for a batch of B: O(B hidden (d + depth hidden)), forward and inverse alike.
+    Cost for a batch of B: O(B hidden (d + c + depth hidden)), forward and inverse alike.
     Source: Dinh et al., arXiv:1605.08803.
 
     Example:
@@ -169,6 +171,7 @@ class AffineCoupling(Coupling):
         seed: int | torch.Generator | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        context: int = 0,
     ) -> None:
         super().__init__()
         dtype = dtype or torch.get_default_dtype()
@@ -178,20 +181,22 @@ class AffineCoupling(Coupling):
                 f"dim={dim}, hidden={hidden}, depth={depth}: expected dim >= 2 (two halves), hidden >= 1, depth >= 1"
             )
         self.dim, self.hidden, self.depth, self.cut = dim, hidden, depth, dim // 2
+        self.context = check_length(context)
         generator = torch.Generator().manual_seed(seed_from(seed))
         write = self.transformer.parameters * (dim - self.cut)
-        self.network = coupling_network(self.cut, hidden, write, generator, depth)
+        self.network = coupling_network(self.cut + context, hidden, write, generator, depth)
         self.to(dtype=dtype, device=device_of(device))
 
     def extra_repr(self) -> str:
         """Return the arguments that differ between layers."""
-        return f"dim={self.dim}, hidden={self.hidden}, depth={self.depth}"
+        context = f", context={self.context}" if self.context else ""
+        return f"dim={self.dim}, hidden={self.hidden}, depth={self.depth}{context}"
 
 
 class VolumePreservingCoupling(AffineCoupling):
     r"""An `AffineCoupling` whose scales multiply to 1 for each sample: it moves and shears, but never compresses.
 
-    .. math:: y_a = x_a, \qquad y_b = x_b \odot e^{s(x_a)} + t(x_a), \qquad \sum_i s_i(x_a) = 0, \qquad |s_i| < 4
+    .. math:: y_a = x_a, \qquad y_b = x_b \odot e^{s(x_a, c)} + t(x_a, c), \qquad \sum_i s_i = 0, \qquad |s_i| < 4
 
     Where the second half has one coordinate only, its scale is 1 (NICE). Arguments, errors and cost are the same.
 
@@ -209,3 +214,64 @@ class VolumePreservingCoupling(AffineCoupling):
     def volume(self, log_slope: Tensor) -> Tensor:
         """Return 0, shape (...): the slopes sum to it but for rounding."""
         return log_slope.new_zeros(log_slope.shape[:-1])
+
+
+class ContextAffine(Bijective):
+    r"""Scale and shift of each coordinate that a network reads from the context alone.
+
+    .. math:: y = x \odot e^{s(c)} + t(c), \qquad |s| < 2
+
+    Between layers that know nothing of a context, such as P4Inv layers and Bent identities, it makes a flow
+    conditional. It starts at the identity (the last layer of its network starts at 0).
+
+    Args:
+        dim: width d.
+        context: length c of the context, at least 1.
+        hidden: width of the network's hidden layers.
+        depth: number of hidden layers.
+        seed: seed of the network, or a CPU generator to draw it from (None: torch's default generator).
+        dtype: float32 or float64.
+        device: device of all tensors.
+
+    Raises:
+        OptionError, DtypeError: something is out of range.
+
+    Cost for a batch of B: O(B hidden (c + d + depth hidden)), forward and inverse alike.
+    Source: ours; an `ActNorm` whose numbers depend on the context.
+
+    Example:
+        >>> y, logabsdet = ContextAffine(3, context=2, hidden=8)(torch.ones(5, 3), torch.zeros(2))
+        >>> y.shape, logabsdet.shape
+        (torch.Size([5, 3]), torch.Size([5]))
+    """
+
+    transformer = Affine()
+
+    def __init__(
+        self,
+        dim: int,
+        context: int,
+        hidden: int = 64,
+        depth: int = 1,
+        seed: int | torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        dtype = dtype or torch.get_default_dtype()
+        check_options(dim, 1, dtype)
+        if check_length(context) < 1 or hidden < 1 or depth < 1:
+            raise OptionError(f"context={context}, hidden={hidden}, depth={depth}: expected at least 1 of each")
+        self.dim, self.context, self.hidden, self.depth = dim, context, hidden, depth
+        generator = torch.Generator().manual_seed(seed_from(seed))
+        self.network = coupling_network(context, hidden, self.transformer.parameters * dim, generator, depth)
+        self.to(dtype=dtype, device=device_of(device))
+
+    def map(self, x: Tensor, inverse: bool = False, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...), unchecked."""
+        y, log_slope = self.transformer(x, self.network(context), inverse, self.axis)
+        return y, log_slope.sum(self.axis)
+
+    def extra_repr(self) -> str:
+        """Return the arguments that differ between layers."""
+        return f"dim={self.dim}, context={self.context}, hidden={self.hidden}, depth={self.depth}"

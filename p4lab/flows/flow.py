@@ -1,6 +1,5 @@
 """Normalizing flows of linear layers that know their inverse and determinant, and of any other bijections."""
 
-import copy
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, cast
 
@@ -10,8 +9,10 @@ from torch import Tensor, nn
 from p4lab.errors import OptionError
 from p4lab.flows import fused
 from p4lab.flows.bijection import Bijection
+from p4lab.flows.context import length_of, paired
 from p4lab.flows.latent import LatentDensity
 from p4lab.flows.linear_layers import FoldedLinear, Linear, Permutation, is_linear, sum_of_logabsdets
+from p4lab.p4 import fold
 from p4lab.p4.validate import no_tensor
 
 Layer = Linear | Bijection
@@ -20,19 +21,24 @@ Layer = Linear | Bijection
 class Flow(LatentDensity):
     r"""A density given by an invertible map of the data onto a standard normal distribution.
 
-    .. math:: \log p(x) = \log N(z; 0, I) + \log\left|\det \frac{\partial z}{\partial x}\right|, \qquad z = F(x)
+    .. math:: \log p(x | c) = \log N(z; 0, I) + \log\left|\det \frac{\partial z}{\partial x}\right|, \qquad z = F(x; c)
 
     ``forward`` runs from the data to the latent space, so that training by maximum likelihood needs the cheap products
-    ``W x`` only; sampling uses the inverses, which P4Inv layers know anyway.
+    ``W x`` only; sampling uses the inverses, which P4Inv layers know anyway. Layers built with ``context=c`` read the
+    context, of shape (..., c), all others are the same for each: `LatentDensity` says how shapes are broadcast.
 
     Args:
         layers: linear layers (`Linear`: log|det| is one number) and bijections (`Bijection`: log|det| belongs to each
             sample) in the order in which the data passes them. Another flow stands for its layers.
         dim: width d (None: that of the layers).
 
+    Attributes:
+        context: length c of the context, that of the layers which read one; 0 if none does.
+
     Raises:
-        OptionError: no layer that tells its dim, or layers of different dim.
-        ShapeError, DtypeError, DeviceError: from all methods, if points do not fit.
+        OptionError: no layer that tells its dim, or layers of different dim, or that read contexts of different length;
+            from all methods, if there is no context where one is needed, or one where none is taken.
+        ShapeError, DtypeError, DeviceError: from all methods, if points or context do not fit.
 
     Cost for a batch of B: that of its layers; log|det| of a P4Inv layer is O(d k^2), whatever B is.
     Source: arXiv:2010.07033, section 3.2.
@@ -54,6 +60,10 @@ class Flow(LatentDensity):
         if len(dims) != 1:
             raise OptionError(f"layers of dims {sorted(dims)}: a flow needs at least one, all of the same dim")
         (self.dim,) = dims
+        lengths = {length_of(layer) for layer in self.layers} - {0}
+        if len(lengths) > 1:
+            raise OptionError(f"layers with contexts of length {sorted(lengths)}: a flow has one for all of them")
+        self.context = max(lengths, default=0)
 
     def linear_layers(self) -> list[Any]:
         """Return the linear layers in order."""
@@ -64,20 +74,21 @@ class Flow(LatentDensity):
         total = sum_of_logabsdets(self.linear_layers())
         return torch.zeros((), device=self.like().device) if total is None else total
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return ``(z, log|det dz/dx|)`` of shapes (..., d) and (...)."""
-        self._check(x)
+        x, context = self._paired(x, context)
         layers = list(self.layers)
-        return fused.run(layers, x, self.layered) if fused.fusible(layers, x) else self.layered(x)
+        # No layer that is fusible reads a context, and where none does, there is none.
+        return fused.run(layers, x, self.layered) if fused.fusible(layers, x) else self.layered(x, False, context)
 
-    def layered(self, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor]:
+    def layered(self, x: Tensor, inverse: bool = False, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return what `forward` or `inverse_with_logabsdet` does, layer by layer whatever the layers are."""
         total = sum_of_logabsdets(self.linear_layers())
         if total is not None:
             total = (-total if inverse else total).to(x.dtype)
         layers: Iterable[Any] = reversed(self.layers) if inverse else self.layers
         for layer in layers:
-            image = layer.inverse(x) if inverse else layer(x)
+            image = _image(layer, x, inverse, context)
             if is_linear(layer):
                 x = image
             else:
@@ -86,23 +97,28 @@ class Flow(LatentDensity):
         total = x.new_zeros(()) if total is None else total
         return x, total.expand(x.shape[:-1])
 
-    def inverse(self, z: Tensor) -> Tensor:
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the data that belong to latent ``z`` of shape (..., d)."""
-        self._check(z)
+        z, context = self._paired(z, context)
         layers = list(self.layers)
-        return fused.undo(layers, z) if fused.fusible(layers, z, gradients=False) else self.stages(z)[-1]
+        if fused.fusible(layers, z, gradients=False):
+            return fused.undo(layers, z)
+        return self.stages(z, context=context)[-1]
 
-    def inverse_with_logabsdet(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_with_logabsdet(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return ``(x, log|det dx/dz|)`` of shapes (..., d) and (...): training by energy needs both."""
-        self._check(z)
-        return self.layered(z, inverse=True)
+        z, context = self._paired(z, context)
+        return self.layered(z, True, context)
 
-    def stages(self, points: Tensor, to: Literal["data", "latent"] = "data") -> list[Tensor]:
+    def stages(
+        self, points: Tensor, to: Literal["data", "latent"] = "data", context: Tensor | None = None
+    ) -> list[Tensor]:
         """Return what each layer makes of points, for a look into the depth of the flow.
 
         Args:
             points: latent z (``to="data"``) or data x (``to="latent"``), shape (..., d).
             to: direction.
+            context: shape (..., c), None for a flow without.
 
         Returns:
             ``len(layers) + 1`` tensors of shape (..., d): the points themselves, then what is left after each layer.
@@ -112,11 +128,11 @@ class Flow(LatentDensity):
         """
         if to not in ("data", "latent"):
             raise OptionError(f"to={to!r}: expected 'data' or 'latent'")
-        self._check(points)
+        points, context = self._paired(points, context)
         path, back = [points], to == "data"
         layers: Iterable[Any] = reversed(self.layers) if back else self.layers
         for layer in layers:
-            image = layer.inverse(path[-1]) if back else layer(path[-1])
+            image = _image(layer, path[-1], back, context)
             path.append(image if is_linear(layer) else image[0])
         return path
 
@@ -139,12 +155,19 @@ class Flow(LatentDensity):
         for layer in self.layers:
             if layer not in twins:
                 plain = isinstance(layer, Permutation | FoldedLinear) or not is_linear(layer)
-                twins[layer] = copy.deepcopy(layer) if plain else FoldedLinear.of(layer)
+                twins[layer] = fold(layer) if plain else FoldedLinear.of(layer)
         return Flow(cast(Iterable[Layer], (twins[layer] for layer in self.layers)), self.dim).train(self.training)
 
-    def _check(self, x: object) -> None:
+    def _paired(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if not isinstance(x, Tensor):
             raise no_tensor("Flow", x, self.like())
+        return paired("Flow", self.context, x, context)
+
+
+def _image(layer: Any, x: Tensor, inverse: bool, context: Tensor | None) -> Any:
+    """Return what a layer makes of x, with the context if it reads one."""
+    move = layer.inverse if inverse else layer
+    return move(x) if context is None or not length_of(layer) else move(x, context)
 
 
 def _flat(layers: Iterable[Layer | Flow]) -> Iterator[nn.Module]:

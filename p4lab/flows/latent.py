@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from p4lab.baselines import Penalized
 from p4lab.errors import OptionError, ShapeError
+from p4lab.flows.context import check_context
 from p4lab.options import check_known, options_of
 from p4lab.p4 import P4Inv, P4Module
 
@@ -18,81 +19,110 @@ from p4lab.p4 import P4Inv, P4Module
 class LatentDensity(nn.Module, ABC):
     r"""Base class of densities that an invertible map of the data onto angles and numbers gives.
 
-    .. math:: \log p(x) = \log p_0(z) + \log\left|\det \frac{\partial z}{\partial x}\right|, \qquad z = F(x), \quad
-              p_0 = U[-\pi, \pi)^m \otimes N(0, T I)
+    .. math:: \log p(x | c) = \log p_0(z) + \log\left|\det \frac{\partial z}{\partial x}\right|, \qquad
+              z = F(x; c), \quad p_0 = U[-\pi, \pi)^m \otimes N(0, T I)
+
+    A context has shape (..., c), and its batch shape and that of the points are broadcast: one context of shape (c,)
+    belongs to all points, and one of shape (n, c) to n points (n, d), each with its own.
 
     Attributes:
         dim: width d.
         turns: number m of latent angles, the first coordinates; 0 but where a subclass says otherwise.
+        context: length c of the context, 0 if the density has none.
 
     Raises:
-        OptionError: from all methods, if a temperature is not positive.
+        OptionError: from all methods, if a temperature is not positive, or if there is no context where one is needed,
+            or one where none is taken.
+        ShapeError, DtypeError, DeviceError: from all methods, if points or context do not fit.
     """
 
     dim: int
     turns = 0
+    context = 0
 
     @abstractmethod
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return ``(z, log|det dz/dx|)`` of shapes (..., d) and (...)."""
 
     @abstractmethod
-    def inverse_with_logabsdet(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_with_logabsdet(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return ``(x, log|det dx/dz|)`` of shapes (..., d) and (...)."""
 
-    def inverse(self, z: Tensor) -> Tensor:
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the data that belong to latent ``z`` of shape (..., d)."""
-        return self.inverse_with_logabsdet(z)[0]
+        return self.inverse_with_logabsdet(z, context)[0]
 
-    def log_prob(self, x: Tensor, temperature: float = 1.0) -> Tensor:
+    def log_prob(self, x: Tensor, context: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """Return log p(x) in nats, shape (...) for x of shape (..., d).
 
         Args:
             x: points.
+            context: shape (..., c), None for a density without.
             temperature: T of the prior.
-
-        Raises:
-            ShapeError, DtypeError, DeviceError: x does not fit.
         """
         temperature = positive(temperature)
-        z, logabsdet = self(x)
+        z, logabsdet = self(x, context)
         return self.joined(z, logabsdet, temperature)
 
-    def latent(self, n: int, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
-        """Draw latent points, shape (n, d); at any temperature the same ones, scaled.
+    def latent(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """Draw latent points, shape (n, d), or n for each context; at any temperature the same ones, scaled.
 
         Args:
             n: number of points.
             generator: CPU generator; every device then draws the same (None: torch's default).
             temperature: T of the prior.
+            context: shape (..., c) for points of shape (n, ..., d), None for a density without.
 
         Raises:
             ShapeError: n < 0.
         """
-        temperature = positive(temperature)
+        temperature, like = positive(temperature), self.like()
         if n < 0:
             raise ShapeError(f"n={n}: expected at least 0 samples")
-        like = self.like()
-        z = self.draw(n, generator=generator, dtype=like.dtype, device="cpu")
+        check_context(type(self).__name__, self.context, like, context)
+        batch = () if context is None else context.shape[:-1]
+        z = self.draw(n * math.prod(batch), generator=generator, dtype=like.dtype, device="cpu")
         if temperature != 1.0:
             z[:, self.turns :] *= math.sqrt(temperature)
-        return z.to(like.device)
+        return z.view(n, *batch, self.dim).to(like.device)
 
     def sample_with_log_prob(
-        self, n: int, generator: torch.Generator | None = None, temperature: float = 1.0
+        self,
+        n: int,
+        context: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
-        """Draw ``n`` samples with log p(x) in nats, of shapes (n, d) and (n,), differentiable in the parameters.
+        """Draw ``n`` samples with log p(x) in nats, differentiable in the parameters and the context.
 
-        Arguments and errors are those of `latent`.
+        Args:
+            n: number of samples, of each context if there are several.
+            context: shape (c,) for samples of shape (n, d); (..., c) for (n, ..., d); None for a density without.
+            generator, temperature: as for `latent`.
+
+        Returns:
+            The samples, and their log-densities, of shape (n,) or (n, ...).
         """
-        z = self.latent(n, generator, temperature)
-        x, logabsdet = self.inverse_with_logabsdet(z)
+        z = self.latent(n, generator, temperature, context)
+        x, logabsdet = self.inverse_with_logabsdet(z, context)
         return x, self.joined(z, -logabsdet, temperature)
 
     @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw ``n`` samples of shape (n, d) without gradient; those of `sample_with_log_prob`."""
-        return self.inverse(self.latent(n, generator))
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """Draw the samples of `sample_with_log_prob`, which has the same arguments, without gradient and log p(x)."""
+        return self.inverse(self.latent(n, generator, temperature, context), context)
 
     def penalty(self, **options: Any) -> Tensor:
         """Return the sum of its layers' penalties, to be added to a loss; a differentiable scalar, 0 if none has one.

@@ -3,12 +3,13 @@
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from p4lab.baselines.designed import coupling_network
 from p4lab.baselines.layer import device_of
 from p4lab.errors import OptionError
 from p4lab.flows.bijection import Bijective
+from p4lab.flows.context import check_length
 from p4lab.flows.coupling import Affine
 from p4lab.flows.linear_layers import Linear, through
 from p4lab.p4.validate import check_options, check_tensor, seed_from
@@ -25,6 +26,8 @@ class TorusCoupling(Bijective):
     .. math:: x_b' = x_b \odot e^{s(\varphi, x_a)} + t(\varphi, x_a), \qquad \varphi' = \varphi + g(x'), \qquad
         \varphi_q'' = \varphi_q' + h(\varphi_p'), \qquad \varphi_p'' = \varphi_p' + k(\varphi_q''), \qquad \sum s = 0
 
+    With a context c, all of s, t, g, h and k read it, too.
+
     Angles enter networks by sines and cosines only, so that the map goes once around the circle with each of them, and
     a density on the torus has no seam. It starts at the identity.
 
@@ -36,6 +39,7 @@ class TorusCoupling(Bijective):
         seed: seed of the networks, or a CPU generator to draw them from (None: torch's default generator).
         dtype: float32 or float64.
         device: device of all tensors.
+        context: length of c, 0 for none.
 
     Raises:
         OptionError, DtypeError: something is out of range.
@@ -58,6 +62,7 @@ class TorusCoupling(Bijective):
         seed: int | torch.Generator | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        context: int = 0,
     ) -> None:
         super().__init__()
         dtype = dtype or torch.get_default_dtype()
@@ -67,35 +72,45 @@ class TorusCoupling(Bijective):
                 f"angles={angles}, numbers={numbers}, hidden={hidden}, depth={depth}: expected at least 2, 2, 2 and 1"
             )
         self.angles, self.numbers, self.dim = angles, numbers, angles + numbers
-        self.cut, self.first = numbers // 2, angles // 2
+        self.cut, self.first, self.context = numbers // 2, angles // 2, check_length(context)
         generator = torch.Generator().manual_seed(seed_from(seed))
         seen, small = 2 * HARMONICS, hidden // 2
-        self.move = coupling_network(self.cut + seen * angles, hidden, 2 * (numbers - self.cut), generator, depth)
-        self.turn = coupling_network(numbers, small, angles, generator, depth)
-        self.turn_second = coupling_network(seen * self.first, small, angles - self.first, generator, depth)
-        self.turn_first = coupling_network(seen * (angles - self.first), small, self.first, generator, depth)
+
+        def network(read: int, width: int, write: int) -> nn.Module:
+            return coupling_network(read + context, width, write, generator, depth)
+
+        self.move = network(self.cut + seen * angles, hidden, 2 * (numbers - self.cut))
+        self.turn = network(numbers, small, angles)
+        self.turn_second = network(seen * self.first, small, angles - self.first)
+        self.turn_first = network(seen * (angles - self.first), small, self.first)
         self.to(dtype=dtype, device=device_of(device))
 
     def map(self, x: Tensor, inverse: bool = False, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return ``(y, 0)`` of shapes (..., d) and (...), unchecked."""
+        more = [] if context is None else [context]
+
+        def read(*parts: Tensor) -> Tensor:
+            return torch.cat([*parts, *more], -1) if len(parts) + len(more) > 1 else parts[0]
+
         turned, a, b = x.split((self.angles, self.cut, self.numbers - self.cut), -1)
         sizes = (self.first, self.angles - self.first)
         if inverse:
             p, q = turned.split(sizes, -1)
-            p = p - self.turn_first(harmonics(q))
-            q = q - self.turn_second(harmonics(p))
-            turned = torch.cat([p, q], -1) - self.turn(x[..., self.angles :])
-        b, _ = SHEAR(b, self.move(torch.cat([harmonics(turned), a], -1)), inverse, -1)
+            p = p - self.turn_first(read(harmonics(q)))
+            q = q - self.turn_second(read(harmonics(p)))
+            turned = torch.cat([p, q], -1) - self.turn(read(x[..., self.angles :]))
+        b, _ = SHEAR(b, self.move(read(harmonics(turned), a)), inverse, -1)
         if inverse:
             return torch.cat([turned, a, b], -1), x.new_zeros(x.shape[:-1])
         moved = torch.cat([a, b], -1)
-        p, q = (turned + self.turn(moved)).split(sizes, -1)
-        q = q + self.turn_second(harmonics(p))
-        return torch.cat([p + self.turn_first(harmonics(q)), q, moved], -1), x.new_zeros(x.shape[:-1])
+        p, q = (turned + self.turn(read(moved))).split(sizes, -1)
+        q = q + self.turn_second(read(harmonics(p)))
+        return torch.cat([p + self.turn_first(read(harmonics(q))), q, moved], -1), x.new_zeros(x.shape[:-1])
 
     def extra_repr(self) -> str:
         """Return the widths."""
-        return f"angles={self.angles}, numbers={self.numbers}"
+        context = f", context={self.context}" if self.context else ""
+        return f"angles={self.angles}, numbers={self.numbers}{context}"
 
 
 class BesideAngles(Bijective):

@@ -1,43 +1,43 @@
-"""zuko, both ways: p4lab's layers and flows inside zuko's, and zuko's transformations inside p4lab's.
+"""zuko, both ways: p4lab's layers and flows inside zuko's; the other way is `p4lab.flows.from_zuko`.
 
 Importing zuko switches off the validation of arguments in all of ``torch.distributions``; so `p4lab.flows` imports this
 module only when something of it is asked for.
 """
 
-import itertools
-from functools import partial
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Self, cast
 
 import torch
 import zuko
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Transform, constraints
-from torch.distributions.utils import _sum_rightmost
 
-from p4lab.baselines.layer import device_of, readable
-from p4lab.errors import OptionError
 from p4lab.flows.bent import BentIdentity, bent, bent_inverse
-from p4lab.flows.bijection import Bijective
+from p4lab.flows.context import length_of
 from p4lab.flows.flow import Flow, Layer
+from p4lab.flows.from_zuko import FromZuko
 from p4lab.flows.linear_layers import is_linear, through
-from p4lab.p4.validate import check_options, check_tensor, seed_from
+from p4lab.p4.validate import check_tensor
+
+__all__ = ["BentTransform", "BijectionTransform", "FromZuko", "LazyBijection", "as_lazy", "as_transform", "to_zuko"]
 
 
 class _Reversible(Transform):
     """What both transforms share: the inverse is the same one with the other direction."""
 
     bijective = True
-    parts: tuple[Any, ...] = ()
+    parts: Mapping[str, Any] = MappingProxyType({})
     inverted: bool
 
     @property
     def inv(self) -> Self:
         """The inverse transform, on the same layer if there is one."""
-        return cast(Any, type(self))(*self.parts, not self.inverted, self._cache_size)
+        return cast(Any, type(self))(**self.parts, inverted=not self.inverted, cache_size=self._cache_size)
 
     def with_cache(self, cache_size: int = 1) -> Self:
         """Return the transform with another cache size."""
-        return cast(Any, type(self))(*self.parts, self.inverted, cache_size)
+        return cast(Any, type(self))(**self.parts, inverted=self.inverted, cache_size=cache_size)
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the transformed x and the logarithm of what it does to volume."""
@@ -48,7 +48,9 @@ class _Reversible(Transform):
         return self.call_and_ladj(x)[1]
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and (self.parts, self.inverted) == (other.parts, other.inverted)
+        if type(other) is not type(self) or self.inverted != other.inverted:
+            return False
+        return all(part is other.parts[name] for name, part in self.parts.items())
 
     def _call(self, x: Tensor) -> Tensor:
         return self.call_and_ladj(x)[0]
@@ -65,6 +67,10 @@ class BijectionTransform(_Reversible):
     Args:
         layer: what `p4lab.flows.Flow` accepts as a layer, or such a flow.
         inverted: whether the transform is the inverse of ``layer``.
+        context: what the layer is given beside points, of shape (..., c); None for one that takes nothing.
+
+    Raises:
+        OptionError, DtypeError, ShapeError, DeviceError: where it is applied, if points or context do not fit.
 
     Example:
         >>> from p4lab.p4 import P4Inv
@@ -76,18 +82,22 @@ class BijectionTransform(_Reversible):
     domain = constraints.real_vector
     codomain = constraints.real_vector
 
-    def __init__(self, layer: Layer | Flow, inverted: bool = False, cache_size: int = 0) -> None:
+    def __init__(
+        self, layer: Layer | Flow, inverted: bool = False, cache_size: int = 0, context: Tensor | None = None
+    ) -> None:
         super().__init__(cache_size)
-        self.layer, self.parts, self.inverted = layer, (layer,), inverted
+        self.layer, self.inverted, self.context = layer, inverted, context
+        self.parts = {"layer": layer, "context": context}
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the transformed x and log|det| of its Jacobian, of shapes (..., d) and (...)."""
         layer: Any = self.layer
+        given = (x,) if self.context is None else (x, self.context)
         if isinstance(layer, Flow):
-            return layer.inverse_with_logabsdet(x) if self.inverted else layer(x)
+            return layer.inverse_with_logabsdet(*given) if self.inverted else layer(*given)
         if is_linear(layer):
             return through(layer, x, self.inverted)
-        return layer.inverse(x) if self.inverted else layer(x)
+        return layer.inverse(*given) if self.inverted else layer(*given)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Return log|det dy/dx|, shape (...)."""
@@ -122,7 +132,9 @@ class BentTransform(_Reversible):
 
 
 class LazyBijection(zuko.lazy.LazyTransform):
-    """A layer or flow as a lazy transformation of zuko; a context is ignored.
+    """A layer or flow as a lazy transformation of zuko.
+
+    One that reads a context is given that of the zuko flow; one that reads none is the same whatever that is.
 
     Args:
         layer: what `p4lab.flows.Flow` accepts as a layer, or such a flow; it becomes a submodule, so that a merge
@@ -136,69 +148,25 @@ class LazyBijection(zuko.lazy.LazyTransform):
     def forward(self, c: Any = None) -> Transform:
         """Return the transform of the layer as it is now."""
         layer = self.layer
-        return BentTransform(layer.inverted) if isinstance(layer, BentIdentity) else BijectionTransform(layer)
+        if isinstance(layer, BentIdentity):
+            return BentTransform(layer.inverted)
+        return BijectionTransform(layer, context=c if length_of(layer) else None)
 
 
-class FromZuko(Bijective):
-    """A transformation of zuko, or of ``torch.distributions``, as a layer of a p4lab flow.
+def as_transform(layer: Layer | Flow, context: Tensor | None = None) -> Transform:
+    """Return a layer or flow as a ``torch.distributions`` transform, of vectors (Bent identities: elementwise).
 
     Args:
-        transform: a lazy transformation (any module whose forward pass returns a transform), or a transform without
-            parameters; of vectors, or elementwise.
-        context: what a lazy transformation is given, None if it takes nothing.
-        dim: width d, if it should be checked against that of the other layers.
-
-    Raises:
-        OptionError: neither a module nor a transform, or a transform that is not bijective.
-
-    Example:
-        >>> layer = FromZuko(torch.distributions.AffineTransform(1.0, 2.0))
-        >>> layer(torch.zeros(1, 3))
-        (tensor([[1., 1., 1.]]), tensor([2.0794]))
+        layer: what `p4lab.flows.Flow` accepts as a layer, or such a flow.
+        context: for one that reads a context; shape (..., c).
     """
-
-    def __init__(self, transform: nn.Module | Transform, context: Tensor | None = None, dim: int | None = None) -> None:
-        super().__init__()
-        if not isinstance(transform, nn.Module | Transform):
-            raise OptionError(f"{type(transform).__name__}: expected a zuko LazyTransform or a torch Transform")
-        self.transform = transform
-        self.register_buffer("context", context)
-        if dim is not None:
-            self.dim = dim
-        if not all(map(readable, itertools.chain(self.parameters(), self.buffers()))):
-            return  # zuko looks at values to build a transform
-        built = self.build()
-        if not isinstance(built, Transform) or not built.bijective or built.domain.event_dim > 1:
-            raise OptionError(f"{built!r}: expected a bijective transform of vectors, or an elementwise one")
-
-    def build(self) -> Transform:
-        """Return the transform as the parameters are now."""
-        if not isinstance(self.transform, nn.Module):
-            return self.transform
-        return self.transform() if self.context is None else self.transform(self.context)
-
-    def check(self, x: Tensor) -> None:
-        """Raise the error of what is no tensor."""
-        check_tensor("FromZuko", x)
-
-    def map(self, x: Tensor, inverse: bool = False, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...)."""
-        if not x.numel():  # zuko cannot reshape an empty batch
-            return x, x.new_zeros(x.shape[:-1])
-        transform: Any = self.build()
-        y, ladj = (transform.inv if inverse else transform).call_and_ladj(x)
-        return y, _sum_rightmost(ladj, 1 - transform.domain.event_dim)
-
-
-def as_transform(layer: Layer | Flow) -> Transform:
-    """Return a layer or flow as a ``torch.distributions`` transform, of vectors (Bent identities: elementwise)."""
-    return LazyBijection(layer)()
+    return LazyBijection(layer)(context)
 
 
 def as_lazy(layer: Layer | Flow) -> zuko.lazy.LazyTransform:
     """Return a layer or flow as a lazy transformation, for ``zuko.flows.Flow([...], base)``.
 
-    A layer that came from zuko is unwrapped.
+    A layer that came from zuko is unwrapped. One that reads a context is given that of the zuko flow.
 
     Example:
         >>> from p4lab.p4 import P4Inv
@@ -207,13 +175,15 @@ def as_lazy(layer: Layer | Flow) -> zuko.lazy.LazyTransform:
         >>> flow().log_prob(torch.zeros(5, 3)).shape
         torch.Size([5])
     """
-    if isinstance(layer, FromZuko) and isinstance(layer.transform, zuko.lazy.LazyTransform) and layer.context is None:
+    if isinstance(layer, FromZuko) and isinstance(layer.transform, zuko.lazy.LazyTransform) and layer.given is None:
         return layer.transform
     return LazyBijection(layer)
 
 
 def to_zuko(flow: Flow) -> zuko.flows.Flow:
     """Return a flow as a zuko flow of the same density; the layers, and so their parameters, are shared.
+
+    The zuko flow takes the same context: ``to_zuko(flow)(context).log_prob(x)`` is ``flow.log_prob(x, context)``.
 
     Example:
         >>> from p4lab.flows import p4inv_bent
@@ -223,49 +193,6 @@ def to_zuko(flow: Flow) -> zuko.flows.Flow:
     like = flow.like()
     loc, scale = (fill(flow.dim, dtype=like.dtype, device=like.device) for fill in (torch.zeros, torch.ones))
     base = zuko.lazy.UnconditionalDistribution(zuko.distributions.DiagNormal, loc, scale, buffer=True)
-    return zuko.flows.Flow([as_lazy(cast(Layer, layer)) for layer in flow.layers], base)
-
-
-def spline_coupling(
-    dim: int,
-    bins: int = 8,
-    hidden: int = 64,
-    depth: int = 2,
-    seed: int | torch.Generator | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-) -> FromZuko:
-    """Return one coupling layer of rational-quadratic splines; the first ``dim // 2`` coordinates stay.
-
-    Args:
-        dim: width d, at least 2.
-        bins: bins of each spline, at least 2.
-        hidden: width of the network's hidden layers.
-        depth: number of hidden layers.
-        seed: seed of the network, or a CPU generator to draw it from (None: torch's default generator).
-        dtype: float32 or float64.
-        device: device of all tensors.
-
-    Raises:
-        OptionError, DtypeError: something is out of range.
-
-    Source: Durkan et al., arXiv:1906.04032.
-    """
-    dtype = dtype or torch.get_default_dtype()
-    check_options(dim, 1, dtype)
-    if dim < 2 or bins < 2 or hidden < 1 or depth < 1:
-        raise OptionError(f"dim={dim}, bins={bins}, hidden={hidden}, depth={depth}: expected at least 2, 2, 1, 1")
-    # zuko draws from torch's default generator, and makes tensors on its default device
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed_from(seed))
-        lazy = zuko.flows.coupling.GeneralCouplingTransform(
-            dim,
-            mask=torch.arange(dim) < dim // 2,
-            univariate=partial(zuko.transforms.MonotonicRQSTransform, slope=1e-3),
-            shapes=[(bins,), (bins,), (bins - 1,)],
-            hidden_features=(hidden,) * depth,
-            activation=nn.SiLU,
-        )
-    for parameter in lazy.hyper[-1].parameters():
-        nn.init.zeros_(parameter)
-    return FromZuko(lazy.to(dtype=dtype), dim=dim).to(device=device_of(device))
+    # zuko gives the context to each of its transformations: one that reads none must not be unwrapped then.
+    wraps = [LazyBijection if flow.context and not length_of(layer) else as_lazy for layer in flow.layers]
+    return zuko.flows.Flow([wrap(cast(Layer, layer)) for wrap, layer in zip(wraps, flow.layers, strict=True)], base)

@@ -240,7 +240,7 @@ class BoltzmannProblem:
     @torch.no_grad()
     def figures(self, model: Any) -> dict[str, float]:
         """Return ESS (raw and with the top 0.1% of weights clipped; shares) and KL(q || p) (nats), by name."""
-        x, log_q = model.sample_with_log_prob(DRAWN, torch.Generator().manual_seed(self._seed))
+        x, log_q = model.sample_with_log_prob(DRAWN, generator=torch.Generator().manual_seed(self._seed))
         log_w = boltzmann.log_weights(self.target(model)(x), log_q)
         finite = torch.isfinite(log_w)
         reverse = torch.where(finite, -log_w, 0.0).sum() / finite.sum() + self.log_z()
@@ -275,7 +275,7 @@ Look = Sight[BoltzmannConfig, BoltzmannView]
 
 
 def _draw(model: Any, truth: PlaneEnergy, n: int, generator: torch.Generator, _: float) -> tuple[Tensor, Tensor]:
-    x, log_q = model.sample_with_log_prob(n, generator)
+    x, log_q = model.sample_with_log_prob(n, generator=generator)
     return x, boltzmann.log_weights(truth(x), log_q)
 
 

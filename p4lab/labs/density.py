@@ -467,7 +467,7 @@ def board(sight: Look) -> Rows:
 def _row(sight: Look, lane: str, truth: Density2D, floor: float) -> list[str]:
     model, snapshot, seed = sight.model(lane), sight.lanes[lane], sight.config.seed
     loss = snapshot.last("test_loss")
-    samples = model.sample(MEASURED, torch.Generator().manual_seed(seed)).cpu()
+    samples = model.sample(MEASURED, generator=torch.Generator().manual_seed(seed)).cpu()
     pieces = len(truth.piece_shares)
     data = truth.sample(ROUND_TRIPS, torch.Generator().manual_seed(seed)).to(next(model.parameters()))
     return [

@@ -152,7 +152,7 @@ Look = Sight[TemperatureConfig, TemperatureView]
 def _draw(
     model: SteerableFlow, truth: PlaneEnergy, n: int, generator: torch.Generator, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    y, log_q = model.sample_with_log_prob(n, generator, temperature)
+    y, log_q = model.sample_with_log_prob(n, generator=generator, temperature=temperature)
     return y[:, : model.positions], log_weights(model.joint(truth)(y) / temperature, log_q)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from p4lab.flows.glow import MultiScale
 from p4lab.labs.lab import weights_of
-from p4lab.problems.images import CLASSES, LEVELS, PIXELS, Images, to_levels
+from p4lab.problems.images import CLASSES, LEVELS, PIXELS, SHAPE, Images, to_levels
 from p4lab.problems.trained_glow import load
 
 TEST = 100
@@ -47,11 +47,11 @@ def shipped() -> tuple[MultiScale, Mapping[str, Any]]:
 @torch.no_grad()
 def draw_samples(flow: MultiScale, digit: str, temperature: float, seed: int) -> NDArray[np.uint8]:
     """Return ten samples of a class, or one of each class, shape (10, 28, 28); of one seed the latents are the same."""
-    like = flow.like()
-    classes = torch.arange(CLASSES) if digit == EACH else torch.full((SAMPLES,), int(digit))
-    context = torch.eye(CLASSES).to(like)[classes.to(like.device)]
-    images = flow.sample(SAMPLES, context, temperature, torch.Generator().manual_seed(seed)).float().cpu()
-    return to_levels(digits().to_data(images)).numpy()
+    each = digit == EACH
+    context = torch.eye(CLASSES)[slice(None) if each else int(digit)].to(flow.like())
+    generator = torch.Generator().manual_seed(seed)
+    images = flow.sample(1 if each else SAMPLES, context, generator, temperature).float().cpu()
+    return to_levels(digits().to_data(images.view(-1, *SHAPE))).numpy()
 
 
 @dataclass(frozen=True, eq=False)

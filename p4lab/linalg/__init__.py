@@ -1,8 +1,8 @@
 """Tensors in, tensors out: low-rank updates, inverse refinement, gradient sketches, initial matrices."""
 
-from p4lab.linalg.cayley import cayley_core, cayley_pairs_core, reflections_core, skew_sketch
+from p4lab.linalg.cayley import cayley_core, cayley_pairs_core, moved_momentum, reflections_core, skew_sketch
 from p4lab.linalg.givens import turn_planes
-from p4lab.linalg.initial import initial_matrix, inverse_and_logabsdet
+from p4lab.linalg.initial import initial_frame, initial_matrix, inverse_and_logabsdet
 from p4lab.linalg.low_rank import (
     capacitance,
     inverse_and_det,
@@ -11,7 +11,7 @@ from p4lab.linalg.low_rank import (
     wide_residual,
 )
 from p4lab.linalg.operators import gradient_rows, operator_sketch
-from p4lab.linalg.polar import nearest_orthogonal, orthogonality_error, polar_step
+from p4lab.linalg.polar import nearest_orthogonal, orthogonality_error, polar_step, with_singular_values
 from p4lab.linalg.refine import better_of, factorized, refined_inverse, residual
 from p4lab.linalg.rotation import (
     complete_frame,
@@ -44,11 +44,13 @@ __all__ = [
     "definiteness_defect",
     "factorized",
     "gradient_rows",
+    "initial_frame",
     "initial_matrix",
     "inverse_and_det",
     "inverse_and_logabsdet",
     "is_transforming",
     "low_rank_rotation",
+    "moved_momentum",
     "nearest_orthogonal",
     "operator_sketch",
     "orthogonality_error",
@@ -70,4 +72,5 @@ __all__ = [
     "unit_determinant",
     "usable_rows",
     "wide_residual",
+    "with_singular_values",
 ]

@@ -139,3 +139,27 @@ def skew_sketch(y: Tensor, g: Tensor, omega: Tensor) -> Tensor:
     """
     every = max(1, len(y) // max(FEWEST_SAMPLES, 4 * len(omega)))
     return (omega @ y[::every].t()) @ g[::every]
+
+
+def moved_momentum(momentum: Tensor, old: Tensor, new: Tensor) -> Tensor:
+    r"""Express the momentum of u, along directions v that are redrawn, in the new ones.
+
+    u's gradient is ``v X`` with the skew gradient X of the rotation, so that an average m over old directions knows X
+    on their span, and, X being skew, on the span's complement towards it:
+
+    .. math:: m \leftarrow v_{new} \hat X, \qquad
+              \hat X = v_{old}^T m - m^T v_{old} + v_{old}^T (v_{old} m^T) v_{old}
+
+    Args:
+        momentum: m, shape (k, d).
+        old: orthonormal rows, shape (k, d).
+        new: orthonormal rows, shape (k, d).
+
+    Returns:
+        Shape (k, d). Cost O(d k^2).
+
+    Source: method of p4lab; the rule is that of arXiv:2010.07033, section 2.3, for directions that overlap.
+    """
+    overlap = new @ old.t()
+    across = new @ momentum.t() - overlap @ (old @ momentum.t())
+    return overlap @ momentum - across @ old

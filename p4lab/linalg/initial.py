@@ -41,9 +41,33 @@ def initial_matrix(kind: str, dim: int, generator: torch.Generator) -> Tensor:
     if kind == "permutation":
         return eye[torch.randperm(dim, generator=generator, device="cpu")]
     if kind == "orthogonal":
-        q, r = torch.linalg.qr(torch.randn(dim, dim, dtype=torch.float64, generator=generator, device="cpu"))
-        return q * r.diagonal().sign()  # without the signs, Q is not Haar distributed (Mezzadri 2007)
+        return initial_frame(kind, dim, dim, generator)
     raise OptionError(f"init={kind!r} is not known: choose one of {KINDS} or pass an invertible tensor")
+
+
+def initial_frame(kind: str, length: int, count: int, generator: torch.Generator) -> Tensor:
+    """Return orthonormal columns in float64: the leading ones of `initial_matrix`.
+
+    Args:
+        kind: a name that `initial_matrix` knows.
+        length: n of a column.
+        count: number d of columns, no more than n.
+        generator: source of randomness, on the CPU.
+
+    Returns:
+        Shape (n, d), float64. Cost O(n^2), O(n d^2) for "orthogonal".
+
+    Raises:
+        OptionError: unknown ``kind``.
+
+    Example:
+        >>> initial_frame("identity", 3, 1, torch.Generator()).flatten()
+        tensor([1., 0., 0.], dtype=torch.float64)
+    """
+    if kind != "orthogonal":
+        return initial_matrix(kind, length, generator)[:, :count]
+    q, r = torch.linalg.qr(torch.randn(length, count, dtype=torch.float64, generator=generator, device="cpu"))
+    return q * r.diagonal().sign()  # without the signs, Q is not uniformly distributed (Mezzadri 2007)
 
 
 def inverse_and_logabsdet(matrix: Tensor, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

@@ -59,7 +59,7 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(saved, path)
     with torch.no_grad():
-        y = flow.sample(probes, torch.Generator().manual_seed(0))
+        y = flow.sample(probes, generator=torch.Generator().manual_seed(0))
         change = load_flow(path)[0].log_prob(y) - flow.log_prob(y)
     return math.sqrt(float(change.double().square().mean()))
 

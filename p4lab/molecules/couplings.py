@@ -124,7 +124,7 @@ class ConditionalCoupling(Coupling):
                 f"dim={dim}, hidden={hidden}, depth={depth}, bins={bins}, affine={affine}: expected at least 2, 1, 1, "
                 "bins of 0 or at least 2, and something that moves"
             )
-        self.dim, self.cut, self.hidden = dim, dim // 2, hidden
+        self.dim, self.cut, self.hidden, self.context = dim, dim // 2, hidden, context
         steps: list[Transformer] = [Affine()] * affine + [Spline(bins, bound)] * bool(bins)
         self.transformer = InTurn(*steps)
         write = self.transformer.parameters * (dim - self.cut)
@@ -242,7 +242,7 @@ class ConditionalAffine(Carrying):
 
     def __init__(self, covariance: Tensor, context: int, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.dim = len(covariance)
+        self.dim, self.context = len(covariance), context
         self.register_buffer("colouring", torch.linalg.cholesky(covariance.detach().cpu().double()).float())
         self.network = Network(context, hidden, 2 * self.dim, 2, generator)
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from p4lab.errors import OptionError, ShapeError
 from p4lab.flows.bijection import Carrying
+from p4lab.flows.context import check_context
 from p4lab.flows.latent import LatentDensity
 from p4lab.flows.linear_layers import FoldedLinear
 from p4lab.molecules.couplings import Mixed, embedded
-from p4lab.p4 import P4Module
+from p4lab.p4 import P4Module, fold_inside
 from p4lab.p4.validate import check_tensor
 
 HARMONICS = 3
@@ -48,13 +49,13 @@ class MoleculeFlow(LatentDensity):
 
     # --- density -----------------------------------------------------------------------------------------------------
 
-    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(z, log|det dz/dy|)`` of shapes (..., d) and (...)."""
-        return self._shaped(y, False)
+    def forward(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return ``(z, log|det dz/dy|)`` of shapes (..., d) and (...); a context is refused."""
+        return self._shaped(y, False, context)
 
-    def inverse_with_logabsdet(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(y, log|det dy/dz|)`` of shapes (..., d) and (...)."""
-        return self._shaped(z, True)
+    def inverse_with_logabsdet(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return ``(y, log|det dy/dz|)`` of shapes (..., d) and (...); a context is refused."""
+        return self._shaped(z, True, context)
 
     def log_prob_of_angles(self, angles: Tensor) -> Tensor:
         """Return the log-density of the angles alone (nats), shape (n,) for angles of shape (n, m), radians.
@@ -125,7 +126,9 @@ class MoleculeFlow(LatentDensity):
         Raises:
             SingularMatrixError: a linear layer is singular or not finite.
         """
-        return copy.deepcopy(self).with_linear(FoldedLinear.of)
+        twin = copy.deepcopy(self).with_linear(FoldedLinear.of)
+        fold_inside(twin)
+        return twin
 
     def with_linear(self, plain: Callable[[Any], FoldedLinear]) -> "MoleculeFlow":
         """Put other linear layers in the places of P4 layers, and return the flow itself.
@@ -140,8 +143,9 @@ class MoleculeFlow(LatentDensity):
 
     # --- inside: columns ---------------------------------------------------------------------------------------------
 
-    def _shaped(self, y: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+    def _shaped(self, y: Tensor, inverse: bool, context: Tensor | None) -> tuple[Tensor, Tensor]:
         check_tensor("MoleculeFlow", y)
+        check_context("MoleculeFlow", self.context, y, context)
         if y.shape[-1:] != (self.dim,):
             raise ShapeError(f"MoleculeFlow(dim={self.dim}) got shape {tuple(y.shape)}: expected (..., {self.dim})")
         rows, total, _ = self._map(y.reshape(-1, self.dim).t().contiguous(), inverse)

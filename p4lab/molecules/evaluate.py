@@ -117,7 +117,7 @@ def draw(
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for start in range(0, n, chunk):
-        y, log_q = flow.sample_with_log_prob(min(chunk, n - start), generator)
+        y, log_q = flow.sample_with_log_prob(min(chunk, n - start), generator=generator)
         x, logabsdet = coordinates.decode(y.double())
         u = energy(x)
         log_w = torch.where(coordinates.valid(x), log_weights(u - logabsdet, log_q.double()), -torch.inf)

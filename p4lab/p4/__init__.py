@@ -3,7 +3,9 @@
 from p4lab.p4.average import AveragedWeights
 from p4lab.p4.changes import Changes
 from p4lab.p4.circulant import P4Circulant
-from p4lab.p4.contract import P4Module, Total, alone, fold, p4_modules, penalty
+from p4lab.p4.contract import P4Module, Total, alone, fold, fold_inside, p4_modules, penalty
+from p4lab.p4.convert import Conversion, Converted, convert
+from p4lab.p4.families import FAMILIES, Family
 from p4lab.p4.givens import P4Givens
 from p4lab.p4.invertible import P4Inv
 from p4lab.p4.linear import NOT_FINITE, P4Linear
@@ -18,9 +20,12 @@ from p4lab.p4.report import Check, MergeReport, MergeStatus
 from p4lab.p4.riemannian import P4Riemannian
 from p4lab.p4.schedule import MergeSchedule
 from p4lab.p4.special_linear import P4SpecialLinear
+from p4lab.p4.spectrum import P4Spectrum
+from p4lab.p4.stiefel import P4Stiefel
 
 __all__ = [
     "EVERYTHING",
+    "FAMILIES",
     "NOT_FINITE",
     "ORTHOGONAL",
     "PAPER",
@@ -31,6 +36,9 @@ __all__ = [
     "AveragedWeights",
     "Changes",
     "Check",
+    "Conversion",
+    "Converted",
+    "Family",
     "MeanPool",
     "MergeReport",
     "MergeSchedule",
@@ -48,10 +56,14 @@ __all__ = [
     "P4Relative",
     "P4Riemannian",
     "P4SpecialLinear",
+    "P4Spectrum",
+    "P4Stiefel",
     "Preset",
     "Total",
     "alone",
+    "convert",
     "fold",
+    "fold_inside",
     "lipschitz_bound",
     "p4_modules",
     "penalty",

@@ -213,11 +213,18 @@ def fold(model: nn.Module) -> nn.Module:
     """Return a copy of a model in which every P4 module is an ordinary one; nothing of P4 is left.
 
     Shared modules stay shared. A module that contains P4 modules and has a ``fold`` of its own, such as
-    `p4lab.flows.Flow`, folds itself. The given model is not changed. Cost O(d^2 k) per module.
+    `p4lab.flows.Flow`, folds itself. The given model is not changed. Of a converted model (`p4lab.convert`) all
+    modules, and all names in its ``state_dict``, are as before. Cost O(d^2 k) per module.
     """
     if _folds_itself(model):
         return model.fold()  # type: ignore[operator]
     twin = copy.deepcopy(model)
+    fold_inside(twin)
+    return twin
+
+
+def fold_inside(model: nn.Module) -> None:
+    """Put an ordinary module in the place of every P4 module inside of a model; see `fold`."""
     folded: dict[nn.Module, nn.Module] = {}
 
     def replace(parent: nn.Module) -> None:
@@ -225,12 +232,13 @@ def fold(model: nn.Module) -> nn.Module:
             if child is None:
                 continue
             if _folds_itself(child):
-                parent._modules[name] = folded.setdefault(child, child.fold())  # type: ignore[operator]
+                if child not in folded:
+                    folded[child] = child.fold()  # type: ignore[operator]
+                parent._modules[name] = folded[child]
             else:
                 replace(child)
 
-    replace(twin)
-    return twin
+    replace(model)
 
 
 def _folds_itself(module: nn.Module) -> bool:

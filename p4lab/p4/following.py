@@ -115,6 +115,15 @@ class Following(P4Linear):
                 "more directions than rows; take rank=dim, or detach() it"
             )
 
+    def watched_weight(self) -> Tensor:
+        """Return `weight`: see `P4Linear.watched_weight`.
+
+        Raises:
+            OptionError: the layer has rows.
+        """
+        self.check_whole()
+        return super().watched_weight()
+
     # --- the P4 contract ---------------------------------------------------------------------------------------------
 
     def check_optimizer(self, optimizer: Optimizer) -> None:

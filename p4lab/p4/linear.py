@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from p4lab.errors import OptionError
 from p4lab.linalg import is_transforming, orthonormal_rows
 from p4lab.p4.changes import Changes
-from p4lab.p4.contract import P4Module, Total, alone, full_precision
+from p4lab.p4.contract import Total, alone, full_precision
+from p4lab.p4.plain import LikeLinear
 from p4lab.p4.refusals import Refusals, outside_inference
 from p4lab.p4.report import Check, MergeReport, MergeStatus
 from p4lab.p4.validate import check_cast, check_input, check_options, seed_from
@@ -48,12 +49,13 @@ LARGEST_DEFECT = 1e-2
 """A merge is refused above this error of A^-1."""
 
 
-class P4Linear(P4Module):
+class P4Linear(LikeLinear):
     r"""Base class of linear layers :math:`y = W x + b` whose weights keep a property.
 
     A subclass registers its frozen tensors, its parameter ``u`` and (if it has any) its fixed directions ``v``, then
     calls `reset`. It supplies ``forward`` (which returns `_watched` of its result), ``weight``, ``_absorb``,
-    ``violation`` and ``correct``; for a gradient reset ``sketch``, too.
+    ``violation`` and ``correct``; for a gradient reset ``sketch``, too, and ``_seen_of_identity`` if what it gives to
+    `_watched` is not x.
 
     Args:
         dim_in: length of an input.
@@ -86,8 +88,6 @@ class P4Linear(P4Module):
 
     u: nn.Parameter
     v: Tensor
-    bias: nn.Parameter | None
-    frozen_bias: Tensor | None
 
     def __init__(
         self,
@@ -276,19 +276,29 @@ class P4Linear(P4Module):
             return (changes.new(self.v) @ self.v.t()) @ momentum
         return super().carry_momentum(parameter, momentum, changes)
 
-    @property
-    def weight(self) -> Tensor:
-        """The effective weights, shape (dim_out, dim_in), differentiable."""
-        raise NotImplementedError
+    def watched_weight(self) -> Tensor:
+        """Return `weight` for whoever reads it instead of calling the layer, in the place of a batch.
 
-    def fold(self) -> nn.Linear:
-        """Return a plain `nn.Linear` with the effective weights and a copy of the bias."""
-        linear = nn.utils.skip_init(nn.Linear, self.dim_in, self.dim_out, bias=self.bias is not None, **self.kind)
-        with torch.no_grad():
-            linear.weight.copy_(self.weight)
-            if self.bias is not None:
-                linear.bias.copy_(self.bias)
-        return cast(nn.Linear, linear.train(self.training))
+        Its backward pass tells a gradient reset of the gradient G by W, as a batch of ``dim_in`` samples does: the rows
+        of the identity, with outputs W^T and gradients G^T. A compiled one, which has no room for so many samples,
+        tells nothing, and directions are random.
+
+        Returns:
+            Shape (dim_out, dim_in), differentiable, contiguous or the transpose of a contiguous tensor.
+
+        Raises:
+            OptionError: the layer has room for some samples only (`P4Relative` and `P4Riemannian` with ``rank < dim``).
+
+        Cost as `weight`.
+        """
+        transposed = self.weight.t().clone(memory_format=torch.contiguous_format)
+        if torch.compiler.is_compiling():
+            return transposed.t()
+        return self._watched(self._seen_of_identity(), transposed).t()
+
+    def _seen_of_identity(self) -> Tensor:
+        """Return what `_watched` gets for the inputs where these are the rows of the identity."""
+        return torch.eye(self.dim_in, **self.kind)
 
     # --- state -------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """P4 on the orthogonal group: linear layers that stay rotations, by low-rank Cayley transforms."""
 
 import copy
-import math
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -9,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from p4lab.errors import OptionError, SingularMatrixError
+from p4lab.errors import OptionError
 from p4lab.linalg import (
     cayley_core,
     cayley_turn,
     initial_matrix,
     inverse_and_logabsdet,
+    moved_momentum,
     nearest_orthogonal,
     orthogonality_error,
     polar_step,
@@ -22,14 +22,14 @@ from p4lab.linalg import (
 )
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import full_precision
-from p4lab.p4.linear import NOT_FINITE, Reset, VolumePreserving, add_low_rank, widest
+from p4lab.p4.linear import NOT_FINITE, P4Linear, Reset, VolumePreserving, add_low_rank, widest
 from p4lab.p4.report import Check, MergeStatus
 from p4lab.p4.watch import Batch
 
 LARGEST_ERROR = 1e-4
 """A start counts as orthogonal, or as a member of another closed family, up to this error of its entries."""
-SMALLEST_SINGULAR_VALUE = 1e-3
-"""A matrix has a nearest orthogonal one if none of its singular values is smaller."""
+TURN_COST = 16
+"""Multiply-adds of a turned row, forward and backward, per number and direction: 10, but of narrow products."""
 LARGEST_ROUNDING = 1e-3
 """A merge is refused above this rounding that it would add to Q^T Q - I."""
 ROUNDING = Check(
@@ -84,6 +84,10 @@ class Orthogonal(VolumePreserving):
     def turn_back(self, z: Tensor) -> Tensor:
         """Return ``R^T z`` for z of shape (..., d)."""
 
+    def forms_weight(self, x: Tensor) -> bool:
+        """Return whether a training step is faster with the weights than with the factors (default: no)."""
+        return False
+
     def thresholds(self) -> tuple[float, ...]:
         """Return the largest rounding error that a merge may bring."""
         return (LARGEST_ROUNDING,)
@@ -97,8 +101,9 @@ class Orthogonal(VolumePreserving):
             ShapeError, DtypeError, DeviceError: x does not fit the layer.
         """
         self._check(x, self.dim)
-        z = F.linear(x, self.frozen_weight)
-        return self._watched(z, self.turn(z, self.bias))
+        if self.forms_weight(x):
+            return self._watched(x, F.linear(x, self.weight, self.bias))
+        return self._watched(x, self.turn(F.linear(x, self.frozen_weight), self.bias))
 
     def inverse(self, y: Tensor) -> Tensor:
         """Return ``Q^T R^T (y - b)`` for y of shape (..., d), differentiable.
@@ -116,6 +121,9 @@ class Orthogonal(VolumePreserving):
     def weight(self) -> Tensor:
         """The effective weights ``R Q``, shape (d, d), differentiable. Cost as a merge."""
         return self.turn(self.frozen_weight.t()).t()
+
+    def _seen_of_identity(self) -> Tensor:
+        return self.frozen_weight.t()
 
     @property
     def weight_inverse(self) -> Tensor:
@@ -158,14 +166,7 @@ class Orthogonal(VolumePreserving):
         Raises:
             SingularMatrixError: it is singular or not finite, as the mean of rotations by opposite angles is.
         """
-        wide = super().nearest(weight)
-        smallest = float(torch.linalg.svdvals(wide)[-1]) if bool(torch.isfinite(wide).all()) else math.nan
-        if not smallest > SMALLEST_SINGULAR_VALUE:
-            raise SingularMatrixError(
-                f"no orthogonal matrix is nearest: the smallest singular value is {smallest:.3g} (at least "
-                f"{SMALLEST_SINGULAR_VALUE} is needed); average over a shorter time, or take one nearer to a rotation"
-            )
-        return nearest_orthogonal(wide)
+        return nearest_orthogonal(super().nearest(weight))
 
     @torch.no_grad()
     def start_at(self, weight: Tensor) -> None:
@@ -224,47 +225,26 @@ class LowRankRotation(Orthogonal):
         p, k = self._rows_and_core()
         return add_low_rank(z, F.linear(z, p) @ k, p, alpha=-1)
 
+    def forms_weight(self, x: Tensor) -> bool:
+        """Return whether a training step is faster with the weights than with the factors: turned once, not by row."""
+        n = x.numel() // self.dim
+        return self.dim * (n + TURN_COST * self.rank) <= TURN_COST * self.rank * n
+
     def _absorb(self) -> Changes:
         # Judged by the rounding errors of R's core and of the merge. Cost O(d^2 k), no d x d temporary.
         p = self.rows()
-        wide = widest(p.device)
-        # A core in the layer's own dtype would make R orthogonal to no more than a hundred roundings.
-        core = self.core(p.to(wide))
-        q = core.to(p.dtype) @ (p @ self.frozen_weight)
-        p_norm, q_norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(q)
-        inner = (p_norm.square() * torch.linalg.vector_norm(core)).square()
-        rounding = torch.finfo(p.dtype).eps * p_norm * q_norm + torch.finfo(wide).eps * inner
-        report = self.judge((q,), rounding)
-        changes = Changes(report)
-        # q is masked, too: a core that is not finite must leave Q alone.
-        zero = torch.zeros((), dtype=p.dtype, device=p.device)
-        p, q = torch.where(report.accepted, p, zero), torch.where(report.accepted, q, zero)
-        changes.absorb_product(self.frozen_weight, p.t(), q, alpha=-1)
-        return changes
+        q, rounding = turned(p, p @ self.frozen_weight, self.core(p.to(widest(p.device))))
+        return absorbed_turn(self, self.frozen_weight, p, q, rounding)
 
     def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, changes: Changes) -> Tensor:
-        r"""Express the momentum of u in the new directions.
-
-        u's gradient is ``v X`` with the skew gradient X of R, so that an average m over old directions knows X on
-        their span, and, X being skew, on the span's complement towards it:
-
-        .. math:: m \leftarrow v_{new} \hat X, \qquad
-                  \hat X = v_{old}^T m - m^T v_{old} + v_{old}^T (v_{old} m^T) v_{old}
-
-        Cost O(d k^2).
-        """
-        if parameter is not self.u:
-            return momentum
-        old, new = self.v, changes.new(self.v)
-        overlap = new @ old.t()
-        across = new @ momentum.t() - overlap @ (old @ momentum.t())
-        return overlap @ momentum - across @ old
+        """Express the momentum of u in the new directions (`p4lab.linalg.moved_momentum`). Cost O(d k^2)."""
+        return moved_momentum(momentum, self.v, changes.new(self.v)) if parameter is self.u else momentum
 
     def sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
         """Return rows that span directions of the skew gradient (`p4lab.linalg.skew_sketch`)."""
-        # The gradient at R is g^T z R^T, or through the inverse R g^T r, and a random omega makes nothing of R.
+        # The gradient at R is g^T Q x R^T, or through the inverse R g^T r, and a random omega makes nothing of R.
         x, g, inverted = batch
-        return skew_sketch(g, x, omega) if inverted else skew_sketch(x, g, omega)
+        return skew_sketch(g, x, omega) if inverted else skew_sketch(x, g, omega @ self.frozen_weight)
 
     @full_precision
     def _rows_and_core(self) -> tuple[Tensor, Tensor]:
@@ -298,7 +278,8 @@ class P4Orthogonal(LowRankRotation):
         DtypeError: a dtype other than float32 and float64.
 
     Cost for a batch of B: forward and backward 2 B d^2 + O(B d k + d k^2) multiply-adds (an `nn.Linear` has 3 B d^2),
-    without an input gradient B d^2; merge O(d^2 k); correction 3 d^3. No d x d tensor is made in forward or backward.
+    without an input gradient B d^2, and no d x d tensor is made; or 3 B d^2 + O(d^2 k) where that is less (for d < 16 k
+    and a large B; the weights are then formed). Merge O(d^2 k); correction 3 d^3.
 
     Source: the Cayley transform of low rank is Wen and Yin's (2013); perturbation and merge are arXiv:2010.07033; their
     combination, the gradient reset and the momentum are p4lab's.
@@ -327,6 +308,33 @@ class P4Orthogonal(LowRankRotation):
     def core(self, p: Tensor) -> Tensor:
         """Return the core of the Cayley transform (`p4lab.linalg.cayley_core`)."""
         return cayley_core(p)
+
+
+def turned(p: Tensor, seen: Tensor, core: Tensor) -> tuple[Tensor, Tensor]:
+    """Return q with ``R M = M - P^T q``, shape (2k, d), for ``R = I - P^T K P``, and the rounding error of that.
+
+    Args:
+        p: P, shape (2k, n).
+        seen: P M, shape (2k, d).
+        core: K, shape (2k, 2k), in the wide dtype: otherwise R were orthogonal to no more than a hundred roundings.
+
+    Cost O(d k^2).
+    """
+    q = core.to(p.dtype) @ seen
+    p_norm, q_norm = torch.linalg.vector_norm(p), torch.linalg.vector_norm(q)
+    inner = (p_norm.square() * torch.linalg.vector_norm(core)).square()
+    return q, torch.finfo(p.dtype).eps * p_norm * q_norm + torch.finfo(core.dtype).eps * inner
+
+
+def absorbed_turn(layer: P4Linear, frame: Tensor, p: Tensor, q: Tensor, rounding: Tensor) -> Changes:
+    """Plan ``F <- F - P^T q`` for a frozen tensor of a layer, judged by the rounding (see `turned`)."""
+    report = layer.judge((q,), rounding)
+    changes = Changes(report)
+    # q is masked, too: a core that is not finite must leave F alone.
+    zero = torch.zeros((), dtype=p.dtype, device=p.device)
+    p, q = torch.where(report.accepted, p, zero), torch.where(report.accepted, q, zero)
+    changes.absorb_product(frame, p.t(), q, alpha=-1)
+    return changes
 
 
 def orthogonal_start(init: Tensor, dim: int, dtype: torch.dtype) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,8 @@ LARGEST_ROUNDING = 1.0
 """A merge is refused above this rounding that it would add to A A^-1 - I."""
 LARGEST_ASYMMETRY = 1e-5
 """A start counts as symmetric up to this part of its largest entry."""
+LIFTED = 1e-3
+"""Of a matrix that is not definite, eigenvalues are lifted to this part of the largest one, by size."""
 CHECKED_ROWS = 64
 """A merge looks at so many rows of A A^-1 - I, or some more, and the next merge at the next ones."""
 
@@ -323,6 +325,15 @@ class P4PositiveDefinite(P4Factored):
         return self.violation()
 
     # --- inside ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _near(cls, weight: Tensor, **options: Any) -> Self:
+        # Definite matrices are an open set: none of them is nearest to a matrix outside of it.
+        symmetric = symmetrized(weight.detach().to("cpu", torch.float64))
+        values, vectors = torch.linalg.eigh(symmetric)
+        least = LIFTED * values.abs().max()
+        lifted = symmetric if bool(values[0] >= least) else symmetrized(vectors * values.clamp(min=least) @ vectors.t())
+        return cls(init=lifted, **options)
 
     def _times(self, x: Tensor) -> Tensor:
         self._check(x, self.dim)

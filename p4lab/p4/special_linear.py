@@ -263,6 +263,10 @@ class P4SpecialLinear(VolumePreserving):
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
+    def _seen_of_identity(self) -> Tensor:
+        rows = self.frozen_weight.t()
+        return rows if self.bias is None else rows + self.bias  # as a batch: z, without the part of the shear
+
     @full_precision
     def _sheared(self) -> Tensor:
         return _outside(self.u, self.v)

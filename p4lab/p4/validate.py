@@ -1,9 +1,10 @@
 """What P4 layers refuse, with errors that say what arrived, what was expected and what to do."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from p4lab.errors import DeviceError, DtypeError, OptionError, ShapeError
+from p4lab.errors import DeviceError, DtypeError, OptionError, ShapeError, SingularMatrixError
 
 DTYPES = (torch.float32, torch.float64)
 """Layers have these dtypes: no narrower one holds an inverse."""
@@ -17,7 +18,7 @@ def check_input(layer: str, dim: int, parameter: Tensor, x: Tensor) -> None:
         raise ShapeError(
             f"{layer}(dim={dim}) got shape {tuple(x.shape)}: expected (..., {dim}); reshape the input or change dim"
         )
-    if x.dtype != parameter.dtype and not _autocast(x.device.type):
+    if x.dtype != parameter.dtype and not autocasts(x.device.type):
         raise DtypeError(
             f"{layer} is {parameter.dtype} but got {x.dtype}: convert the input, or the layer with .to(dtype)"
         )
@@ -29,6 +30,28 @@ def check_tensor(what: str, x: object) -> None:
     """Raise unless ``x`` is a tensor, also one of torch's transforms or of a fake mode."""
     if not isinstance(x, Tensor):
         raise no_tensor(what, x)
+
+
+def check_weight(layer: str, weight: Tensor) -> None:
+    """Raise unless a layer can be built of a weight: a matrix of finite numbers, in `DTYPES`."""
+    if is_lazy(weight):
+        raise OptionError("the weight is not there yet (a lazy module): run a batch through the model first")
+    if type(weight) not in (Tensor, nn.Parameter):
+        raise OptionError(
+            f"the weight is a {type(weight).__name__}, not a plain tensor: convert the model before it is sharded or "
+            "quantized"
+        )
+    if weight.is_meta:
+        raise DeviceError("the weight is on the meta device, without numbers: load or draw them first")
+    if weight.dtype not in DTYPES:
+        raise DtypeError(
+            f"the weight is {weight.dtype}, and {layer} needs float32 or float64: convert the model with .float() "
+            "first, and use autocast for cheaper products"
+        )
+    if weight.dim() != 2 or not weight.numel():
+        raise ShapeError(f"the weight has shape {tuple(weight.shape)}: {layer} needs a matrix, (dim_out, dim_in)")
+    if not bool(torch.isfinite(weight).all()):
+        raise SingularMatrixError("the weight has entries that are NaN or infinite: load or draw it anew")
 
 
 def no_tensor(what: str, x: object, like: Tensor | None = None) -> DtypeError:
@@ -73,5 +96,6 @@ def seed_from(seed: int | torch.Generator | None) -> int:
     return int(torch.randint(2**62, (), generator=seed, device="cpu"))
 
 
-def _autocast(device: str) -> bool:
+def autocasts(device: str) -> bool:
+    """Return whether autocast is on for a type of device: then tensors of several dtypes meet."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

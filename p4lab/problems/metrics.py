@@ -234,7 +234,7 @@ def density_metrics(model: Any, problem: DensityProblem, n: int = SAMPLES, seed:
     """
     truth = problem.density
     generator = torch.Generator().manual_seed(seed)
-    samples = model.sample(n, generator).to("cpu", torch.float64)
+    samples = model.sample(n, generator=generator).to("cpu", torch.float64)
     real = truth.sample(n, generator)
     fresh = real[: len(problem.test)].to(problem.test)
     log_q = model.log_prob(problem.test)

@@ -35,6 +35,7 @@ def test_the_same_rates_and_intervals_for_all_that_have_them() -> None:
     for name in (orthogonal.OWN, "torch_cayley_dynamic", "geotorch_so_dynamic"):
         assert {choice.every for choice in grids[name]} == set(orthogonal.INTERVALS)
     assert {choice.every for choice in grids["torch_cayley"]} == {0}
+    assert {choice.every for choice in grids["p4riemannian"]} == {1}  # it has room for the samples of one batch
 
 
 def test_the_interval_of_a_choice_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ def test_training_by_energy_finds_a_gaussian(path_gradient: bool) -> None:
         optimizer.zero_grad()
         losses.by_energy(flow, harmonic, 256, generator, path_gradient=path_gradient).backward()
         optimizer.step()
-    x, _ = flow.sample_with_log_prob(20_000, generator)
+    x, _ = flow.sample_with_log_prob(20_000, generator=generator)
     tolerance = 0.05 if path_gradient else 0.15
     torch.testing.assert_close(x.std(0).detach(), torch.tensor([1.0, 2.0, 0.5], dtype=DOUBLE), rtol=tolerance, atol=0)
 
@@ -146,7 +146,7 @@ def test_samples_with_a_bad_energy_or_force_are_left_out(bad: float, what: str, 
 
     flow = bent_flow()
     loss = losses.by_energy(flow, Wall.apply, 64, torch.Generator().manual_seed(0), 50.0, path_gradient)
-    x, log_q = flow.sample_with_log_prob(64, torch.Generator().manual_seed(0))
+    x, log_q = flow.sample_with_log_prob(64, generator=torch.Generator().manual_seed(0))
     left = x[:, 0] <= 0
     assert 5 < int(left.sum()) < 60
     torch.testing.assert_close(loss, (losses.compress(quartic(x), 50.0) + log_q)[left].mean())
@@ -187,9 +187,9 @@ def test_an_end_of_the_mixture_does_without_the_other() -> None:
 
 def test_samples_come_with_their_log_probability() -> None:
     flow = bent_flow()
-    x, log_q = flow.sample_with_log_prob(30, torch.Generator().manual_seed(2))
+    x, log_q = flow.sample_with_log_prob(30, generator=torch.Generator().manual_seed(2))
     torch.testing.assert_close(log_q, flow.log_prob(x))
-    torch.testing.assert_close(x.detach(), flow.sample(30, torch.Generator().manual_seed(2)))
+    torch.testing.assert_close(x.detach(), flow.sample(30, generator=torch.Generator().manual_seed(2)))
     assert x.requires_grad
     assert log_q.requires_grad
 

@@ -67,8 +67,8 @@ FLOWS = pytest.mark.parametrize(
 def test_densities_at_two_temperatures_are_powers_of_each_other(flow, here: float, there: float) -> None:
     flow = flow()
     y = points(flow)
-    rest = flow.log_prob(y, there) - here / there * flow.log_prob(y, here)
-    scale = float((here / there * flow.log_prob(y, here)).abs().max())
+    rest = flow.log_prob(y, temperature=there) - here / there * flow.log_prob(y, temperature=here)
+    scale = float((here / there * flow.log_prob(y, temperature=here)).abs().max())
     assert float(rest.max() - rest.min()) < 1e-12 * max(1.0, scale)
 
 
@@ -77,8 +77,8 @@ def test_the_law_comes_with_its_constant(flow) -> None:
     flow = flow()
     y = points(flow)
     for here, there in itertools.product(TEMPERATURES, repeat=2):
-        rescaled = flow.rescaled(flow.log_prob(y, here), there, of=here)
-        torch.testing.assert_close(rescaled, flow.log_prob(y, there), rtol=1e-10, atol=1e-10)
+        rescaled = flow.rescaled(flow.log_prob(y, temperature=here), there, of=here)
+        torch.testing.assert_close(rescaled, flow.log_prob(y, temperature=there), rtol=1e-10, atol=1e-10)
 
 
 def test_a_flow_that_may_change_volume_breaks_the_law() -> None:
@@ -105,12 +105,12 @@ def test_the_determinant_is_the_same_everywhere_and_that_of_autograd(flow) -> No
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
 def test_densities_integrate_to_one(temperature: float) -> None:
     flow = amid_training(1, 1, mean=torch.zeros(1), std=torch.ones(1))
-    y = flow.sample(4000, temperature, torch.Generator().manual_seed(0))
+    y = flow.sample(4000, generator=torch.Generator().manual_seed(0), temperature=temperature)
     low, high = y.min(0).values - 4, y.max(0).values + 4
     axes = [torch.linspace(float(a), float(b), 700, dtype=DOUBLE) for a, b in zip(low, high, strict=True)]
     mesh = torch.cartesian_prod(*axes)
     cell = math.prod(float(axis[1] - axis[0]) for axis in axes)
-    assert float(flow.log_prob(mesh, temperature).exp().sum()) * cell == pytest.approx(1.0, abs=2e-3)
+    assert float(flow.log_prob(mesh, temperature=temperature).exp().sum()) * cell == pytest.approx(1.0, abs=2e-3)
 
 
 def test_after_training_and_merging_the_law_still_holds() -> None:
@@ -128,7 +128,7 @@ def test_after_training_and_merging_the_law_still_holds() -> None:
         schedule.step()
     assert float(loss.detach()) < first - 0.2
     y = points(flow)
-    rest = flow.log_prob(y, 2.0) - 0.5 * flow.log_prob(y, 1.0)
+    rest = flow.log_prob(y, temperature=2.0) - 0.5 * flow.log_prob(y, temperature=1.0)
     assert float((rest.max() - rest.min()).detach()) < 1e-10
 
 
@@ -139,9 +139,11 @@ def test_after_training_and_merging_the_law_still_holds() -> None:
 def test_samples_come_with_their_density(flow) -> None:
     flow = flow().requires_grad_()
     for temperature in TEMPERATURES:
-        y, log_p = flow.sample_with_log_prob(20, torch.Generator().manual_seed(3), temperature)
-        torch.testing.assert_close(log_p, flow.log_prob(y, temperature), rtol=1e-8, atol=1e-8)
-        torch.testing.assert_close(y.detach(), flow.sample(20, temperature, torch.Generator().manual_seed(3)))
+        y, log_p = flow.sample_with_log_prob(20, generator=torch.Generator().manual_seed(3), temperature=temperature)
+        torch.testing.assert_close(log_p, flow.log_prob(y, temperature=temperature), rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(
+            y.detach(), flow.sample(20, generator=torch.Generator().manual_seed(3), temperature=temperature)
+        )
         z, _ = flow(y)
         assert float(z.detach().square().mean()) == pytest.approx(temperature, rel=0.6)
     assert y.requires_grad
@@ -153,16 +155,16 @@ def test_a_gaussian_gets_the_covariance_of_its_temperature() -> None:
     with torch.no_grad():
         flow.flow.layers[0].u.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
     inverse = flow.flow.layers[0].weight.detach().inverse()
-    x = flow.sample(200_000, 2.5, torch.Generator().manual_seed(1))
+    x = flow.sample(200_000, generator=torch.Generator().manual_seed(1), temperature=2.5)
     torch.testing.assert_close(x.T.cov(), 2.5 * inverse @ inverse.T, rtol=0.02, atol=0.02)
 
 
 def test_one_seed_gives_the_same_latent_variables_at_any_temperature() -> None:
     flow = amid_training()
-    cold, hot = (flow(flow.sample(10, t, torch.Generator().manual_seed(7)))[0] for t in (1.0, 4.0))
+    cold, hot = (flow(flow.sample(10, generator=_seeded(7), temperature=t))[0] for t in (1.0, 4.0))
     torch.testing.assert_close(2 * cold, hot)
-    other = flow.sample(10, 1.0, torch.Generator().manual_seed(8))
-    assert not torch.equal(flow.sample(10, 1.0, torch.Generator().manual_seed(7)), other)
+    other = flow.sample(10, generator=torch.Generator().manual_seed(8), temperature=1.0)
+    assert not torch.equal(flow.sample(10, generator=torch.Generator().manual_seed(7), temperature=1.0), other)
 
 
 def test_no_sample_is_a_table_without_rows() -> None:
@@ -210,9 +212,12 @@ def test_a_state_dict_carries_everything() -> None:
         other.load_state_dict(flow.state_dict())  # it has no layer for mean and std
     standard.load_state_dict(flow.state_dict())
     y = points(flow)
-    assert torch.equal(standard.log_prob(y, 1.3), flow.log_prob(y, 1.3))
+    assert torch.equal(standard.log_prob(y, temperature=1.3), flow.log_prob(y, temperature=1.3))
     twin = copy.deepcopy(flow)
-    assert torch.equal(twin.sample(5, 0.7, torch.Generator().manual_seed(0)), flow.sample(5, 0.7, _seeded(0)))
+    assert torch.equal(
+        twin.sample(5, generator=torch.Generator().manual_seed(0), temperature=0.7),
+        flow.sample(5, generator=_seeded(0), temperature=0.7),
+    )
 
 
 def _seeded(seed: int) -> torch.Generator:
@@ -285,8 +290,8 @@ def test_positions_need_a_coordinate(momenta: int) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        pytest.param(lambda flow, t: flow.log_prob(torch.zeros(1, 2), t), id="log_prob"),
-        pytest.param(lambda flow, t: flow.sample(3, t), id="sample"),
+        pytest.param(lambda flow, t: flow.log_prob(torch.zeros(1, 2), temperature=t), id="log_prob"),
+        pytest.param(lambda flow, t: flow.sample(3, temperature=t), id="sample"),
         pytest.param(lambda flow, t: flow.sample_with_log_prob(3, temperature=t), id="sample_with_log_prob"),
         pytest.param(lambda flow, t: flow.augment(torch.zeros(3, 1), temperature=t), id="augment"),
         pytest.param(lambda flow, t: flow.rescaled(torch.zeros(3), t), id="rescaled"),
@@ -345,15 +350,15 @@ def on_a_torus(momenta: int = 1) -> SteerableFlow:
 def test_the_law_holds_on_a_torus(here: float, there: float) -> None:
     flow = on_a_torus()
     y = points(flow)
-    rescaled = flow.rescaled(flow.log_prob(y, here), there, of=here)
-    torch.testing.assert_close(rescaled, flow.log_prob(y, there), rtol=1e-10, atol=1e-10)
+    rescaled = flow.rescaled(flow.log_prob(y, temperature=here), there, of=here)
+    torch.testing.assert_close(rescaled, flow.log_prob(y, temperature=there), rtol=1e-10, atol=1e-10)
 
 
 def test_samples_on_a_torus_come_with_their_density_wherever_their_angles_are_written() -> None:
     flow = on_a_torus()
-    y, log_p = flow.sample_with_log_prob(30, _seeded(3), 1.7)
+    y, log_p = flow.sample_with_log_prob(30, generator=_seeded(3), temperature=1.7)
     turn = 2 * math.pi * torch.tensor([1.0, -2.0, 0.0, 0.0, 0.0, 0.0], dtype=DOUBLE)
-    torch.testing.assert_close(log_p, flow.log_prob(y + turn, 1.7))
+    torch.testing.assert_close(log_p, flow.log_prob(y + turn, temperature=1.7))
 
 
 def test_the_density_on_a_torus_integrates_to_one() -> None:
@@ -364,7 +369,7 @@ def test_the_density_on_a_torus_integrates_to_one() -> None:
     angles = 2 * math.pi * torch.rand(n, 2, generator=generator, dtype=DOUBLE)
     log_q = -0.5 * (numbers / wide).square().sum(-1) - 1.5 * math.log(2 * math.pi * wide**2) - 2 * math.log(2 * math.pi)
     with torch.no_grad():
-        w = (flow.log_prob(torch.cat([angles, numbers], -1), 0.8) - log_q).exp()
+        w = (flow.log_prob(torch.cat([angles, numbers], -1), temperature=0.8) - log_q).exp()
     assert float(w.mean()) == pytest.approx(1.0, abs=5 * float(w.std()) / math.sqrt(n))
     assert float(w.std()) / math.sqrt(n) < 0.05
 

@@ -118,8 +118,8 @@ def test_the_law_holds_for_the_molecules_flow(flat: tuple[FlatCoordinates, torch
     flow = alanine.train(*flat, flat[1][:50], SMALL, 0).flow.double()
     f = torch.cat([flat[0].flat(flat[1]), torch.randn(len(flat[1]), 2, dtype=torch.float64)], 1)
     with torch.no_grad():
-        found = flow.rescaled(flow.log_prob(f, 1.0), 10 / 3)
-        torch.testing.assert_close(found, flow.log_prob(f, 10 / 3), rtol=1e-9, atol=1e-9)
+        found = flow.rescaled(flow.log_prob(f, temperature=1.0), 10 / 3)
+        torch.testing.assert_close(found, flow.log_prob(f, temperature=10 / 3), rtol=1e-9, atol=1e-9)
     assert (flow.dim, flow.positions, flow.angles) == (62, 60, 5)
     assert len(p4_modules(flow)) == SMALL.blocks + 1
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+import zuko
 from torch import nn
 
 from p4lab.errors import OptionError
@@ -119,6 +120,17 @@ def test_every_parameter_takes_part(build, mixing: str) -> None:
 def test_numbers_of_parameters(build, seen: int, effective: int) -> None:
     flow = build()
     assert (trainable(flow), effective_parameters(flow)) == (seen, effective)
+
+
+def test_weights_behind_a_mask_do_not_count() -> None:
+    """Those that count are those that a gradient reaches."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        flow = zuko.flows.MAF(4, 2, transforms=2, hidden_features=(8, 8), activation=nn.Tanh).double()
+    x = X.double()
+    (-flow(x[:, :2]).log_prob(x[:, :4]).mean()).backward()
+    reached = sum(int((parameter.grad != 0).sum()) for parameter in flow.parameters())
+    assert trainable(flow) > effective_parameters(flow) == reached
 
 
 def test_layers_may_tell_their_degrees_of_freedom() -> None:

@@ -201,7 +201,7 @@ def test_a_state_is_assigned_to_a_flow_without_values(name: str, dtype: torch.dt
     flow.load_state_dict(source.state_dict(), assign=True)
     x = torch.randn(5, 4, dtype=dtype)
     torch.testing.assert_close(flow.log_prob(x), source.log_prob(x))
-    samples = [one.sample(3, torch.Generator().manual_seed(0)) for one in (flow, source)]
+    samples = [one.sample(3, generator=torch.Generator().manual_seed(0)) for one in (flow, source)]
     torch.testing.assert_close(*samples)
 
 

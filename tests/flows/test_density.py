@@ -75,7 +75,7 @@ def test_samples_follow_the_density(name: str) -> None:
     with torch.no_grad():
         density = flow.log_prob(torch.cartesian_prod(side, side)).exp().view(cells, fine, cells, fine)
     expected = n * density.sum((1, 3)).flatten() * (side[1] - side[0]) ** 2
-    x = flow.sample(n, torch.Generator().manual_seed(2))
+    x = flow.sample(n, generator=torch.Generator().manual_seed(2))
     inside = x[(x.abs() < edge).all(-1)]
     index = ((inside + edge) * (cells / (2 * edge))).long()
     counts = torch.bincount(index[:, 0] * cells + index[:, 1], minlength=cells * cells).double()
@@ -121,7 +121,7 @@ def test_fold_is_plain_and_the_same(name: str, dtype: torch.dtype) -> None:
     assert not any(p.requires_grad for layer in folded.linear_layers() for p in layer.parameters())
     torch.testing.assert_close(folded.log_prob(x), flow.log_prob(x), rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(folded.inverse(x), flow.inverse(x), rtol=tolerance, atol=10 * tolerance)
-    first, second = (f.sample(5, torch.Generator().manual_seed(3)) for f in (folded, flow))
+    first, second = (f.sample(5, generator=torch.Generator().manual_seed(3)) for f in (folded, flow))
     torch.testing.assert_close(first, second, rtol=tolerance, atol=10 * tolerance)
     assert len(folded.layers) == len(flow.layers)
     for key, value in flow.state_dict().items():  # nothing was changed, and nothing is shared

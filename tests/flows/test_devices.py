@@ -56,7 +56,7 @@ def test_training_and_sampling_stay_on_the_device_of_the_flow(name: str) -> None
         loss = by_example(flow, X) + flow.penalty(strength=0.1) + flow.logabsdet()
         loss = loss + by_energy(flow, lambda x: x.square().sum(-1), 8, seeded())
         loss.backward()
-        x, log_q = flow.sample_with_log_prob(5, seeded())
+        x, log_q = flow.sample_with_log_prob(5, generator=seeded())
         samples = [flow.sample(5, generator=seeded()), flow.sample(5), flow(x)[0], flow.log_prob(x), loss, log_q]
         if hasattr(flow, "augment"):
             samples += [flow.augment(X[:, :2], seeded()), flow.rescaled(log_q, 2.0)]
@@ -78,7 +78,7 @@ def test_a_flow_on_the_default_device_trains_and_samples_there(name: str) -> Non
     with default_device():
         flow = FLOWS[name](seed=1)
         (-flow.log_prob(torch.randn(6, 4)).mean() + flow.penalty() + flow.logabsdet()).backward()
-        samples = [*flow.sample_with_log_prob(5, seeded()), flow.sample(5, generator=seeded())]
+        samples = [*flow.sample_with_log_prob(5, generator=seeded()), flow.sample(5, generator=seeded())]
     assert {sample.device.type for sample in samples} == {"meta"}
 
 

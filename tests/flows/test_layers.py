@@ -45,7 +45,7 @@ def test_fitted_layers_give_mean_0_and_variance_1(fit) -> None:
     torch.testing.assert_close(flow.inverse(z), DATA)
     assert logabsdet.shape == (400,)
     assert not list(flow.parameters())
-    assert flow.sample(2, torch.Generator().manual_seed(0)).dtype is torch.float64
+    assert flow.sample(2, generator=torch.Generator().manual_seed(0)).dtype is torch.float64
 
 
 def test_whitening_has_no_correlations_left_and_a_symmetric_weight() -> None:

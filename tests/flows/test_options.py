@@ -27,7 +27,7 @@ IGNORED = sorted((mixing_options("swap") or set()) - {"dim", "seed", "preset", "
 
 
 @builders
-@pytest.mark.parametrize("option", ["context", "hiden", "rnak"])
+@pytest.mark.parametrize("option", ["bogus", "hiden", "rnak"])
 def test_an_unknown_option_is_refused_with_all_known_ones(name: str, option: str) -> None:
     with pytest.raises(OptionError, match=rf"^{name} has no option '{option}'.*: it knows .*\bdevice\b.*\bdtype\b"):
         BUILDERS[name](**{option: 128})

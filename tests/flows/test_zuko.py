@@ -193,7 +193,7 @@ def test_transform_without_parameters_and_with_a_context() -> None:
     layer = FromZuko(lazy, context=context, dim=4)
     torch.testing.assert_close(layer(X), lazy(context).call_and_ladj(X))
     assert as_lazy(layer) is not lazy
-    assert "context" in layer.state_dict()
+    assert "given" in layer.state_dict()
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_the_slider_of_the_mixture_reads_like_what_is_learnt_and_knows_a_share_o
 def test_flows_start_as_a_gaussian_over_the_picture(flow: str, energy: str) -> None:
     config = BoltzmannConfig(flow=flow, energy=energy, **SMALL)
     x0, x1, y0, y1 = config.truth().bounds
-    x = config.model().sample(4000, torch.Generator().manual_seed(0))
+    x = config.model().sample(4000, generator=torch.Generator().manual_seed(0))
     middle, quarter = torch.tensor([x0 + x1, y0 + y1]) / 2, torch.tensor([x1 - x0, y1 - y0]) / 4
     torch.testing.assert_close(x.mean(0), middle, rtol=0, atol=0.1 * float(quarter.max()))
     torch.testing.assert_close(x.std(0), quarter, rtol=0.06, atol=0)
@@ -116,7 +116,7 @@ def test_the_loss_is_a_divergence_in_nats(share: float, momenta: int, energy: st
         y = model.augment(truth.sample(n, generator), generator)
         of_v = -0.5 * y[:, 2:].square().sum(-1) - 0.5 * momenta * math.log(2 * math.pi)
         forward = (truth.log_prob(y[:, :2]) + of_v - model.log_prob(y)).mean()
-        z, log_q = model.sample_with_log_prob(n, generator)
+        z, log_q = model.sample_with_log_prob(n, generator=generator)
         of_v = -0.5 * z[:, 2:].square().sum(-1) - 0.5 * momenta * math.log(2 * math.pi)
         reverse = (log_q - truth.log_prob(z[:, :2]) - of_v).mean()
     expected = (1 - share) * float(forward) + share * float(reverse)
@@ -156,7 +156,7 @@ def test_figures_are_those_of_the_flows_samples(kind: Any) -> None:
     engine = run(kind(**SMALL), 10)
     problem, model = engine.problem, engine.model
     with torch.no_grad():
-        y, log_q = model.sample_with_log_prob(DRAWN, torch.Generator().manual_seed(0))
+        y, log_q = model.sample_with_log_prob(DRAWN, generator=torch.Generator().manual_seed(0))
     log_w = boltzmann.log_weights(problem.target(model)(y), log_q)
     measures = engine.records.measures.columns
     assert measures["ess"][-1] == pytest.approx(float(boltzmann.ess(log_w)), rel=1e-5)

@@ -93,7 +93,7 @@ def test_the_table_of_densities_is_the_marginal_at_every_temperature(momenta: in
     cell = (x1 - x0) * (y1 - y0) / 72**2
     for temperature in (0.5, 1.0):
         density = np.exp(densities.log_density(temperature))
-        x = flow.sample(40_000, temperature, generator)[:, :2]
+        x = flow.sample(40_000, generator=generator, temperature=temperature)[:, :2]
         inside = (x[:, 0] > x0) & (x[:, 0] < x1) & (x[:, 1] > y0) & (x[:, 1] < y1)
         share = float(inside.double().mean())
         assert density.sum() * cell == pytest.approx(share, abs=0.01 + tolerance)

@@ -69,9 +69,9 @@ def test_the_determinant_is_that_of_the_jacobian(name: str, direction: str) -> N
 @NAMES
 def test_samples_know_their_density(name: str) -> None:
     flow = flow_of(name)
-    y, log_q = flow.sample_with_log_prob(40, torch.Generator().manual_seed(1))
+    y, log_q = flow.sample_with_log_prob(40, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(flow.log_prob(y), log_q, rtol=0, atol=1e-7)
-    assert torch.equal(flow.sample(40, torch.Generator().manual_seed(1)), y.detach())
+    assert torch.equal(flow.sample(40, generator=torch.Generator().manual_seed(1)), y.detach())
     assert (y[:, :CIRCULAR].abs() <= math.pi).all()
     assert y.requires_grad
     assert log_q.requires_grad

@@ -96,7 +96,7 @@ class Itself:
 def test_path_gradients_vanish_where_the_flow_is_the_target(name: str) -> None:
     flow = away(flow_of(name).double())
     itself = Itself(flow)
-    y = wrap(flow.sample(16, torch.Generator().manual_seed(0)))
+    y = wrap(flow.sample(16, generator=torch.Generator().manual_seed(0)))
     generator = torch.Generator().manual_seed(0)
     for make in (
         lambda: by_forces(flow, y, itself.value_and_score(y)[1]),
@@ -156,13 +156,13 @@ def test_weights_move_probability_between_basins() -> None:
     flow = away(flow_of().double())
     optimizer = torch.optim.Adam(flow.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
-    before = float((flow.sample(2000, torch.Generator().manual_seed(5))[:, 0] > 0).double().mean())
+    before = float((flow.sample(2000, generator=torch.Generator().manual_seed(5))[:, 0] > 0).double().mean())
     for _ in range(20):
         optimizer.zero_grad()
         loss = by_energy(flow, cast(InternalEnergy, Sides()), 200, generator)
         loss.backward()
         optimizer.step()
-    after = float((flow.sample(2000, torch.Generator().manual_seed(5))[:, 0] > 0).double().mean())
+    after = float((flow.sample(2000, generator=torch.Generator().manual_seed(5))[:, 0] > 0).double().mean())
     assert after > before + 0.03
 
 
@@ -171,7 +171,7 @@ def test_angles_follow_the_weights_alone() -> None:
     flow = away(flow_of().double())
     near = cast(InternalEnergy, Itself(away(copy.deepcopy(flow), 0.03)))
     by_energy(flow, near, 300, torch.Generator().manual_seed(0)).backward()
-    y, log_q = flow.sample_with_log_prob(300, torch.Generator().manual_seed(0))
+    y, log_q = flow.sample_with_log_prob(300, generator=torch.Generator().manual_seed(0))
     log_w = (near.value_and_score(y.detach())[0] + log_q.detach()).neg()
     w = (torch.softmax(log_w, 0) * 300).clamp(max=LARGEST_WEIGHT)
     expected = ((w.mean() - w) * flow.log_prob_of_angles(y[:, :CIRCULAR].detach())).mean()

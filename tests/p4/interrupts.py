@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from p4.dense_twin import well_conditioned
-from p4.property_zoo import CASES, ITEMS, Sets, width_in
+from p4.property_zoo import CASES, ITEMS, Sets, make_spectrum, width_in
 from p4.rotations import KINDS, ORTHOGONAL, WITH_DIRECTIONS, orthogonal, unimodular
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -41,6 +41,8 @@ from p4lab.p4 import (
     P4Relative,
     P4Riemannian,
     P4SpecialLinear,
+    P4Spectrum,
+    P4Stiefel,
     p4_modules,
 )
 
@@ -264,6 +266,8 @@ def layers(dim: int, rank: int) -> tuple[Subject, ...]:
         *(Subject(kind.__name__, rotation(kind), kind in WITH_DIRECTIONS) for kind in KINDS),
         Subject("P4PositiveDefinite", case("positive-definite", dim)),
         Subject("P4Lipschitz", case("lipschitz", dim)),
+        Subject("P4Stiefel", functools.partial(P4Stiefel, dim, dim, rank)),
+        Subject("P4Spectrum", functools.partial(make_spectrum, dim, rank, more=0)),
         Subject("P4Circulant", circulant, resets=False),
         Subject("P4Permutation", case("permutation", max(2, dim // 2))),
     )
@@ -444,6 +448,10 @@ def _property(layer: nn.Module, weight: Tensor) -> dict[str, float]:
         return {"symmetric": float((weight - weight.T).abs().max()), "definite": 0.0 if smallest > 0 else math.inf}
     if isinstance(layer, P4Lipschitz):
         return {"norm": max(0.0, float(torch.linalg.matrix_norm(weight, 2)) / layer.bound - 1)}
+    if isinstance(layer, P4Stiefel):
+        return {"orthonormal": float((weight @ weight.T - torch.eye(len(weight)).double()).abs().max())}
+    if isinstance(layer, P4Spectrum):
+        return {"spectrum": float((torch.linalg.svdvals(weight) - layer.singular_values).abs().max())}
     if isinstance(layer, P4Circulant):
         return {"circulant": float((weight.roll((1, 1), (0, 1)) - weight).abs().max())}
     if isinstance(layer, Sets):

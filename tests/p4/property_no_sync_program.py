@@ -10,11 +10,13 @@ from p4.no_sync_program import NoCopies, fake_gpu
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
-from p4lab.p4 import MergeSchedule, P4Circulant, P4Lipschitz, P4Permutation, P4PositiveDefinite
+from p4lab.p4 import MergeSchedule, P4Circulant, P4Lipschitz, P4Permutation, P4PositiveDefinite, P4Spectrum, P4Stiefel
 
 LAYERS = {
     "positive-definite": lambda **kind: P4PositiveDefinite(8, rank=2, seed=0, **kind),
     "lipschitz": lambda **kind: P4Lipschitz(8, 8, rank=2, seed=0, **kind),
+    "stiefel": lambda **kind: P4Stiefel(8, 3, rank=2, seed=0, **kind),
+    "spectrum": lambda **kind: P4Spectrum(8, 3, rank=2, seed=0, **kind),
     "lipschitz-oblong": lambda **kind: P4Lipschitz(8, 3, rank=2, seed=0, **kind),
     "circulant": lambda device, **kind: P4Circulant(8, device=device),
     "permutation": lambda **kind: P4Permutation(8, rank=2, seed=0, **kind),

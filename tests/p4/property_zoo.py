@@ -10,7 +10,15 @@ import torch
 from p4.dense_twin import OPERATIONS, WEIGHTS, Tensors
 from torch import Tensor, nn
 
-from p4lab.p4 import P4Circulant, P4Lipschitz, P4Permutation, P4PositiveDefinite, p4_modules
+from p4lab.p4 import (
+    P4Circulant,
+    P4Lipschitz,
+    P4Permutation,
+    P4PositiveDefinite,
+    P4Spectrum,
+    P4Stiefel,
+    p4_modules,
+)
 
 BOUND = 0.7
 ITEMS = 3
@@ -118,6 +126,23 @@ def permutation_twin(t: Tensors) -> Tensor:
     return blocks.permute(0, 2, 1, 3).reshape(ITEMS * len(mean), -1)
 
 
+def cayley(u: Tensor, v: Tensor) -> Tensor:
+    s = u.T @ v - v.T @ u
+    eye = torch.eye(len(s), dtype=torch.float64)
+    return torch.linalg.solve(eye + s / 2, eye - s / 2)
+
+
+def stiefel_twin(t: Tensors) -> Tensor:
+    w = cayley(t["u"], t["v"]) @ t["frozen_frame"]
+    return w if len(t["bias"]) == len(w) else w.T
+
+
+def spectrum_twin(t: Tensors) -> Tensor:
+    a = t["frozen_weight"]
+    (u_out, u_in), (v_out, v_in) = (t[name].split(a.shape, 1) for name in ("u", "v"))
+    return cayley(u_out, v_out) @ a @ cayley(u_in, v_in)
+
+
 def make_positive_definite(dim: int, rank: int, **options: Any) -> P4PositiveDefinite:
     return P4PositiveDefinite(dim, **({"rank": rank, "init": spd(dim), "seed": 1} | options))
 
@@ -128,6 +153,22 @@ def make_lipschitz(dim: int, rank: int, **options: Any) -> P4Lipschitz:
 
 def make_oblong(dim: int, rank: int, **options: Any) -> P4Lipschitz:
     return P4Lipschitz(dim, 2 * dim + 1, **({"bound": 3.0, "rank": min(rank, 2 * dim), "seed": 1} | options))
+
+
+def make_tall(dim: int, rank: int, **options: Any) -> P4Stiefel:
+    return P4Stiefel(dim, dim + 2, **({"rank": rank, "seed": 1} | options))
+
+
+def make_wide(dim: int, rank: int, **options: Any) -> P4Stiefel:
+    return P4Stiefel(dim, max(1, dim - 2), **({"rank": rank, "seed": 1} | options))
+
+
+def make_spectrum(dim: int, rank: int, more: int = 1, **options: Any) -> P4Spectrum:
+    """Singular values from 1/2 to 2, the same matrix for all seeds."""
+    noise = torch.randn(2, dim + more, dim + more, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    left, right = torch.linalg.qr(noise).Q
+    start = left[:, :dim] * torch.logspace(1, -1, dim, base=2, dtype=torch.float64) @ right[:dim, :dim]
+    return P4Spectrum(dim, dim + more, **({"rank": rank, "init": start, "seed": 1} | options))
 
 
 def make_circulant(dim: int, rank: int, **options: Any) -> P4Circulant:
@@ -142,13 +183,18 @@ CASES = (
     Case("positive-definite", make_positive_definite, P4PositiveDefinite, positive_definite_twin),
     Case("lipschitz", make_lipschitz, P4Lipschitz, lipschitz_twin, ("forward",)),
     Case("lipschitz-oblong", make_oblong, P4Lipschitz, lipschitz_twin, ("forward",)),
+    Case("stiefel-tall", make_tall, P4Stiefel, stiefel_twin, ("forward",)),
+    Case("stiefel-wide", make_wide, P4Stiefel, stiefel_twin, ("forward",)),
+    Case("spectrum", make_spectrum, P4Spectrum, spectrum_twin, ("forward",)),
     Case("circulant", make_circulant, P4Circulant, circulant_twin, resets=False),
     Case("permutation", make_sets, Sets, permutation_twin),
 )
 WEIGHTS.update({case.kind: case.twin for case in CASES})
+TURNED = (P4Stiefel, P4Spectrum)
+"""Their momentum knows more than the span of the directions, for rotations are skew."""
 INVERTIBLE = tuple(case for case in CASES if "inverse" in case.operations)
 
 
 def width_in(layer: nn.Module) -> int:
     """Length of the layer's input."""
-    return layer.dim_in if isinstance(layer, P4Lipschitz) else layer.dim
+    return layer.dim if hasattr(layer, "dim") else layer.dim_in

@@ -44,7 +44,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from p4lab.errors import P4Error
 from p4lab.flows import Flow
-from p4lab.p4 import P4Inv, P4Lipschitz, P4PositiveDefinite, P4SpecialLinear, p4_modules
+from p4lab.p4 import P4Inv, P4Lipschitz, P4PositiveDefinite, P4SpecialLinear, P4Spectrum, P4Stiefel, p4_modules
 
 SIZES = ((3, 1), (4, 2), (6, 3), (5, 4))  # widths and ranks
 ZOOS = [layers(dim, rank) for dim, rank in SIZES]
@@ -136,7 +136,7 @@ class Machine(RuleBasedStateMachine):
         if self.narrow and self.dtype == torch.float64:
             self.holds()
             # What is left of float32 is log|det|, where it is carried along.
-            self.narrow = not isinstance(self.model, (*ORTHOGONAL, P4SpecialLinear, P4Lipschitz))
+            self.narrow = not isinstance(self.model, (*ORTHOGONAL, P4SpecialLinear, P4Lipschitz, P4Stiefel, P4Spectrum))
 
     @rule()
     def recompute(self) -> None:

@@ -22,6 +22,8 @@ from p4lab.p4 import (
     P4PositiveDefinite,
     P4Reflections,
     P4SpecialLinear,
+    P4Spectrum,
+    P4Stiefel,
     p4_modules,
 )
 
@@ -33,6 +35,8 @@ KINDS = (
     P4SpecialLinear,
     P4PositiveDefinite,
     P4Lipschitz,
+    P4Stiefel,
+    P4Spectrum,
     P4Circulant,
 )
 VARIANTS = [variant for subject in (*layers(5, 2), *FLOWS) for variant in subject.variants()]
@@ -68,7 +72,7 @@ def test_a_state_is_assigned_to_a_model_without_memory(make: Make, dtype: torch.
 def test_a_layer_is_made_on_the_meta_device(kind: type[P4Module], init: str) -> None:
     if init == "orthogonal" and kind in (P4PositiveDefinite, P4Circulant):
         init = "identity"  # the only start that they have by name
-    sizes = (4, 4) if kind is P4Lipschitz else (4,)
+    sizes = (4, 4) if kind in (P4Lipschitz, P4Stiefel, P4Spectrum) else (4,)
     layer, real = None, kind(*sizes, init=init)  # type: ignore[call-arg]
     with torch.device("meta"):
         layer = kind(*sizes, init=init)  # type: ignore[call-arg]

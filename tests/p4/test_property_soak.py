@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from p4.property_zoo import BOUND, short_kernel, spd
+from p4.property_zoo import BOUND, make_spectrum, short_kernel, spd
 from torch import Tensor
 
-from p4lab.p4 import MergeSchedule, P4Circulant, P4Lipschitz, P4Permutation, P4PositiveDefinite
+from p4lab.p4 import MergeSchedule, P4Circulant, P4Lipschitz, P4Permutation, P4PositiveDefinite, P4Spectrum, P4Stiefel
 
 DIM, ITEMS, MERGES, PHASE, CHECK = 12, 4, 10_000, 1_000, 50
 ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -32,6 +32,17 @@ def positive_definite(layer: P4PositiveDefinite, unit: float) -> dict[str, tuple
 def lipschitz(layer: P4Lipschitz, unit: float) -> dict[str, tuple[float, float]]:
     norm = float(torch.linalg.matrix_norm(layer.weight.detach().double(), 2))
     return {"norm": (norm / BOUND - 1, unit), "frame": (float(layer.violation()), unit)}
+
+
+def orthonormal(layer: P4Stiefel, unit: float) -> dict[str, tuple[float, float]]:
+    weight = layer.weight.detach().double()
+    defect = weight.T @ weight - torch.eye(DIM, dtype=torch.float64)
+    return {"columns": (float(defect.abs().max()), unit)}
+
+
+def spectrum(layer: P4Spectrum, unit: float) -> dict[str, tuple[float, float]]:
+    values = torch.linalg.svdvals(layer.weight.detach().double())
+    return {"spectrum": (float((values - layer.singular_values).abs().max() / layer.singular_values[0]), unit)}
 
 
 def circulant(layer: P4Circulant, unit: float) -> dict[str, tuple[float, float]]:
@@ -66,6 +77,18 @@ LAYERS: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[int, ...],
         lipschitz,
         (DIM,),
         lambda: torch.randn(DIM, DIM) / DIM**0.5,  # norm 2: the bound is active
+    ),
+    "stiefel": (
+        lambda dim, **kind: P4Stiefel(dim, 2 * dim, **kind),
+        orthonormal,
+        (DIM,),
+        lambda: torch.linalg.qr(torch.randn(2 * DIM, DIM)).Q,
+    ),
+    "spectrum": (
+        lambda dim, **kind: make_spectrum(dim, more=0, **kind),
+        spectrum,
+        (DIM,),
+        lambda: torch.randn(DIM, DIM) / DIM**0.5,
     ),
     "circulant": (
         lambda dim, dtype, **_: P4Circulant(dim, dtype=dtype),

@@ -50,7 +50,7 @@ def test_looking_changes_nothing() -> None:
         watched.run()
         watched.snapshot()
         watched.frame()
-        watched.model.sample(3, torch.Generator())
+        watched.model.sample(3, generator=torch.Generator())
         torch.randn(7)
     assert losses(watched) == losses(alone)
 

@@ -1,0 +1,306 @@
+"""The lab of one's own model: a transformer whose projections keep a property, beside the plain one, at equal time."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from p4lab.labs import numbers
+from p4lab.labs.lab import Axes, Board, Grid, Grids, Lab, Number, Picture, Sight, fixed, per_second
+from p4lab.labs.race import RaceView, clock_text, time_is_up
+from p4lab.plots import Figure, Shown, gallery
+from p4lab.plots.format import count, number
+from p4lab.plots.layers import Images, Layer, Path, Plot, Row, Rows, Tile
+from p4lab.plots.property_curves import step_times
+from p4lab.plots.race import lane_style, race_curves
+from p4lab.problems import bits
+from p4lab.problems.characters import ALPHABET
+from p4lab.training import Snapshot, State
+from p4lab.training.characters import KEEPING, PROJECTIONS, CharactersConfig, character_lanes
+from p4lab.training.config import Rule, setting
+from p4lab.training.race import common_step, loss_at
+
+COLORS = {lane: lane_style(place)[0] for place, lane in enumerate(("plain", "kept"))}
+SHOWN = 48
+"""Singular vectors in a picture, those of the largest singular values."""
+START, LENGTH = "def ", 72
+"""What the models continue, and by how many characters."""
+SMALL = (
+    ("residual", "violation of the property"),
+    ("grad_norm", "norm of the gradient"),
+    ("step_ms", "step time (ms)"),
+)
+HINTS = {
+    State.RUNNING: "Both take turns. Learning rates, merges and time act at once; model and property wait for Reset.",
+    State.PAUSED: "Step gives both a turn. Choose another projection to see what has become of it.",
+}
+
+
+@dataclass(frozen=True)
+class CharactersView(RaceView):
+    """What is looked at."""
+
+    speed: float | None = setting(None, choices=per_second(1, 5, 20, None))
+    projection: str = setting(
+        "0.query",
+        "Projection",
+        Rule(str, lambda name: name.partition(".")[0].isdigit(), "the number of a block, a dot, and a projection"),
+        choices=lambda config: {
+            f"{block}.{name[2:]}": f"block {block + 1}, {name[2:]}"
+            for block in range(config.blocks)
+            for name in PROJECTIONS
+        },
+        kind="choice",
+        own=True,
+        live=True,
+        look="wide",
+        help="Which matrix of the transformer is drawn",
+    )
+
+
+Look = Sight[CharactersConfig, CharactersView]
+
+
+def labels(config: CharactersConfig) -> dict[str, str]:
+    """Return what the lanes are called."""
+    return {"plain": "plain weights", "kept": KEEPING[config.keeps]}
+
+
+# --- matrices ---------------------------------------------------------------------------------------------------------
+
+
+def matrix_of(model: Any, projection: str) -> NDArray[np.float64]:
+    """Return the effective weights of a projection, such as "0.query", shape (dim_out, dim_in)."""
+    block, name = projection.split(".")
+    blocks = model.blocks
+    layer = getattr(blocks[min(int(block), len(blocks) - 1)], name)
+    weight: NDArray[np.float64] = layer.weight.detach().to("cpu", torch.float64).numpy()
+    return weight
+
+
+def decomposed(sight: Look, lane: str, start: bool = False) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return left singular vectors, shape (dim_out, n), and singular values, shape (n,), now or at the start."""
+    projection, config = sight.view.projection, sight.lanes[lane].config
+    key: Any = (fixed(config), projection) if start else (sight.moment(lane), projection)
+
+    def make() -> tuple[NDArray[Any], NDArray[Any]]:
+        model = config.model() if start else sight.model(lane)
+        matrix = matrix_of(model, projection)
+        if not np.isfinite(matrix).all():
+            return np.full((len(matrix), min(matrix.shape)), np.nan), np.full(min(matrix.shape), np.nan)
+        left, values, _ = np.linalg.svd(matrix, full_matrices=False)
+        return left, values
+
+    vectors, values = sight.keep(f"{'start' if start else 'now'} of {lane}", key, make)
+    return vectors, values
+
+
+def spectra(sight: Look) -> Plot:
+    """Return the singular values of the chosen projection in both lanes, and those of the starts."""
+    layers: list[Layer] = []
+    top, size = 0.0, 1
+    for lane in sight.lanes:
+        for start in (True, False):
+            values = decomposed(sight, lane, start)[1]
+            points = np.stack([np.arange(1, len(values) + 1), values], axis=1)
+            color = "grey" if start else COLORS[lane]
+            layers.append(Path(points, color, 1 if start else 2.5, dashed=start, label="start" if start else ""))
+            top, size = max(top, float(np.nanmax(values, initial=0.0))), max(size, len(values))
+    return Plot(layers, (1.0, float(size), 0.0, gallery.step_up(1.05 * top, (0.5, 1, 1.5, 2, 3, 5, 10, 20, 50, 100))))
+
+
+def turned(sight: Look) -> Images:
+    """Return how much of each singular vector of the start is left in each one of now, for both lanes."""
+    tiles = []
+    for lane in sight.lanes:
+        before, now = (decomposed(sight, lane, start)[0][:, :SHOWN] for start in (True, False))
+        overlap = np.abs(np.nan_to_num(before.T @ now))
+        kept = float(np.mean(np.max(overlap, axis=1)))
+        ink = np.rint(255 * np.clip(overlap, 0, 1)).astype(np.uint8)
+        tiles.append(Tile(ink[None], f"{labels(sight.config)[lane]}: {kept:.2f} of each is left"))
+    return Images(tiles)
+
+
+# --- text and numbers -------------------------------------------------------------------------------------------------
+
+
+def text_of(sight: Look, lane: str) -> str:
+    """Return how a lane continues "def ", one line of text with a sign where lines end."""
+
+    def write() -> str:
+        model, generator = sight.model(lane), torch.Generator().manual_seed(sight.config.seed)
+        try:
+            text = START + str(model.write(START, LENGTH, generator))
+        except RuntimeError:  # probabilities of weights that are not finite
+            return "nothing: its weights are not finite"
+        return text.replace("\n", "⏎")
+
+    result: str = sight.keep(f"text of {lane}", sight.moment(lane), write)
+    return result
+
+
+def texts(sight: Look) -> Rows:
+    """Return what both lanes write."""
+    names = labels(sight.config)
+    rows = [Row([names[lane], text_of(sight, lane)], COLORS[lane]) for lane in sight.lanes]
+    return Rows({"": "", f'continues "{START}"': "Drawn at temperature 0.8, always with the run's seed"}, rows)
+
+
+def bits_of(loss: float) -> str:
+    """Return how a loss in nats reads in bits per character."""
+    return number(bits(loss), ".3f")
+
+
+def board(sight: Look) -> Rows:
+    """Return how good each lane is, and what it costs."""
+    common = common_step(sight.lanes)
+    columns = (
+        numbers.Column(
+            "bits per character",
+            lambda lane: bits_of(lane.last("test_loss")),
+            "Cross-entropy on files that are kept back",
+        ),
+        numbers.Column(
+            "at equal steps",
+            lambda lane: bits_of(loss_at(lane, common)),
+            "The same when as many steps were done as the slower lane has",
+        ),
+        numbers.Column("steps", lambda lane: f"{lane.step:,}", "Optimizer steps done"),
+        numbers.Column(
+            "ms/step",
+            lambda lane: number(1e3 * lane.last("seconds") / lane.step if lane.step else None, ".1f"),
+            "Mean time of a step, merges among them",
+        ),
+        numbers.Column(
+            "violation",
+            lambda lane: numbers.violation_text(lane.last("residual")),
+            "Of the property, the largest of all projections: of singular values relative to the largest one, or "
+            "max |WᵀW − I|",
+        ),
+        numbers.Column("merged", lambda lane: count(lane.counts["merge"]), "Times that perturbations were merged"),
+    )
+    return numbers.lane_table(sight, columns, labels(sight.config), colors=COLORS)
+
+
+def hint(sight: Look) -> str | None:
+    """Return what to do next."""
+    if time_is_up(sight):
+        return (
+            f"Time is up: {sight.config.budget:g} s of training each. Start goes on a little; New run keeps this one."
+        )
+    return HINTS.get(sight.frame.state)
+
+
+def curves(sight: Look) -> Figure:
+    """Return the test losses of both lanes, and violations, gradients and step times."""
+    config, frame = sight.config, sight.frame
+    return race_curves(
+        _lines(sight.snapshot),
+        [line for run in frame.runs if not run.active for line in _lines(run.snapshot)],
+        sight.view.axis,  # type: ignore[arg-type]
+        label="test loss (nats per character)",
+        log=False,
+        run=frame.run,
+        small=SMALL,
+        levels={"every character alike": math.log(len(ALPHABET))},
+        cursor=frame.shown * config.turn / 1000 if sight.view.axis == "seconds" and frame.shown is not None else None,
+    )
+
+
+def _lines(snapshot: Snapshot) -> list[Shown]:
+    config: Any = snapshot.config
+    names = labels(config)
+    return [
+        Shown(names[lane], COLORS[lane], {**of.curves, "step_ms": step_times(of.curves["step_seconds"])})
+        for lane, of in snapshot.lanes.items()
+    ]
+
+
+CHARACTERS = Lab(
+    name="characters",
+    title="Your own model",
+    subtitle="A transformer with plain projections, and one that keeps a property",
+    config=CharactersConfig(),
+    view=CharactersView(),
+    trainer=character_lanes,
+    lanes=labels,
+    groups={
+        "Property": ("keeps", "rank", "merge_every"),
+        "Show": ("projection", "axis"),
+        "Transformer": ("dim", "blocks", "length", "batch_size"),
+        "Training": ("rate_factor", "budget"),
+        "Run": ("seed", "device", "speed"),
+    },
+    pictures=(
+        Picture(
+            Axes(
+                "Singular values",
+                "grey: at the start",
+                "number",
+                "value",
+                equal=False,
+                height=300,
+            ),
+            spectra,
+            0.3,
+            "spectra",
+        ),
+        Picture(
+            Grids(
+                [Grid("", color=COLORS[lane]) for lane in ("plain", "kept")],
+                255,
+                ends=("singular vectors of the start (down) and of now: orthogonal", "the same"),
+            ),
+            turned,
+            0.5,
+            "turned",
+        ),
+        Picture(Board("Text"), texts, 2.0, "texts"),
+        Picture(Board("Lanes"), board, 0.5, "board"),
+    ),
+    numbers=(
+        Number("count", "turn", lambda sight: f"{sight.snapshot.step:,}", help="Turns that every lane has had"),
+        Number(
+            "clock",
+            "time each",
+            clock_text,
+            "s",
+            "Training time of each lane; measurements and pictures do not count",
+        ),
+        *(
+            numbers.of_lane(
+                f"bits_{lane}",
+                label,
+                lane,
+                lambda snapshot: bits_of(snapshot.last("test_loss")),
+                "bits",
+                "Test loss per character",
+                COLORS[lane],
+            )
+            for lane, label in (("plain", "plain"), ("kept", "kept"))
+        ),
+        numbers.of_lane(
+            "violation",
+            "violation",
+            "kept",
+            lambda snapshot: numbers.violation_text(snapshot.last("residual")),
+            help="Of the property, the largest of all projections",
+        ),
+    ),
+    curves=curves,
+    hint=hint,
+    layout="wide",
+    style="""
+.p4-layout .p4-pictures { grid-template-columns: minmax(0, 1fr) minmax(0, 1.3fr); gap: 12px 20px; }
+.p4-layout .p4-characters-turned {
+  display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 8px 16px; align-content: start;
+}
+.p4-panel.p4-board.p4-characters-texts .p4-table :is(th, td):last-child {
+  text-align: left; font-family: var(--jp-code-font-family); white-space: pre;
+}
+.p4-curves { min-height: 460px; }
+""",
+)
