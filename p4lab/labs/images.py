@@ -220,15 +220,19 @@ def along(sight: Look) -> Plot:
     if not np.isfinite(curve).all():
         return Plot([], (0.0, 1.0, 0.0, 1.0))
     low, high = float(curve.min()), float(curve.max())
-    margin = max(0.1, 0.25 * (high - low))
+    margin = max(0.1, 0.4 * (high - low))
+    bottom, top, here = low - margin, high + margin, sight.view.way
     color = COLORS.get(sight.view.flow, "ink")
     return Plot(
         [
+            Path([[here, bottom], [here, top]], "orange", 1, dashed=True),
             Path(np.stack([places, curve], axis=1), color, 2),
             Points(np.stack([places[[0, -1]], curve[[0, -1]]], axis=1), color, "dot", 8),
-            Handle("way", (sight.view.way, height), "orange", f"t = {sight.view.way:.2f}"),
+            Points([[here, height]], "orange", "dot", 8),
+            # Below the curve, which would run through its label.
+            Handle("way", (here, bottom + 0.5 * margin), "orange", f"t = {here:.2f}"),
         ],
-        (-0.03, 1.03, low - margin, high + margin),
+        (-0.03, 1.03, bottom, top),
     )
 
 
