@@ -183,6 +183,8 @@ def test_copies_states_transforms_and_empty_batches() -> None:
     torch.testing.assert_close(flow.inverse(flow(x[0], CONTEXT[0])[0], CONTEXT[0]), x[0])
     assert flow.log_prob(x[:0], CONTEXT[:0]).shape == (0,)
     assert flow.sample(0, CONTEXT[0]).shape == (0, 2, 8, 4)
+    periodic = PeriodicConvolution(2, dtype=WIDE)
+    assert periodic.inverse(periodic(x[:0])[0])[0].shape == (0, 2, 8, 4)
 
 
 @pytest.mark.parametrize(
