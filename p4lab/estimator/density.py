@@ -40,9 +40,9 @@ class FlowDensity(DensityMixin, BaseEstimator):
     a number, or has few of them, the density there grows without bound as training goes on: make such a column
     integer (``Int64`` if values are unknown) or a category.
 
-    Inside, integers fill the cell up to the next one, each category has a part of a Gaussian as large as its share,
-    and columns are standardized and whitened. The flow starts as the Gaussian with the mean and covariance of the
-    table. Some rows are held out, and the weights are kept with which they are the most likely: so that of a table too
+    Inside, categories and integers of a narrow range have a part of a Gaussian as large as their share, other integers
+    fill the cell up to the next one, and all of it is standardized and whitened. The flow starts as the Gaussian with
+    the mean and covariance of the table ("p4inv_bent" with an even number of blocks does). Some rows are held out, and the weights are kept with which they are the most likely: so that of a table too
     small for a flow the Gaussian remains.
 
     Args:

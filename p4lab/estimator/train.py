@@ -136,10 +136,9 @@ def train(
 
     def points(part: Cells) -> tuple[Tensor, Tensor]:
         u = torch.zeros_like(part.low) if exact else torch.rand(part.low.shape, dtype=torch.float64, **kind)
-        y, log_volume = part.points(u)
-        return y.to(device, torch.float32), log_volume
+        return part.points(u)
 
-    start = points(cells)[0].cpu().double()
+    start = points(cells)[0]
     check_independent(start, names)
     n = len(cells)
     order = torch.randperm(n, **kind)
@@ -155,14 +154,15 @@ def train(
         part = rows
         if len(rows) > plan.batch_size:
             part = rows[torch.randint(len(rows), (plan.batch_size,), **kind)]
-        y = points(part)[0]
+        y = points(part)[0].float()
         if plan.noise:  # where y is not drawn anew anyway
-            y = y + plan.noise * (torch.randn(y.shape, **kind) * ~part.curved).to(y)
-        return -flow.log_prob(y).mean()
+            y = y + plan.noise * torch.randn(y.shape, **kind) * ~part.curved
+        return -flow.log_prob(y.to(device)).mean()
 
     top, kept, best, scores = -math.inf, flow.state_dict(), 0, list[float]()
     # Cells are seen at many points, so that luck does not choose the weights.
-    y_held, log_volume = points(held if exact else held[torch.arange(n_held, device="cpu").repeat(POINTS)])
+    y, log_volume = points(held if exact else held[torch.arange(n_held, device="cpu").repeat(POINTS)])
+    y_held = y.to(device, torch.float32)
 
     @torch.no_grad()
     def measure(now: Fit) -> bool:

@@ -14,8 +14,10 @@ from p4lab.labs import numbers
 from p4lab.labs.curves import training_figure
 from p4lab.labs.digits import eigenvalues
 from p4lab.labs.lab import SLOW, Axes, Lab, Picture, View
+from p4lab.labs.table import STYLE, Table
 from p4lab.p4 import MergeSchedule, P4Inv, p4_modules
 from p4lab.plots import Loss
+from p4lab.problems import TableProblem
 from p4lab.training import CustomConfig, Engine, Problem, RunConfig
 from p4lab.training.config import setting
 
@@ -44,7 +46,7 @@ def live_lab(
     pictures: Sequence[Picture] = (),
     loss: Loss | None = None,
     title: str | None = None,
-) -> Lab[CustomConfig, LiveView]:
+) -> Lab[CustomConfig, View]:
     """Return a lab for anything that torch can train; `p4lab.widgets.train_live` shows it and says more.
 
     Raises:
@@ -74,16 +76,22 @@ def live_lab(
         return Engine(config, *copy.deepcopy(pristine))
 
     inverted = any(isinstance(layer, P4Inv) for layer in layers)
-    reading = loss or Loss("loss", bits=False, test=hasattr(problem, "test_loss"))
+    table = Table(problem) if isinstance(problem, TableProblem) and not pictures else None
+    name = "loss −log p (nats per row)" if isinstance(problem, TableProblem) else "loss"
+    reading = loss or Loss(name, bits=False, test=hasattr(problem, "test_loss"))
     perturbations = (*(MERGING if schedule else ()), *(INVERTIBLE if inverted else ()))
     axes = Axes("Eigenvalues", "of the watched matrix", "real part", "imaginary part", height=200)
-    spectrum = [Picture(axes, eigenvalues, 0.3, "eigenvalues")] if hasattr(problem, "watched") or inverted else []
+    spectrum = (
+        [Picture(axes, eigenvalues, 0.3, "eigenvalues")]
+        if not table and (hasattr(problem, "watched") or inverted)
+        else []
+    )
     return Lab(
-        name="live",
+        name="table" if table else "live",
         title=title or type(model).__name__,
         subtitle=f"{type(optimizer).__name__}, {sum(p.numel() for p in model.parameters()):,} trainable parameters",
         config=given,
-        view=LiveView(),
+        view=table.view() if table else LiveView(),
         trainer=trainer,
         groups={
             "Optimizer": LEARNING,
@@ -91,10 +99,13 @@ def live_lab(
             "Run": ("seed", "speed"),
             "Diagnostics": ("view",),
         },
-        pictures=(*pictures, *spectrum),
+        pictures=(*(table.pictures() if table else pictures), *spectrum),
         numbers=numbers.usual(reading),
         curves=lambda sight: training_figure(sight, reading),
         loss=reading,
+        offers=table.offers() if table else {},
+        layout="wide" if table else "side",
+        style=STYLE if table else "",
     )
 
 

@@ -89,6 +89,17 @@ def check_finite(layer: Layer, *names: str) -> None:
             raise OptionError(f"{type(layer).__name__}.{name} is {value}: expected a finite number, or None")
 
 
+def check_share(layer: Layer, name: str) -> None:
+    """Check that a number of a layer is between 0 and 1.
+
+    Raises:
+        OptionError: it is not.
+    """
+    value = getattr(layer, name)
+    if not 0 <= value <= 1:
+        raise OptionError(f"{type(layer).__name__}.{name} is {value}: expected 0 to 1")
+
+
 def check_labels(labels: Sequence[str], points: ArrayLike, kind: str) -> None:
     """Check that there is no label, or one per point.
 
@@ -153,6 +164,7 @@ class Path(Layer):
         high: value of the last colour, None: the greatest value.
         closed: whether the last point is joined to the first.
         label: in the legend, or beside the colour bar.
+        fill: how opaque its inside is in its colour, 0 to 1.
     """
 
     points: ArrayLike
@@ -164,12 +176,14 @@ class Path(Layer):
     high: float | None = None
     closed: bool = False
     label: str = ""
+    fill: float = 0
 
     _shapes: ClassVar = {"points": ("n", 2), "values": ("n",)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_finite(self, "low", "high")
+        check_share(self, "fill")
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,8 +301,7 @@ class Surface(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.opacity <= 1:
-            raise OptionError(f"Surface.opacity is {self.opacity}: expected 0 to 1")
+        check_share(self, "opacity")
 
 
 @dataclass(frozen=True, eq=False)
@@ -366,10 +379,12 @@ class Plot:
     Attributes:
         layers: what there is to see.
         bounds: low and high end of each axis (None: the frame follows the data).
+        labels: what stands along the axes (None: as before).
     """
 
     layers: Sequence[Layer]
     bounds: Sequence[float] | None = None
+    labels: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, eq=False)

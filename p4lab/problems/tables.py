@@ -38,6 +38,7 @@ class TableProblem:
 
     Attributes:
         dim: d.
+        shown: how many samples pictures are made of.
         columns: names of the columns.
         train, test: standardized rows, shapes (n_train, d) and (n_test, d).
         mean, std: of the training rows, shape (d,).
@@ -48,6 +49,8 @@ class TableProblem:
         OptionError: a value that is not finite, a column that is constant in the training rows, or test_fraction out of
             range.
     """
+
+    shown = 500
 
     def __init__(
         self,

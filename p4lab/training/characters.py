@@ -65,7 +65,7 @@ def _p4(label: str, keeps: str, rate: float) -> Way:
 
 
 WAYS: Mapping[str, Way] = {
-    "plain": Way("plain weights", 3e-3, source="torch.optim.AdamW"),
+    "plain": Way("plain weights", 1e-2, source="torch.optim.AdamW"),
     "spectrum": _p4("P4Spectrum", "spectrum", 1e-2),
     "orthogonal": _p4("P4Orthogonal, P4Stiefel", "orthogonal", 1e-2),
     "poet": Way("POET", 1e-2, _poet, PoetSchedule, source="arXiv:2506.08001"),

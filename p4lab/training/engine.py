@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SMOOTHING = 50
 PICTURES = 64
+"""Latent variables that pictures are made of, where a problem does not say."""
 SMALL_BYTES = 512
 """A watched matrix up to this size (8 x 8) is recorded after every step, a larger one at measurements."""
 EVENT_OF: dict[MergeStatus, Kind] = {
@@ -39,10 +40,11 @@ EVENT_OF: dict[MergeStatus, Kind] = {
 class Problem(Protocol):
     """What the engine asks of a problem.
 
-    ``dim``, `test_loss`, `pictures` and what follows may be missing: ``after_step(model)`` is part of each step and its
-    time; ``watched(model)`` returns the (d, d) matrix whose path and eigenvalues are recorded (missing: the weights of
-    the first P4Inv layer); ``set_target(text)`` changes what is trained for; ``release()`` frees what training holds
-    outside of torch, and is called whenever it pauses.
+    ``dim``, `test_loss`, `pictures` and what follows may be missing: ``shown`` is the number of latent variables that
+    pictures are made of (missing: 64); ``after_step(model)`` is part of each step and its time; ``watched(model)``
+    returns the (d, d) matrix whose path and eigenvalues are recorded (missing: the weights of the first P4Inv layer);
+    ``set_target(text)`` changes what is trained for; ``release()`` frees what training holds outside of torch, and is
+    called whenever it pauses.
     """
 
     dim: int
@@ -131,7 +133,11 @@ class Engine:
         self._batches = torch.Generator().manual_seed(config.seed)
         latent = torch.Generator().manual_seed(config.seed + 1)
         z = torch.randn(
-            PICTURES, getattr(problem, "dim", 1), generator=latent, dtype=getattr(torch, config.dtype), device="cpu"
+            getattr(problem, "shown", PICTURES),
+            getattr(problem, "dim", 1),
+            generator=latent,
+            dtype=getattr(torch, config.dtype),
+            device="cpu",
         )
         self._z = z.to(config.device)
         watched = self._watched()

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 from p4lab.labs.alanine import ALANINE
 from p4lab.labs.boltzmann import BOLTZMANN
 from p4lab.labs.break_it import BREAK
+from p4lab.labs.characters import CHARACTERS
 from p4lab.labs.density import DENSITIES_2D
 from p4lab.labs.digits import DIGITS
 from p4lab.labs.directions import DIRECTIONS
@@ -51,6 +52,7 @@ def opener(lab: Lab[Any, Any]) -> Opener:
 alanine_lab = opener(ALANINE)
 boltzmann_lab = opener(BOLTZMANN)
 break_lab = opener(BREAK)
+characters_lab = opener(CHARACTERS)
 density_lab = opener(DENSITIES_2D)
 digits_lab = opener(DIGITS)
 linear_lab = opener(LINEAR)

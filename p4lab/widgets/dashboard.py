@@ -209,7 +209,7 @@ class Dashboard:
         if isinstance(base, Axes | Box):
             kind: Any = Plane if isinstance(base, Axes) else Space
             plot = kind(**dataclasses.asdict(base), on_moved=lambda name, point: self._moved(picture, name, point))
-            return plot, lambda drawing: plot.show(drawing.layers, drawing.bounds)
+            return plot, lambda drawing: plot.show(drawing.layers, drawing.bounds, drawing.labels)
         if isinstance(base, Grids):
             panels = [Panel(grid.label, grid.note, grid.columns, color=grid.color) for grid in base.grids]
             grids = ImageGrid(panels, base.top, base.colors, base.ends)

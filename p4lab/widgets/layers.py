@@ -29,18 +29,25 @@ class Layered(Channel):
         self._bounds: tuple[float, ...] | None = None
         super().__init__(**options)
 
-    def _show(self, layers: Sequence[Layer], bounds: Sequence[float] | None) -> None:
+    def _show(
+        self, layers: Sequence[Layer], bounds: Sequence[float] | None, labels: Sequence[str] | None = None
+    ) -> None:
         for layer in layers:
             if not isinstance(layer, self._kinds):
                 names = ", ".join(kind.__name__ for kind in self._kinds)
                 raise OptionError(f"{type(self).__name__} got a {type(layer).__name__}: expected layers ({names})")
         box = None if bounds is None else self._box(bounds)
+        said = self._view["labels"] if labels is None else list(labels)
+        if len(said) != self._view["dim"]:
+            raise ShapeError(f"labels are {said}: expected {self._view['dim']}, one per axis")
         with self._lock:
             before, self._layers = self._layers, tuple(layers)
             moved, self._bounds = self._bounds != box, box
             changed = {k for k, layer in enumerate(layers) if k >= len(before) or not layer.same(before[k])}
-            if changed or moved or len(before) != len(layers):
-                self._post(*self._message(changed))
+            renamed, self._view = self._view["labels"] != said, {**self._view, "labels": said}
+            if changed or moved or renamed or len(before) != len(layers):
+                message, buffers = self._message(changed)
+                self._post({**message, "labels": said} if renamed else message, buffers)
 
     def _box(self, bounds: Sequence[float]) -> tuple[float, ...]:
         box = tuple(float(value) for value in bounds)

@@ -40,7 +40,8 @@ def train_live(
         batch_size: samples per step.
         seed: seed of the batches.
         measure_every: steps between measurements; they cost O(d^3) for each P4Inv layer.
-        pictures: `p4lab.labs.Picture` objects beside the curves; each is made of what ``problem.pictures`` returns.
+        pictures: `p4lab.labs.Picture` objects beside the curves, made of what ``problem.pictures`` returns. Where none
+            is given, a table (`p4lab.problems.table_problem`) shows its columns, data beside samples.
         loss: how losses read (None: a plain number).
         title: heading (None: the model's class).
         name: see `Dashboard`.

@@ -40,15 +40,21 @@ class Plane(Layered):
         view = {"dim": 2, "title": title, "note": note, "labels": [x_label, y_label], "equal": equal, "height": height}
         super().__init__(view, (Heatmap, Path, Points, Arrow, Text, Handle), on_moved, **options)
 
-    def show(self, layers: Sequence[Layer], bounds: tuple[float, float, float, float] | None = None) -> None:
+    def show(
+        self,
+        layers: Sequence[Layer],
+        bounds: tuple[float, float, float, float] | None = None,
+        labels: tuple[str, str] | None = None,
+    ) -> None:
         """Show these layers, the first one undermost; sends those that have changed.
 
         Args:
             layers: what there is to see.
             bounds: x0, x1, y0, y1 of the frame; None: the frame follows the data, without jumping.
+            labels: what stands under and beside the picture from now on (None: as before).
 
         Raises:
-            ShapeError: not four bounds.
+            ShapeError: not four bounds, or two labels.
             OptionError: a layer of another kind, or bounds that are not low < high.
         """
-        self._show(layers, bounds)
+        self._show(layers, bounds, labels)

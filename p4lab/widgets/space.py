@@ -53,16 +53,20 @@ class Space(Layered):
         super().__init__(view, (Surface, Line, Dots, Grip), on_moved, **options)
 
     def show(
-        self, layers: Sequence[Layer], bounds: tuple[float, float, float, float, float, float] | None = None
+        self,
+        layers: Sequence[Layer],
+        bounds: tuple[float, float, float, float, float, float] | None = None,
+        labels: tuple[str, str, str] | None = None,
     ) -> None:
         """Show these layers; sends those that have changed.
 
         Args:
             layers: what there is to see.
             bounds: x0, x1, y0, y1, z0, z1 of the box; None: the box follows the data, without jumping.
+            labels: what stands along the axes from now on (None: as before).
 
         Raises:
-            ShapeError: not six bounds.
+            ShapeError: not six bounds, or three labels.
             OptionError: a layer of another kind, or bounds that are not low < high.
         """
-        self._show(layers, bounds)
+        self._show(layers, bounds, labels)

@@ -34,11 +34,12 @@ test("a legend names each label once, and none that is told elsewhere", () => {
     { kind: "Points", label: "data", color: "ink", shape: "ring" }, { kind: "Dots", label: "steps", color: "ink" },
     { kind: "Surface", label: "sheet", color: "grey", opacity: 0.5 },
     { kind: "Arrow", label: "", color: "ink" },
+    { kind: "Path", label: "bars", color: "grey", fill: 0.25 },
   ], colors);
   const looks = entries.map(({ label, look }) => `${label}: ${look}`);
-  assert.deepEqual(looks, ["way: line", "data: ring", "steps: dot", "sheet: Surface"]);
+  assert.deepEqual(looks, ["way: line", "data: ring", "steps: dot", "sheet: Surface", "bars: Surface"]);
   assert.deepEqual(entries[0], { label: "way", look: "line", color: "the page's blue", dashed: true, opacity: 1 });
-  assert.equal(entries[3].opacity, 0.5);
+  assert.deepEqual(entries.slice(3).map(({ opacity }) => opacity), [0.5, 0.25]);
 });
 
 test("what is made of a layer is kept until its key changes", () => {

@@ -37,6 +37,11 @@ test("short numbers have three digits", () => {
   assert.deepEqual([1234.5, -0.012345, 0, 2].map(short), ["1230", "−0.0123", "0", "2"]);
 });
 
+test("an axis has two ticks at least, so that it can be read", () => {
+  assert.deepEqual(texts(ticks(55, 140, 3)), ["60", "80", "100", "120", "140"]);
+  assert.deepEqual(texts(ticks(4.1, 5.9, 2)), ["4.5", "5.0", "5.5"]);
+});
+
 test("room for ticks is bounded", () => {
   assert.deepEqual([room(10), room(160), room(4000), room(1100, 55, 5)], [2, 4, 6, 5]);
   assert.deepEqual([clamp(-1), clamp(0.3), clamp(7), clamp(7, 0, 5)], [0, 0.3, 1, 5]);

@@ -31,10 +31,20 @@ SMALL: dict[str, dict[str, Any]] = {
     "rnn": {"dim": 8, "delay": 5, "batch_size": 4, "turn": 2.0, "budget": 0.04, "rank": 2, **OFTEN},
     "boltzmann": {"blocks": 2, "hidden": 8, "batch_size": 32, **OFTEN},
     "temperature": {"blocks": 2, "hidden": 8, "batch_size": 32, **OFTEN},
+    "characters": {
+        "dim": 16,
+        "blocks": 1,
+        "length": 8,
+        "batch_size": 4,
+        "turn": 2.0,
+        "budget": 0.04,
+        "rank": 4,
+        **OFTEN,
+    },
     "alanine": {"initial": "new", "architecture": "realnvp_p4inv", "batch_size": 16, **OFTEN},
 }
 """Settings with which a lab is quick; they merge, and measure, within ten steps."""
-RACES = {"race", "rnn"}
+RACES = {"race", "rnn", "characters"}
 """Labs whose steps are turns of some milliseconds, so that no two runs are the same."""
 ANOTHER_VALUE = {
     ("swaps", "block"): "as many layers as the flow has, and not as many as can be chosen",

@@ -148,3 +148,26 @@ def test_what_cannot_be_shown_is_refused(case: str) -> None:
     error, text, attempt = WRONG[case]
     with pytest.raises(error, match=text):
         attempt()
+
+
+def test_labels_of_axes_travel_when_they_change_and_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    plane = Plane("title", x_label="x", y_label="y")
+    wire = Wire(plane, monkeypatch)
+    wire.says(hello=1)
+    assert wire.take()[0]["view"]["labels"] == ["x", "y"]
+    plane.show([Path(LINE, closed=True, fill=0.5)], SQUARE, ("length", "weight"))
+    message, _ = wire.take()
+    assert message["labels"] == ["length", "weight"]
+    assert message["layers"][0]["fill"] == 0.5
+    plane.show([Path(LINE)], SQUARE)
+    message, _ = wire.take()
+    assert "labels" not in message
+    wire.says(hello=1)
+    assert wire.take()[0]["view"]["labels"] == ["length", "weight"]
+
+
+def test_labels_and_fillings_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ShapeError, match="expected 2, one per axis"):
+        Plane("title").show([], labels=("x",))  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match=r"Path.fill is 1.5: expected 0 to 1"):
+        Path(LINE, fill=1.5)

@@ -14,7 +14,7 @@ export interface Heatmap extends Omit<Drawn<"Heatmap">, "color">, Scale {
   values: Float32Array; valuesShape: number[]; extent: number[]; colors: RampName; log: boolean;
 }
 export interface Path extends Drawn<"Path">, Scale {
-  points: Float32Array; width: number; dashed: boolean; closed: boolean; values: Float32Array | null;
+  points: Float32Array; width: number; dashed: boolean; closed: boolean; fill: number; values: Float32Array | null;
 }
 export interface Points extends Drawn<"Points"> {
   points: Float32Array; shape: "dot" | "ring" | "cross" | "square"; size: number; labels: string[]; fade: boolean;
@@ -77,11 +77,14 @@ export function legendOf(layers: Layer[], colors: Colors) {
   const entries = new Map<string, Entry>();
   for (const layer of layers) {
     if (layer.kind === "Heatmap" || isMovable(layer) || !layer.label || entries.has(layer.label)) continue;
-    const { kind, label, color, shape, dashed = false, opacity = 1, values } = layer as typeof layer & {
-      shape?: string; dashed?: boolean; opacity?: number; values?: Float32Array;
+    const {
+      kind, label, color, shape, dashed = false, fill = 0, opacity = fill || 1, values,
+    } = layer as typeof layer & {
+      shape?: string; dashed?: boolean; fill?: number; opacity?: number; values?: Float32Array;
     };
     if (values) continue;
-    entries.set(label, { label, look: shape ?? LOOKS[kind] ?? "line", color: colors.color(color), dashed, opacity });
+    const look = fill ? "Surface" : (shape ?? LOOKS[kind] ?? "line");
+    entries.set(label, { label, look, color: colors.color(color), dashed, opacity });
   }
   return [...entries.values()];
 }

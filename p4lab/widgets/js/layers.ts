@@ -15,7 +15,7 @@ export interface Look {
   dim: number; title: string; note: string; labels: string[]; equal: boolean; height: number; home: number[];
 }
 /** A layer that is null is as before. */
-interface Message { view?: Look; layers: (Parcel | null)[]; bounds: number[] | null }
+interface Message { view?: Look; labels?: string[]; layers: (Parcel | null)[]; bounds: number[] | null }
 /** What there is to draw; `focus` is the movable point that has the keyboard. */
 export interface State {
   look: Look; layers: Layer[]; bounds: number[] | null; box: Box; colors: Colors; focus: string | null;
@@ -86,10 +86,11 @@ export const layered = <Sight>(kindOf: () => Kind<Sight>) => widget("p4-drawing"
     const figure = make("figure", "p4-picture"), canvas = make("canvas"), stage = make("div", "p4-stage");
     const tip = make("div", "p4-tip"), legend = make("div", "p4-legend"), { title, note, height } = look;
     let sight: Sight, marks: Mark[] = [], mouse: [number, number] | null = null, legendText = "", middle = 0;
+    const describe = ({ labels }: Look) =>
+      [title, note, labels.filter(Boolean).join(", "), kind.help].filter(Boolean).join(": ");
     figure.dataset.lmSuppressShortcuts = "true"; // arrow keys are ours, not the notebook's
     stage.style.height = `${height}px`;
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", [title, note, kind.help].filter(Boolean).join(": "));
     tip.hidden = true;
     stage.append(canvas, tip);
     figure.append(...(title || note ? [caption(title, note)] : []), stage, legend);
@@ -116,6 +117,7 @@ export const layered = <Sight>(kindOf: () => Kind<Sight>) => widget("p4-drawing"
       const { context, width, height } = wiped(canvas, stage);
       [sight, middle] = [kind.sight(width, height, state), width / 2];
       marks = kind.draw(context, sight, state);
+      canvas.setAttribute("aria-label", describe(state.look));
       grips.place(state.layers, state.colors.color);
       if (mouse) point(...mouse);
       const entries = legendOf(state.layers, state.colors), text = JSON.stringify(entries);
@@ -129,6 +131,7 @@ export const layered = <Sight>(kindOf: () => Kind<Sight>) => widget("p4-drawing"
   return {
     receive(message: Message, buffers) {
       if (message.view) [look, layers] = [message.view, []];
+      if (look && message.labels) look = { ...look, labels: message.labels };
       // This page came in the middle of a conversation.
       if (!look || message.layers.some((layer, k) => !layer && !layers[k])) return line.again();
       layers = message.layers.map((layer, k) => (layer ? decode(layer, buffers, look.dim) : layers[k]));

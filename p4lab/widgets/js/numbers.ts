@@ -10,10 +10,12 @@ export const short = (value: number) => Number(value.toPrecision(3)).toString().
 /** How many ticks have room on so many pixels. */
 export const room = (pixels: number, each = 40, most = 6) => clamp(pixels / each, 2, most);
 
-/** Round values in [low, high], about `count` of them, and how to write them. */
+/** Round values in [low, high], about `count` of them, two if that can be, and how to write them. */
 export function ticks(low: number, high: number, count: number): Tick[] {
   const raw = (high - low) / Math.max(1, count), power = 10 ** Math.floor(Math.log10(raw));
-  const step = power * ([1, 2, 5].find((m) => m * power >= raw * 0.999) ?? 10);
+  const steps = [0.5, 1, 2, 5, 10].map((m) => m * power), wide = steps.findIndex((s) => s >= raw * 0.999);
+  const several = (s: number) => Math.floor(high / s + 1e-6) > Math.ceil(low / s - 1e-6);
+  const step = steps[several(steps[wide]) ? wide : wide - 1];
   const top = Math.max(Math.abs(low), Math.abs(high)), values = [];
   for (let k = Math.ceil(low / step - 1e-6); k * step <= high + 1e-6 * step; k++) values.push(k * step);
   const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9)), exponential = top >= 1e5 || digits > 4;

@@ -52,7 +52,12 @@ const path: Draw<Path> = (context, layer, { X, Y }, colors) => {
     open = there;
   }
   if (open && layer.closed) context.closePath();
-  context.stroke();
+  if (layer.fill) {
+    [context.fillStyle, context.globalAlpha] = [context.strokeStyle, layer.fill];
+    context.fill();
+    context.globalAlpha = 1;
+  }
+  if (layer.width) context.stroke();
 };
 
 function mark(context: Context, shape: Points["shape"], x: number, y: number, r: number) {
