@@ -42,8 +42,9 @@ class FlowDensity(DensityMixin, BaseEstimator):
 
     Inside, categories and integers of a narrow range have a part of a Gaussian as large as their share, other integers
     fill the cell up to the next one, and all of it is standardized and whitened. The flow starts as the Gaussian with
-    the mean and covariance of the table ("p4inv_bent" with an even number of blocks does). Some rows are held out, and the weights are kept with which they are the most likely: so that of a table too
-    small for a flow the Gaussian remains.
+    the mean and covariance of the table ("p4inv_bent" with an even number of blocks does). Some rows are held out, and
+    the weights are kept with which they are the most likely: so that of a table too small for a flow the Gaussian
+    remains.
 
     Args:
         flow: "realnvp", "spline_flow" or "p4inv_bent" (`p4lab.flows`); of a single coordinate always one spline.

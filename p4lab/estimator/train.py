@@ -156,7 +156,7 @@ def train(
             part = rows[torch.randint(len(rows), (plan.batch_size,), **kind)]
         y = points(part)[0].float()
         if plan.noise:  # where y is not drawn anew anyway
-            y = y + plan.noise * torch.randn(y.shape, **kind) * ~part.curved
+            y = y + plan.noise * torch.randn(y.shape, dtype=y.dtype, **kind) * ~part.curved
         return -flow.log_prob(y.to(device)).mean()
 
     top, kept, best, scores = -math.inf, flow.state_dict(), 0, list[float]()

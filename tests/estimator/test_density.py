@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from drawing import default_device
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -159,6 +160,14 @@ def test_one_seed_gives_one_density_also_after_pickle() -> None:
     loaded = pickle.loads(pickle.dumps(first))
     np.testing.assert_array_equal(scores, loaded.score_samples(given))
     pd.testing.assert_frame_equal(first.sample(9, random_state=3), loaded.sample(9, random_state=3))
+
+
+def test_default_devices_do_not_matter() -> None:
+    given, density = table(), FlowDensity(**SMALL)
+    scores = density.fit(given).score_samples(given)
+    with default_device():
+        np.testing.assert_array_equal(density.fit(given).score_samples(given), scores)
+        assert len(density.sample(3, random_state=0)) == 3
 
 
 def test_training_ends_early_with_the_best_weights() -> None:
