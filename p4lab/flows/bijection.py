@@ -56,19 +56,23 @@ class Bijective(nn.Module, ABC):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...), the batch shapes of x and context broadcast."""
         self.check(x)
-        x, context = paired(type(self).__name__, self.context, x, context)
+        x, context = self.pair(x, context)
         return self.map(x, False, context)
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return ``(x, log|det dx/dy|)`` of shapes (..., d) and (...), the batch shapes of y and context broadcast."""
         self.check(y)
-        y, context = paired(type(self).__name__, self.context, y, context)
+        y, context = self.pair(y, context)
         return self.map(y, True, context)
 
     def check(self, x: Tensor) -> None:
         """Raise the error of points that do not fit the layer's first tensor."""
         like = next(itertools.chain(self.parameters(), self.buffers()))
         check_input(type(self).__name__, self.dim, like, x)
+
+    def pair(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return points and context with one batch shape; raise the error of a context that does not fit."""
+        return paired(type(self).__name__, self.context, x, context)
 
 
 class Carried(NamedTuple):

@@ -1,6 +1,7 @@
 """Glow: multi-scale flows of images, with any mixing layer for a 1 x 1 convolution."""
 
 import copy
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
@@ -51,10 +52,7 @@ class MultiScale(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return ``(z, log|det dz/dx|)`` of shapes (N, dim) and (N,) for images of shape (N, C, H, W)."""
-        check_images("MultiScale", x, self.shape[0], self.like())
-        if x.shape[1:] != self.shape:
-            raise ShapeError(f"images of shape {tuple(x.shape[1:])}: expected {self.shape}")
-        check_context("MultiScale", self.context, context, x)
+        self._check(x, context)
         total, left = self._logabsdet().to(x.dtype), []
         for i, layers in enumerate(self.levels):
             x = self.squeeze.map(x)[0]
@@ -131,8 +129,9 @@ class MultiScale(nn.Module):
         """Set every `ActNorm` so that the channels of these images leave it with mean 0 and variance 1.
 
         Raises:
-            SingularMatrixError: a channel is constant or not finite.
+            SingularMatrixError: a channel is constant or not finite; the layers before it are initialized.
         """
+        self._check(x, context)
         for layers in self.levels:
             x = self.squeeze.map(x)[0]
             for layer in cast(Iterable[Any], layers):
@@ -158,7 +157,7 @@ class MultiScale(nn.Module):
 
     def like(self) -> Tensor:
         """Return a tensor with the flow's dtype and device."""
-        tensors = (*self.parameters(), *self.buffers())
+        tensors = itertools.chain(self.parameters(), self.buffers())
         return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
 
     def linear_layers(self) -> list[list[Any]]:
@@ -167,6 +166,18 @@ class MultiScale(nn.Module):
             [layer.layer for layer in cast(Iterable[Any], layers) if isinstance(layer, OnChannels) and layer.linear]
             for layers in self.levels
         ]
+
+    @torch.no_grad()
+    def condition(self) -> float:
+        """Return the largest condition number of a linear layer on channels, 1 where there is none. Cost O(C^3)."""
+        matrices = [layer.weight.double() for layers in self.linear_layers() for layer in layers]
+        return max((float(torch.linalg.cond(matrix)) for matrix in matrices), default=1.0)
+
+    def _check(self, x: Tensor, context: Tensor | None) -> None:
+        check_images("MultiScale", x, self.shape[0], self.like())
+        if x.shape[1:] != self.shape:
+            raise ShapeError(f"images of shape {tuple(x.shape[1:])}: expected {self.shape}")
+        check_context("MultiScale", self.context, context, x)
 
     def _logabsdet(self) -> Tensor:
         """Return the sum of H W log|det W| over the linear layers on channels, those of a level at once."""

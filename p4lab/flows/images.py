@@ -244,9 +244,13 @@ class ConvolutionCoupling(OnImages, Coupling):
         self.network = ConvolutionNetwork(self.cut, hidden, write, context, generator)
         self.to(dtype=dtype, device=device_of(device))
 
+    def pair(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return images and context as they are; raise the error of a context that does not fit."""
+        check_context(type(self).__name__, self.context, context, x)
+        return x, context
+
     def transform(self, a: Tensor, b: Tensor, inverse: bool, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return what b becomes and the logarithms of the slopes, both of the shape of b."""
-        check_context(type(self).__name__, self.context, context, a)
         return self.transformer(b, self.network(a, context), inverse, self.axis)
 
     def volume(self, log_slope: Tensor) -> Tensor:

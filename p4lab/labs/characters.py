@@ -222,7 +222,7 @@ def _lines(snapshot: Snapshot) -> list[Shown]:
 CHARACTERS = Lab(
     name="characters",
     title="Your own model",
-    subtitle="A transformer with plain projections, and one whose projections keep a property: the same time for each",
+    subtitle="A transformer with plain projections, and one that keeps a property",
     config=CharactersConfig(),
     view=CharactersView(),
     trainer=character_lanes,
@@ -236,7 +236,14 @@ CHARACTERS = Lab(
     },
     pictures=(
         Picture(
-            Axes("Singular values", "of the chosen projection; grey: at the start", "number", "value", equal=False),
+            Axes(
+                "Singular values",
+                "grey: at the start",
+                "number",
+                "value",
+                equal=False,
+                height=300,
+            ),
             spectra,
             0.3,
             "spectra",
@@ -287,6 +294,13 @@ CHARACTERS = Lab(
     hint=hint,
     layout="wide",
     style="""
-.p4-layout .p4-pictures { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 12px 20px; }
+.p4-layout .p4-pictures { grid-template-columns: minmax(0, 1fr) minmax(0, 1.3fr); gap: 12px 20px; }
+.p4-layout .p4-characters-turned {
+  display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 8px 16px; align-content: start;
+}
+.p4-panel.p4-board.p4-characters-texts .p4-table :is(th, td):last-child {
+  text-align: left; font-family: var(--jp-code-font-family); white-space: pre;
+}
+.p4-curves { min-height: 460px; }
 """,
 )

@@ -2,6 +2,7 @@
 
 from p4lab.problems.densities import DENSITIES, Density2D, DensityProblem, density, grid_density
 from p4lab.problems.digits import Digits, bits
+from p4lab.problems.images import Images
 from p4lab.problems.metrics import density_metrics
 from p4lab.problems.tables import TABLES, TableProblem, table_problem
 
@@ -11,6 +12,7 @@ __all__ = [
     "Density2D",
     "DensityProblem",
     "Digits",
+    "Images",
     "TableProblem",
     "bits",
     "density",

@@ -138,6 +138,7 @@ def test_p4_layers_of_a_glow_train_merge_and_fold_away() -> None:
     assert losses[-1] < losses[0] - 1
     z, _ = flow(x, context)
     assert float((flow.inverse(z, context) - x).detach().abs().max()) < 1e-4
+    assert float(flow.penalty(strength=0.5).detach()) == 0  # no matrix is near to singular
     folded = flow.fold()
     assert all(isinstance(layer, FoldedLinear) for level in folded.linear_layers() for layer in level)
     torch.testing.assert_close(folded.log_prob(x, context), flow.log_prob(x, context), rtol=0, atol=1e-3)

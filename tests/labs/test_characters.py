@@ -1,0 +1,72 @@
+"""The lab of one's own model: spectra that stay, vectors that turn, and text."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from lab_tools import opened, table
+
+from p4lab.labs.characters import CHARACTERS, START
+from p4lab.p4 import P4Orthogonal, P4Spectrum, P4Stiefel, p4_modules
+from p4lab.training.characters import KEEPING, WAYS, CharactersConfig, build, character_lanes, optimizer_of
+
+SMALL: dict[str, Any] = {"dim": 16, "blocks": 1, "length": 8, "batch_size": 4, "rank": 4, "turn": 20.0}
+
+
+def test_singular_values_stay_where_they_are_kept() -> None:
+    with opened(CHARACTERS, **SMALL) as lab:
+        lab.touch("rate_factor", 3.0)
+        for _ in range(3):
+            lab.touch("step")
+        layers = lab.drawings()["spectra"].layers
+        start, plain, again, kept = (np.asarray(layer.points)[:, 1] for layer in layers)
+    np.testing.assert_allclose(kept, again, atol=1e-5)
+    np.testing.assert_allclose(start, again, atol=1e-6)  # both lanes start from the same weights
+    assert np.abs(plain - start).max() > 1e-3
+
+
+def test_the_picture_of_vectors_begins_as_a_diagonal() -> None:
+    with opened(CHARACTERS, **SMALL) as lab:
+        tiles = lab.drawings()["turned"].tiles
+        for tile in tiles:
+            assert (np.diag(tile.images[0]) == 255).all()
+        for _ in range(3):
+            lab.touch("step")
+        assert any((np.diag(tile.images[0]) < 255).any() for tile in lab.drawings()["turned"].tiles)
+
+
+def test_another_projection_is_drawn() -> None:
+    with opened(CHARACTERS, **SMALL) as lab:
+        lab.touch("step")
+        before = lab.drawings()["spectra"].layers[1].points
+        lab.touch("projection", "0.up")
+        assert not np.array_equal(lab.drawings()["spectra"].layers[1].points, before)
+
+
+def test_both_lanes_write_a_line() -> None:
+    with opened(CHARACTERS, **SMALL) as lab:
+        lab.touch("step")
+        rows: Any = lab.drawings()["texts"].rows
+        assert [row.cells[0] for row in rows] == ["plain weights", KEEPING["spectrum"]]
+        assert all(row.cells[1].startswith(START) and "\n" not in row.cells[1] for row in rows)
+        assert next(row["steps"] for row in table(lab)) != "0"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_turns_has_a_rate_of_its_own(way: str) -> None:
+    model = build(way, 16, 1, 1, 8, 4, seed=0)
+    groups = optimizer_of(way, model).param_groups
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    assert len(groups) == (1 if way == "plain" else 2)
+    kinds = {"spectrum": {P4Spectrum}, "orthogonal": {P4Orthogonal, P4Stiefel}}.get(way, set())
+    assert {type(layer) for layer in p4_modules(model)} == kinds
+
+
+@pytest.mark.parametrize("keeps", KEEPING)
+def test_every_way_learns_and_keeps_what_it_says(keeps: str) -> None:
+    lanes = character_lanes(CharactersConfig(keeps=keeps, **SMALL | {"turn": 200.0}))
+    lanes.run(2)
+    lane = lanes.snapshot().lanes["kept"]
+    losses = lane.curves["test_loss"][1]
+    assert losses[-1] < losses[0]
+    assert lane.last("residual") < 1e-4
