@@ -1,7 +1,6 @@
 """Glow: multi-scale flows of images, with any mixing layer for a 1 x 1 convolution."""
 
 import copy
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
@@ -11,20 +10,25 @@ from torch import Tensor, nn
 
 from p4lab.errors import OptionError, ShapeError
 from p4lab.flows.bijection import Bijective
+from p4lab.flows.context import paired
 from p4lab.flows.data import ActNorm
-from p4lab.flows.images import ConvolutionCoupling, OnChannels, Squeeze, check_context, check_images
-from p4lab.flows.latent import penalties, positive
+from p4lab.flows.images import ConvolutionCoupling, OnChannels, Squeeze
+from p4lab.flows.latent import LatentDensity
 from p4lab.flows.linear_layers import FoldedLinear, Permutation, sum_of_logabsdets
 from p4lab.flows.mixing import check_mixing_options, mixing_layer
 from p4lab.p4 import EVERYTHING, Preset
-from p4lab.p4.validate import check_input
+from p4lab.p4.validate import check_input, check_tensor
 
 
-class MultiScale(nn.Module):
+class MultiScale(LatentDensity):
     r"""A density of images: at each level a squeeze, layers, and half of the channels leaves for the latent space.
 
-    .. math:: \log p(x \mid c) = \log N(z; 0, I) + \log\left|\det \frac{\partial z}{\partial x}\right|, \qquad
+    .. math:: \log p(x \mid c) = \log N(z; 0, T I) + \log\left|\det \frac{\partial z}{\partial x}\right|, \qquad
               z = F(x; c)
+
+    Images have shape (..., C, H, W), and latent vectors (..., C H W): what leaves first comes first. Else all is as for
+    `p4lab.flows.Flow`: ``log_prob``, ``sample``, ``latent``, temperatures (what Glow calls so is the root of T), and
+    contexts, of shape (c,) for all images or (..., c) for each.
 
     Args:
         shape: (C, H, W) of an image.
@@ -33,7 +37,7 @@ class MultiScale(nn.Module):
         context: length of the context that the layers get, 0 for none.
 
     Attributes:
-        dim: C H W, length of the latent vector; those that leave first come first.
+        dim: C H W.
 
     Raises:
         OptionError: no level, or a side that is no multiple of 2^levels.
@@ -51,9 +55,9 @@ class MultiScale(nn.Module):
         self.squeeze = Squeeze()
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return ``(z, log|det dz/dx|)`` of shapes (N, dim) and (N,) for images of shape (N, C, H, W)."""
-        self._check(x, context)
-        total, left = self._logabsdet().to(x.dtype), []
+        """Return ``(z, log|det dz/dx|)`` of shapes (..., dim) and (...) for images of shape (..., C, H, W)."""
+        x, context, batch = self._images(x, context)
+        n, total, left = len(x), self._logabsdet().to(x.dtype), []
         for i, layers in enumerate(self.levels):
             x = self.squeeze.map(x)[0]
             for layer in cast(Iterable[Any], layers):
@@ -62,67 +66,24 @@ class MultiScale(nn.Module):
             if i + 1 < len(self.levels):
                 x, leaves = x.chunk(2, 1)
                 left.append(leaves.flatten(1))
-        return torch.cat([*left, x.flatten(1)], 1), total.expand(len(x))
+        z = torch.cat([*left, x.flatten(1)], 1)
+        return z.view(*batch, self.dim), total.expand(n).reshape(batch)
 
     def inverse_with_logabsdet(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return ``(x, log|det dx/dz|)`` of shapes (N, C, H, W) and (N,) for latent vectors of shape (N, dim)."""
+        """Return ``(x, log|det dx/dz|)`` of shapes (..., C, H, W) and (...) for latent vectors of shape (..., dim)."""
         check_input("MultiScale", self.dim, self.like(), z)
-        if z.dim() != 2:
-            raise ShapeError(f"latent vectors of shape {tuple(z.shape)}: expected (N, {self.dim})")
-        shapes = self._leaving()
-        check_context("MultiScale", self.context, context, z)
+        z, context, batch = self._flat(z, context)
+        shapes, n = self._leaving(), len(z)
         *left, last = z.split([math.prod(shape) for shape in shapes], 1)
-        x, total = last.reshape(len(z), *shapes[-1]), -self._logabsdet().to(z.dtype)
+        x, total = last.reshape(n, *shapes[-1]), -self._logabsdet().to(z.dtype)
         for i in reversed(range(len(self.levels))):
             if i + 1 < len(self.levels):
-                x = torch.cat([x, left[i].reshape(len(z), *shapes[i])], 1)
+                x = torch.cat([x, left[i].reshape(n, *shapes[i])], 1)
             for layer in reversed(cast(Any, self.levels[i])):
                 x, logabsdet = _step(layer, x, True, context)
                 total = total if logabsdet is None else total + logabsdet
             x = self.squeeze.map(x, True)[0]
-        return x, total.expand(len(x))
-
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return the images that belong to latent vectors, shape (N, C, H, W)."""
-        return self.inverse_with_logabsdet(z, context)[0]
-
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return log p(x | c) in nats, shape (N,).
-
-        Args:
-            x: images, shape (N, C, H, W).
-            context: c, shape (N, c) or (c,); None if the flow has none.
-        """
-        z, logabsdet = self(x, context)
-        return logabsdet - 0.5 * z.square().sum(-1) - 0.5 * self.dim * math.log(2 * math.pi)
-
-    def latent(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        """Draw latent vectors, shape (n, dim), from N(0, T I): at any temperature the same ones, scaled.
-
-        Args:
-            n: number of vectors.
-            temperature: T, as of `p4lab.flows.Flow`; what Glow calls so is its root.
-            generator: CPU generator; every device then draws the same (None: torch's default).
-
-        Raises:
-            ShapeError, OptionError: n is negative, or the temperature not positive.
-        """
-        if n < 0:
-            raise ShapeError(f"n={n}: expected at least 0 samples")
-        like = self.like()
-        z = torch.randn(n, self.dim, generator=generator, dtype=like.dtype, device="cpu")
-        return (math.sqrt(positive(temperature)) * z).to(like.device)
-
-    @torch.no_grad()
-    def sample(
-        self,
-        n: int,
-        context: Tensor | None = None,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Draw ``n`` images, shape (n, C, H, W), without gradient; arguments as for `log_prob` and `latent`."""
-        return self.inverse(self.latent(n, temperature, generator), context)
+        return x.reshape(*batch, *self.shape), total.expand(n).reshape(batch)
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
@@ -131,7 +92,7 @@ class MultiScale(nn.Module):
         Raises:
             SingularMatrixError: a channel is constant or not finite; the layers before it are initialized.
         """
-        self._check(x, context)
+        x, context, _ = self._images(x, context)
         for layers in self.levels:
             x = self.squeeze.map(x)[0]
             for layer in cast(Iterable[Any], layers):
@@ -139,11 +100,6 @@ class MultiScale(nn.Module):
                     layer.layer.initialize(x.movedim(1, -1).reshape(-1, layer.dim))
                 x = _step(layer, x, False, context)[0]
             x = x.chunk(2, 1)[0]
-
-    def penalty(self, **options: Any) -> Tensor:
-        """Return the sum of the layers' penalties, as `p4lab.flows.Flow.penalty`."""
-        terms = penalties(self, options)
-        return torch.stack(terms).sum() if terms else torch.zeros((), device=self.like().device)
 
     @torch.no_grad()
     def fold(self) -> "MultiScale":
@@ -154,11 +110,6 @@ class MultiScale(nn.Module):
         """
         levels = [[_folded(layer) for layer in cast(Iterable[Any], layers)] for layers in self.levels]
         return MultiScale(cast(Any, self.shape), levels, self.context).train(self.training)
-
-    def like(self) -> Tensor:
-        """Return a tensor with the flow's dtype and device."""
-        tensors = itertools.chain(self.parameters(), self.buffers())
-        return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
 
     def linear_layers(self) -> list[list[Any]]:
         """Return the linear layers on channels of each level, in order."""
@@ -173,11 +124,22 @@ class MultiScale(nn.Module):
         matrices = [layer.weight.double() for layers in self.linear_layers() for layer in layers]
         return max((float(torch.linalg.cond(matrix)) for matrix in matrices), default=1.0)
 
-    def _check(self, x: Tensor, context: Tensor | None) -> None:
-        check_images("MultiScale", x, self.shape[0], self.like())
-        if x.shape[1:] != self.shape:
-            raise ShapeError(f"images of shape {tuple(x.shape[1:])}: expected {self.shape}")
-        check_context("MultiScale", self.context, context, x)
+    def _images(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, torch.Size]:
+        """Return images of shape (n, C, H, W), contexts of shape (n, c), and the batch shape that they had."""
+        check_tensor("MultiScale", x)
+        if x.shape[-3:] != self.shape:
+            expected = ", ".join(map(str, self.shape))
+            raise ShapeError(f"MultiScale got images of shape {tuple(x.shape)}: expected (..., {expected})")
+        check_input("MultiScale", x.shape[-1], self.like(), x)
+        points, context, batch = self._flat(x.flatten(-3), context)
+        return points.view(len(points), *self.shape), context, batch
+
+    def _flat(self, points: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, torch.Size]:
+        """Return points of shape (n, dim), contexts of shape (n, c), and the batch shape that they share."""
+        points, context = paired("MultiScale", self.context, points, context)
+        batch = points.shape[:-1]
+        n = math.prod(batch)
+        return points.reshape(n, self.dim), None if context is None else context.reshape(n, self.context), batch
 
     def _logabsdet(self) -> Tensor:
         """Return the sum of H W log|det W| over the linear layers on channels, those of a level at once."""

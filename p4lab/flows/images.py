@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from p4lab.baselines.layer import device_of
-from p4lab.errors import DtypeError, OptionError, ShapeError
+from p4lab.errors import OptionError, ShapeError
 from p4lab.flows.bijection import Bijection, Bijective
+from p4lab.flows.context import paired
 from p4lab.flows.coupling import Affine, Coupling
 from p4lab.flows.linear_layers import Linear, is_linear
 from p4lab.p4.validate import check_input, check_options, check_tensor, seed_from
@@ -95,8 +96,8 @@ class OnChannels(OnImages):
         layer: Any = self.layer
         y, logabsdet = self.move(x, inverse)
         if logabsdet is None:
-            per_pixel = layer.logabsdet().to(x.dtype)
-            logabsdet = (-per_pixel if inverse else per_pixel) * (x.shape[-2] * x.shape[-1])
+            pixels = x.shape[-2] * x.shape[-1]
+            logabsdet = ((-pixels if inverse else pixels) * layer.logabsdet()).to(x.dtype)
         return y, logabsdet.expand(len(x))
 
     def move(self, x: Tensor, inverse: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -245,9 +246,13 @@ class ConvolutionCoupling(OnImages, Coupling):
         self.to(dtype=dtype, device=device_of(device))
 
     def pair(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return images and context as they are; raise the error of a context that does not fit."""
-        check_context(type(self).__name__, self.context, context, x)
-        return x, context
+        """Return images (N, C, H, W) and contexts (N, c); raise the error of a context that does not fit."""
+        points, context = paired(type(self).__name__, self.context, x.flatten(1), context)
+        if points.dim() != 2:
+            raise ShapeError(
+                f"{type(self).__name__} got contexts for {tuple(points.shape[:-1])}: expected (c,) or (N, c)"
+            )
+        return points.unflatten(1, x.shape[1:]), context
 
     def transform(self, a: Tensor, b: Tensor, inverse: bool, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return what b becomes and the logarithms of the slopes, both of the shape of b."""
@@ -260,24 +265,3 @@ class ConvolutionCoupling(OnImages, Coupling):
     def extra_repr(self) -> str:
         """Return the arguments that differ between layers."""
         return f"channels={self.dim}, hidden={self.hidden}, context={self.context}"
-
-
-def check_context(layer: str, length: int, context: Tensor | None, x: Tensor) -> None:
-    """Raise unless a context has the shape (length,) or (N, length) of the images x; None without a length.
-
-    Raises:
-        OptionError: there is one where none is expected, or none where one is.
-        ShapeError: another shape.
-        DtypeError: another dtype.
-    """
-    if (context is None) != (length == 0):
-        there = "none arrived" if context is None else f"one of shape {tuple(context.shape)} arrived"
-        raise OptionError(f"{layer} has a context of length {length}, and {there}")
-    if context is None:
-        return
-    if context.shape not in ((length,), (len(x), length)):
-        raise ShapeError(
-            f"{layer} got a context of shape {tuple(context.shape)}: expected ({length},) or ({len(x)}, {length})"
-        )
-    if context.dtype != x.dtype:
-        raise DtypeError(f"{layer} got a context of {context.dtype} with images of {x.dtype}: convert one of them")

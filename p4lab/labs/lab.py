@@ -259,7 +259,7 @@ class Picture:
             (equations), ink or None for as it is (canvas). None takes the picture off the page.
         every: least seconds between two drawings while the run goes on.
         area: name of the picture in the layout.
-        moved: what changes of the config when a handle, by its name, is moved to a point.
+        moved: what changes of the config, or of the view, when a handle, by its name, is moved to a point.
     """
 
     base: Base

@@ -73,6 +73,7 @@ class Images:
         train: training integers, shape (4000, 1, 28, 28), uint8.
         test: test integers, shape (test, 1, 28, 28), uint8; digit i is of class i mod 10.
         labels: classes of the training digits, shape (4000,).
+        classes: the classes as contexts, one-hot, shape (10, 10).
         dequantized: the test digits under one fixed dequantization, as a `Batch`.
         dim: 784.
 

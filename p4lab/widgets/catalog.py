@@ -9,6 +9,7 @@ from p4lab.labs.characters import CHARACTERS
 from p4lab.labs.density import DENSITIES_2D
 from p4lab.labs.digits import DIGITS
 from p4lab.labs.directions import DIRECTIONS
+from p4lab.labs.images import IMAGES
 from p4lab.labs.lab import Lab
 from p4lab.labs.linear import LINEAR
 from p4lab.labs.parameter import PARAMETER
@@ -55,6 +56,7 @@ break_lab = opener(BREAK)
 characters_lab = opener(CHARACTERS)
 density_lab = opener(DENSITIES_2D)
 digits_lab = opener(DIGITS)
+images_lab = opener(IMAGES)
 linear_lab = opener(LINEAR)
 parameter_lab = opener(PARAMETER)
 directions_lab = opener(DIRECTIONS)

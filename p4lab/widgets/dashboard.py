@@ -429,8 +429,7 @@ class Dashboard:
             write = lab.controls[name].write
             player.change(lambda planned: write(planned, value))
         elif name in lab.view.settings:
-            self.view = dataclasses.replace(self.view, **{name: value})
-            player.poke()
+            self._look({name: value})
         elif name not in lab.config.settings:
             names = [*lab.config.settings, *lab.view.settings, *lab.controls, *lab.buttons, *sorted(BUTTONS)]
             near = difflib.get_close_matches(name, names, 1)
@@ -457,7 +456,18 @@ class Dashboard:
     def _moved(self, picture: Picture, name: str, point: tuple[float, ...]) -> None:
         moved = picture.moved
         if moved is not None:
-            self._try(lambda: self.player.set(**moved(self._sight(self.player.frame(WAIT)), name, point)))
+            self._try(lambda: self._set(moved(self._sight(self.player.frame(WAIT)), name, point)))
+
+    def _set(self, changes: Mapping[str, Any]) -> None:
+        looks = {key: value for key, value in changes.items() if key in self.lab.view.settings}
+        if looks:
+            self._look(looks)
+        if len(looks) < len(changes):
+            self.player.set(**{key: value for key, value in changes.items() if key not in looks})
+
+    def _look(self, looks: Mapping[str, Any]) -> None:
+        self.view = dataclasses.replace(self.view, **looks)
+        self.player.poke()
 
     def _restart(self, changes: Mapping[str, Any]) -> None:
         self.player.set(**changes)

@@ -25,6 +25,7 @@ NOTEBOOKS = (
     "10_boltzmann_2d",
     "11_alanine_dipeptide",
     "12_temperature",
+    "14_images",
 )
 LEAVE = {
     "00_start_here": ("view",),  # the curves are always the same, as in 08 and 09
@@ -33,6 +34,7 @@ LEAVE = {
     "07_swaps": ("block",),  # beyond the last mixing layer of this run, that one is shown
     "08_properties": ("view",),
     "09_orthogonal_rnn": ("budget", "view"),
+    "14_images": ("budget",),
 }
 SLOWED = ("01_p4inv_live",)
 """Labs whose highest learning rate can, as it should, end a run in some 13 steps: here they take one in a second."""

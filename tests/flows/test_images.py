@@ -157,15 +157,16 @@ def test_samples_depend_on_seed_context_and_temperature() -> None:
     flow = small_glow()
 
     def sample(context: int = 0, temperature: float = 1.0, seed: int = 0) -> Tensor:
-        return flow.sample(3, CONTEXT[context], temperature, torch.Generator().manual_seed(seed))
+        return flow.sample(3, CONTEXT[context], torch.Generator().manual_seed(seed), temperature)
 
     assert torch.equal(sample(), sample())
     for other in (sample(seed=1), sample(context=1), sample(temperature=0.5)):
         assert not torch.allclose(other, sample())
-    z = flow.latent(4000, 0.25, torch.Generator().manual_seed(0))
+    z = flow.latent(4000, torch.Generator().manual_seed(0), 0.25, CONTEXT[0])
     assert abs(float(z.var()) - 0.25) < 0.01
-    each = flow.sample(3, CONTEXT, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(each[1], sample(context=1)[1])
+    each = flow.sample(2, CONTEXT, torch.Generator().manual_seed(0))
+    assert each.shape == (2, 3, 2, 8, 4)
+    torch.testing.assert_close(each[0, 1], sample(context=1)[1])
 
 
 def test_copies_states_transforms_and_empty_batches() -> None:
@@ -176,8 +177,10 @@ def test_copies_states_transforms_and_empty_batches() -> None:
     fresh = glow((2, 8, 4), 2, 2, hidden=6, context=3, dtype=WIDE)
     fresh.load_state_dict(flow.state_dict())
     assert torch.equal(fresh.log_prob(x, CONTEXT[0]), expected)
-    each = torch.func.vmap(lambda a, c: flow.log_prob(a[None], c)[0])(x, CONTEXT[:1].expand(2, 3))
-    torch.testing.assert_close(each, expected)
+    for each in (torch.vmap(flow.log_prob), flow.log_prob):
+        torch.testing.assert_close(each(x, CONTEXT[:1].expand(2, 3)), expected)
+    torch.testing.assert_close(flow.log_prob(x[0], CONTEXT[0]), expected[0])
+    torch.testing.assert_close(flow.inverse(flow(x[0], CONTEXT[0])[0], CONTEXT[0]), x[0])
     assert flow.log_prob(x[:0], CONTEXT[:0]).shape == (0,)
     assert flow.sample(0, CONTEXT[0]).shape == (0, 2, 8, 4)
 
@@ -185,12 +188,19 @@ def test_copies_states_transforms_and_empty_batches() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        pytest.param(lambda f, x: f.log_prob(x), OptionError, "context of length 3, and none arrived", id="none"),
-        pytest.param(lambda f, x: f.log_prob(x, CONTEXT[:, :2]), ShapeError, r"\(3, 2\): expected \(3,\)", id="short"),
-        pytest.param(lambda f, x: f.log_prob(x[0], CONTEXT[0]), ShapeError, r"a single image is x\[None\]", id="one"),
-        pytest.param(lambda f, x: f.log_prob(x[..., :2], CONTEXT[0]), ShapeError, r"expected \(2, 8, 4\)", id="size"),
+        pytest.param(lambda f, x: f.log_prob(x), OptionError, "takes a context and got none", id="none"),
+        pytest.param(
+            lambda f, x: f.log_prob(x, CONTEXT[:, :2]), ShapeError, r"\(3, 2\): expected \(..., 3\)", id="short"
+        ),
+        pytest.param(lambda f, x: Squeeze()(x[0]), ShapeError, r"expected \(N, C, H, W\)", id="one"),
+        pytest.param(lambda f, x: OnChannels(P4Inv(2))(x[0]), ShapeError, r"a single image is x\[None\]", id="image"),
+        pytest.param(
+            lambda f, x: f.log_prob(x[..., :2], CONTEXT[0]), ShapeError, r"expected \(..., 2, 8, 4\)", id="size"
+        ),
         pytest.param(lambda f, x: f.log_prob(x.float(), CONTEXT[0]), TypeError, "convert the input", id="dtype"),
-        pytest.param(lambda f, x: f.sample(1, CONTEXT[0], 0.0), OptionError, "temperature=0.0", id="temperature"),
+        pytest.param(
+            lambda f, x: f.sample(1, CONTEXT[0], temperature=0.0), OptionError, "temperature=0.0", id="temperature"
+        ),
         pytest.param(lambda f, x: f.inverse(x, CONTEXT[0]), ShapeError, r"expected \(\.\.\., 64\)", id="latent"),
         pytest.param(lambda f, x: glow((1, 28, 28), 3), OptionError, "multiples of 8", id="levels"),
         pytest.param(lambda f, x: glow((1, 8, 8), blocks=0), OptionError, "blocks=0", id="blocks"),

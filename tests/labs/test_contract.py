@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "directions": {"dim": 16, **OFTEN},
     "race": {"methods": "plain+p4inv+dense", "dim": 8, "turn": 2.0, "budget": 0.04, "measure_every": 5},
     "density": {"blocks": 2, "couplings": 2, "batch_size": 32, **OFTEN},
+    "images": {"blocks": 1, "hidden": 4, "batch_size": 8, "turn": 2.0, "budget": 0.04, **OFTEN},
     "swaps": {"data": "two_moons", "blocks": 3, "hidden": 8, "batch_size": 32, **OFTEN},
     "property": {"dim": 8, "batch_size": 32, "noise": 0.3, **OFTEN},
     "rnn": {"dim": 8, "delay": 5, "batch_size": 4, "turn": 2.0, "budget": 0.04, "rank": 2, **OFTEN},
@@ -44,7 +45,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "alanine": {"initial": "new", "architecture": "realnvp_p4inv", "batch_size": 16, **OFTEN},
 }
 """Settings with which a lab is quick; they merge, and measure, within ten steps."""
-RACES = {"race", "rnn", "characters"}
+RACES = {"race", "rnn", "images", "characters"}
 """Labs whose steps are turns of some milliseconds, so that no two runs are the same."""
 ANOTHER_VALUE = {
     ("swaps", "block"): "as many layers as the flow has, and not as many as can be chosen",
