@@ -49,9 +49,11 @@ class Way:
 
 def projections(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
     """Return each linear layer of a block, after its parent and its name there."""
-    children = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
     return [
-        (*place, child) for *place, child in children if isinstance(child, nn.Linear) and f"*.{place[1]}" in PROJECTIONS
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.Linear) and f"*.{name}" in PROJECTIONS
     ]
 
 
