@@ -69,6 +69,8 @@ class ImagesConfig(RunConfig):
     learning_rate: float = setting(5e-3, choices=(5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2), help="Of all lanes")
     batch_size: int = setting(32, choices=(8, 16, 32, 64))
     merge_every: int = setting(EVERYTHING.every, choices=(1, 2, 5, 10, 20, 50, 100), help="Of P4Inv")
+    refine_every: int = EVERYTHING.refine_every
+    reset: Any = setting(EVERYTHING.reset, "", one_of(EVERYTHING.reset), live=False, help="All directions, always")
     measure_every: int = 20
     mixing: str = setting("p4inv", "Mixing", one_of(*MIXINGS))
     blocks: int = setting(
@@ -134,8 +136,8 @@ class ImagesView(RaceView):
         help="The class that the flows are told",
     )
     flow: str = setting(SHIPPED, "Way of", choices=FLOWS, live=True, look="wide", help="The flow that finds the way")
-    first: int = setting(3, "From a", choices=_DIGITS, kind="choice", live=True, help="A digit of the test set")
-    second: int = setting(8, "to a", choices=_DIGITS, kind="choice", live=True, help="A digit of the test set")
+    first: int = setting(4, "From a", choices=_DIGITS, kind="choice", live=True, help="A digit of the test set")
+    second: int = setting(9, "to a", choices=_DIGITS, kind="choice", live=True, help="A digit of the test set")
     way: float = setting(
         0.5,
         "Along the way",

@@ -8,7 +8,7 @@ import torch
 from lab_tools import as_number, break_lane, opened, table
 
 from p4lab.errors import ConfigError
-from p4lab.labs.images import FLOWS, IMAGES, NAMES, SHIPPED, STRIP, ImagesConfig, moved
+from p4lab.labs.images import FLOWS, IMAGES, NAMES, SHIPPED, STRIP, ImagesConfig, moved, side_by_side
 from p4lab.labs.ways import EACH, SAMPLES, Way, digits, draw_samples, shipped
 from p4lab.problems.digits import bits
 from p4lab.problems.images import CLASSES, to_levels
@@ -21,6 +21,11 @@ def test_values_out_of_range_are_refused(changes: dict[str, Any]) -> None:
     name, value = next(iter(changes.items()))
     with pytest.raises(ConfigError, match=f"{name}={value!r}"):
         ImagesConfig(**changes)
+
+
+def test_p4inv_of_a_lane_trains_along_all_directions() -> None:
+    layers = side_by_side(ImagesConfig(**SMALL)).engines["p4inv"].layers
+    assert [(layer.reset_kind, layer.rank) for layer in layers] == [("identity", 4), ("identity", 8)]
 
 
 def test_the_first_picture_is_there_before_any_training_and_follows_class_and_temperature() -> None:
