@@ -135,7 +135,7 @@ class CharactersConfig(RunConfig):
 
     seed: int = setting(0, help="Of start, batches and directions")
     dtype: str = setting("float32", choices=("float32",))
-    rank: int = setting(ORTHOGONAL.rank, choices=(4, 8, 16, 32, 64), help="Directions of a perturbation, on each side")
+    rank: int = setting(16, choices=(4, 8, 16, 32, 64), help="Directions of a perturbation, on each side")
     merge_every: int = setting(10, choices=(1, 4, 10, 20, 50, 100))
     refine_every: int = ORTHOGONAL.refine_every
     batch_size: int = setting(16, choices=(8, 16, 32, 64), help="Windows of text in a step")
