@@ -15,6 +15,7 @@ from p4lab.bench import (
     properties,
     property_tuning,
     race,
+    rectangular,
     steps,
     tuning,
     width,
@@ -162,6 +163,19 @@ BENCHES = {
         },
         {"dims": (16, 64), "rounds": 2},
         {"dims": Names(properties.SIZES, kind=int), "rounds": 9},
+    ),
+    "rectangular": Bench(
+        "Time training steps of layers that are not square.",
+        {
+            "Training step of layers from d to 4 d numbers (forward, backward, Adam, merges), batch 512, as a ratio to "
+            "nn.Linear": rectangular.rectangular
+        },
+        {"dims": (64,), "rounds": 1},
+        {
+            "methods": Names(rectangular.CONTENDERS),
+            "dims": Names(rectangular.SIZES, kind=int),
+            "rounds": 5,
+        },
     ),
     "property_tuning": Bench(
         "Find the optimizer and learning rate of every way to keep a property.",

@@ -42,8 +42,9 @@ class FlowDensity(DensityMixin, BaseEstimator):
 
     Inside, categories and integers of a narrow range have a part of a Gaussian as large as their share, other integers
     fill the cell up to the next one, and all of it is standardized and whitened. The flow starts as the Gaussian with
-    the mean and covariance of the table ("p4inv_bent" with an even number of blocks does). Some rows are held out, and the weights are kept with which they are the most likely: so that of a table too
-    small for a flow the Gaussian remains.
+    the mean and covariance of the table ("p4inv_bent" with an even number of blocks does). Some rows are held out, and
+    the weights are kept with which they are the most likely: so that of a table too small for a flow the Gaussian
+    remains. With a share of 5 % the Gaussian stays in any case: far from all rows a flow alone cannot be trusted.
 
     Args:
         flow: "realnvp", "spline_flow" or "p4inv_bent" (`p4lab.flows`); of a single coordinate always one spline.
@@ -65,7 +66,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
 
     Attributes:
         n_features_in_, feature_names_in_: as everywhere in scikit-learn.
-        flow_: the `p4lab.flows.Flow`, float64.
+        mixture_: `p4lab.estimator.train.Guarded`, float64: its ``flow`` is the `p4lab.flows.Flow`.
         columns_: `p4lab.estimator.columns.Columns`: rows as points of the flow's space, and back.
         n_iter_, best_iter_: optimizer steps done, and those after which the weights were kept.
         validation_scores_: mean log-density of the rows held out (nats per row, a lower bound), every 10 steps.
@@ -83,7 +84,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
     step in training, ``n_draws`` for each row in scoring.
 
     Source: Theis et al., arXiv:1511.01844 (integers as cells); Burda et al., arXiv:1509.00519 (the average over
-    points); Ledoit and Wolf (2004).
+    points); Ledoit and Wolf (2004); Hesterberg (1995), the Gaussian's share.
 
     Example:
         >>> import pandas as pd
@@ -140,7 +141,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        fitted.columns_, fitted.flow_, fitted.validation_scores_ = columns, outcome.flow, outcome.scores
+        fitted.columns_, fitted.mixture_, fitted.validation_scores_ = columns, outcome.mixture, outcome.scores
         fitted.n_iter_, fitted.best_iter_ = outcome.steps, outcome.best
         fitted._framed = isinstance(X, pd.DataFrame)
         self.__dict__.update(fitted.__dict__)
@@ -159,11 +160,11 @@ class FlowDensity(DensityMixin, BaseEstimator):
         # The same points in every cell: the density of a row does not depend on the rows around it.
         with torch.device("cpu"):
             u = torch.quasirandom.SobolEngine(dim, scramble=True, seed=0).draw(n_draws, dtype=torch.float64)
-        device, scores = self.flow_.like().device, []
+        device, scores = self.mixture_.flow.like().device, []
         for part in cells.split(max(1, CHUNK // n_draws)):
             y, log_volume = part.points(u[:, None])
             with torch.no_grad():
-                log_p = self.flow_.log_prob(y.to(device)).cpu() + log_volume
+                log_p = self.mixture_.log_prob(y.to(device)).cpu() + log_volume
             scores.append(log_p.logsumexp(0) - math.log(n_draws))
         return torch.cat(scores).numpy()
 
@@ -188,12 +189,12 @@ class FlowDensity(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise OptionError(f"n_samples={n_samples!r}: expected a whole number of at least 1")
-        y = self.flow_.sample(int(n_samples), generator=_generator(random_state))
+        y = self.mixture_.sample(int(n_samples), generator=_generator(random_state))
         frame = self.columns_.frame(y.cpu().numpy())
         return frame if self._framed else frame.to_numpy()
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "flow_")
+        return hasattr(self, "mixture_")
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -202,8 +203,8 @@ class FlowDensity(DensityMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        if "flow_" in state:  # what was trained on an accelerator is loaded on machines without one
-            state["flow_"] = copy.deepcopy(state["flow_"]).cpu()
+        if "mixture_" in state:  # what was trained on an accelerator is loaded on machines without one
+            state["mixture_"] = copy.deepcopy(state["mixture_"]).cpu()
         return state
 
     def _frame(self, X: Any, reset: bool) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from sklearn.covariance import ledoit_wolf
-from torch import Tensor
+from torch import Tensor, nn
 
 from p4lab.errors import SingularMatrixError, TrainingError
 from p4lab.estimator.cells import Cells
@@ -24,6 +24,8 @@ MEASURE_EVERY = 10
 """Steps between two looks at the rows that are held out."""
 POINTS = 16
 """Points of each row that is held out, if rows are cells."""
+GUARD = 0.05
+"""Share of the Gaussian in the density: far from all rows a flow says nothing that can be trusted."""
 DEPENDENT = 1e-13
 """Eigenvalues of a correlation matrix below this are rounding: a table of float32 numbers has none as small."""
 
@@ -50,18 +52,48 @@ class Outcome:
     """What training comes to.
 
     Attributes:
-        flow: float64, with nothing of P4 left.
+        mixture: the density, float64, with nothing of P4 left.
         steps: optimizer steps that were done.
         best: the step whose weights the flow has.
         scores: of the rows that are held out, every `MEASURE_EVERY` steps (nats per row).
         finite: whether loss and gradient were finite to the end.
     """
 
-    flow: Flow
+    mixture: "Guarded"
     steps: int
     best: int
     scores: list[float]
     finite: bool
+
+
+class Guarded(nn.Module):
+    r"""A flow, and with a small share the Gaussian that it started as, so that no row is impossible.
+
+    .. math:: p(y) = (1 - \epsilon) \, p_\text{flow}(y) + \epsilon \, N(y; \mu, \Sigma)
+
+    Args:
+        flow: of width d.
+        gaussian: a flow of one linear layer.
+        share: epsilon, between 0 and 1.
+
+    Source: Hesterberg (1995) has such "defensive" mixtures.
+    """
+
+    def __init__(self, flow: Flow, gaussian: Flow, share: float = GUARD) -> None:
+        super().__init__()
+        self.flow, self.gaussian, self.share = flow, gaussian, share
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Return log p (nats), shape (...) for y of shape (..., d)."""
+        parts = self.flow.log_prob(y) + math.log1p(-self.share), self.gaussian.log_prob(y) + math.log(self.share)
+        return torch.logaddexp(*parts)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw n points, shape (n, d), with a CPU generator."""
+        guarded = torch.rand(n, 1, generator=generator, device="cpu") < self.share
+        z = self.flow.latent(n, generator)
+        with torch.no_grad():
+            return torch.where(guarded.to(z.device), self.gaussian.inverse(z), self.flow.inverse(z))
 
 
 def check_independent(y: Tensor, names: Sequence[Any]) -> None:
@@ -85,34 +117,45 @@ def check_independent(y: Tensor, names: Sequence[Any]) -> None:
         )
 
 
-def build(plan: Plan, y: Tensor, seed: int, device: torch.device | str = "cpu") -> Flow:
-    """Return a flow that starts as the Gaussian with the mean and (Ledoit and Wolf's) covariance of points.
+def gaussian(y: Tensor, whiten: bool) -> Flow:
+    """Return the Gaussian with the mean and covariance of points, as a flow, float64.
+
+    Args:
+        y: points of shape (n, d), float64, of mean about 0 and variance about 1.
+        whiten: whether the covariance is Ledoit and Wolf's, or the identity, with mean 0.
+    """
+    n, dim = y.shape
+    if not whiten:
+        return Flow([FoldedLinear(torch.eye(dim).to(y))])
+    values, vectors = torch.linalg.eigh(torch.from_numpy(ledoit_wolf(y.numpy())[0]))
+    values = values.clamp(min=DEPENDENT if n > dim else 1 / n)
+    weight = (vectors / values.sqrt()) @ vectors.t()
+    return Flow([FoldedLinear(weight, -weight @ y.mean(0))])
+
+
+def build(plan: Plan, start: Flow, seed: int, device: torch.device | str = "cpu") -> Guarded:
+    """Return a flow that starts as a Gaussian, float32, and with it that Gaussian.
 
     Args:
         plan: which flow; one coordinate has no halves, and then it is a spline.
-        y: points of shape (n, d), float64, on the CPU.
+        start: the Gaussian.
         seed: of the weights.
         device: where the flow lives.
 
     Raises:
         OptionError: what the flow refuses.
     """
-    dim = y.shape[1]
     kind: dict[str, Any] = {"dtype": torch.float32, "device": device}
-    if dim == 1:
+    if start.dim == 1:
         from p4lab.flows.from_zuko import splines  # here: zuko switches off torch's validation of distributions
 
         flow = Flow([splines(1, **kind)])
     elif plan.flow == "p4inv_bent":
-        flow = p4inv_bent(dim, plan.blocks, init="paired", seed=seed, **kind)
+        flow = p4inv_bent(start.dim, plan.blocks, init="paired", seed=seed, **kind)
     else:
-        flow = FLOWS[plan.flow](dim, plan.blocks, plan.mixing, hidden=plan.hidden, seed=seed, **kind)
-    if not plan.whiten:
-        return flow
-    values, vectors = torch.linalg.eigh(torch.from_numpy(ledoit_wolf(y.numpy())[0]))
-    values = values.clamp(min=DEPENDENT if len(y) > dim else 1 / len(y))
-    weight = (vectors / values.sqrt()) @ vectors.t()
-    return Flow([FoldedLinear(weight, -weight @ y.mean(0)).to(device, torch.float32), *flow.layers])
+        flow = FLOWS[plan.flow](start.dim, plan.blocks, plan.mixing, hidden=plan.hidden, seed=seed, **kind)
+    start = start.to(**kind)
+    return Guarded(Flow([start, flow]), start)
 
 
 def train(
@@ -138,14 +181,15 @@ def train(
         u = torch.zeros_like(part.low) if exact else torch.rand(part.low.shape, dtype=torch.float64, **kind)
         return part.points(u)
 
-    start = points(cells)[0]
-    check_independent(start, names)
+    y = points(cells)[0]
+    check_independent(y, names)
     n = len(cells)
     order = torch.randperm(n, **kind)
     n_held = min(n - 1, math.ceil(plan.validation_fraction * n))
     held, rows = cells[order[:n_held]], cells[order[n_held:]]
     seed = int(torch.randint(2**31, (), **kind))
-    flow = build(plan, start, seed, device)
+    mixture = build(plan, gaussian(y, plan.whiten), seed, device)
+    flow = mixture.flow
     optimizer = torch.optim.Adam(flow.parameters(), lr=plan.learning_rate, fused=True)
     merges = RECOMMENDED.schedule(flow, optimizer) if p4_modules(flow) else None
     rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, plan.max_iter)
@@ -156,7 +200,7 @@ def train(
             part = rows[torch.randint(len(rows), (plan.batch_size,), **kind)]
         y = points(part)[0].float()
         if plan.noise:  # where y is not drawn anew anyway
-            y = y + plan.noise * torch.randn(y.shape, **kind) * ~part.curved
+            y = y + plan.noise * torch.randn(y.shape, dtype=y.dtype, **kind) * ~part.curved
         return -flow.log_prob(y.to(device)).mean()
 
     top, kept, best, scores = -math.inf, flow.state_dict(), 0, list[float]()
@@ -169,7 +213,7 @@ def train(
         nonlocal top, kept, best
         if not n_held or (now.step % MEASURE_EVERY and now.step < plan.max_iter):
             return False
-        scores.append(float(flow.log_prob(y_held).double().mean()) + float(log_volume.mean()))
+        scores.append(float(mixture.log_prob(y_held).double().mean()) + float(log_volume.mean()))
         if scores[-1] > top:
             top, kept, best = scores[-1], copy.deepcopy(flow.state_dict()), now.step
         return now.step - best >= plan.patience
@@ -185,4 +229,5 @@ def train(
         flow.load_state_dict(kept)
     else:
         best = end.step
-    return Outcome(flow.fold().double(), end.step, best, scores, end.taken)
+    plain = Guarded(flow.fold(), mixture.gaussian).double()
+    return Outcome(plain, end.step, best, scores, end.taken)

@@ -17,6 +17,7 @@ from p4lab.linalg import (
     moved_momentum,
     nearest_orthogonal,
     orthogonality_error,
+    orthonormalized_rows,
     polar_step,
     skew_sketch,
 )
@@ -235,6 +236,18 @@ class LowRankRotation(Orthogonal):
         p = self.rows()
         q, rounding = turned(p, p @ self.frozen_weight, self.core(p.to(widest(p.device))))
         return absorbed_turn(self, self.frozen_weight, p, q, rounding)
+
+    @torch.no_grad()
+    @full_precision
+    def recompute(self) -> Tensor:
+        """Correct the frozen tensor, and the rows of v: a cast up left them orthonormal to the narrow dtype only.
+
+        Returns what violation is left of the frozen tensor. Cost as `correct`.
+        """
+        changes = Changes()
+        changes.put(self.v, orthonormalized_rows(self.v)[0])
+        changes.commit()
+        return self.correct()
 
     def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, changes: Changes) -> Tensor:
         """Express the momentum of u in the new directions (`p4lab.linalg.moved_momentum`). Cost O(d k^2)."""

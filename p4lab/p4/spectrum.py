@@ -15,6 +15,7 @@ from p4lab.linalg import (
     initial_frame,
     moved_momentum,
     orthonormal_rows,
+    orthonormalized_rows,
     skew_sketch,
     with_singular_values,
 )
@@ -197,6 +198,18 @@ class P4Spectrum(OfFixedSize):
         changes = Changes()
         changes.put(self.frozen_weight, with_singular_values(a, own).to(self.frozen_weight))
         self._restart(changes)
+
+    @torch.no_grad()
+    @full_precision
+    def recompute(self) -> Tensor:
+        """Correct the frozen tensor, and the rows of v: a cast up left them orthonormal to the narrow dtype only.
+
+        Returns what violation is left of the frozen tensor. Cost as `correct`.
+        """
+        changes = Changes()
+        changes.put(self.v, torch.cat([orthonormalized_rows(part)[0] for part in self._sides(self.v)], 1))
+        changes.commit()
+        return self.correct()
 
     def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, changes: Changes) -> Tensor:
         """Express the momentum of u in the new directions (`p4lab.linalg.moved_momentum`). Cost O(d k^2)."""

@@ -14,6 +14,7 @@ from p4lab.linalg import (
     moved_momentum,
     nearest_orthogonal,
     orthogonality_error,
+    orthonormalized_rows,
     polar_step,
     skew_sketch,
 )
@@ -186,6 +187,18 @@ class P4Stiefel(OfFixedSize):
         changes = Changes()
         changes.put(self.frozen_frame, self._start(weight).to(self.frozen_frame))
         self._restart(changes)
+
+    @torch.no_grad()
+    @full_precision
+    def recompute(self) -> Tensor:
+        """Correct the frozen tensor, and the rows of v: a cast up left them orthonormal to the narrow dtype only.
+
+        Returns what violation is left of the frozen tensor. Cost as `correct`.
+        """
+        changes = Changes()
+        changes.put(self.v, orthonormalized_rows(self.v)[0])
+        changes.commit()
+        return self.correct()
 
     def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, changes: Changes) -> Tensor:
         """Express the momentum of u in the new directions (`p4lab.linalg.moved_momentum`). Cost O(n k^2)."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.optim import AdamW
 
 from p4lab.baselines.poet import PoetLinear, PoetSchedule
@@ -46,17 +47,29 @@ class Way:
     source: str = ""
 
 
+def projections(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
+    """Return each linear layer of a block, after its parent and its name there."""
+    return [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.Linear) and f"*.{name}" in PROJECTIONS
+    ]
+
+
+@torch.no_grad()
 def _converted(keeps: str, model: nn.Module, rank: int, seed: int) -> None:
+    """Put P4 layers into a model; what keeps its singular values starts with rows of length 1, as POET does."""
+    for _, _, layer in projections(model):
+        layer.weight.copy_(F.normalize(layer.weight, dim=1))
     convert(model, keeps, PROJECTIONS, seed=seed, rank=rank, reset=ORTHOGONAL.reset)
 
 
 def _poet(model: nn.Module, rank: int, seed: int) -> None:
     """Put POET's layers in the place of projections, with its own start and blocks of twice the rank."""
-    places = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
-    for number, (parent, name, child) in enumerate(places):
-        if any(f"*.{name}" == target for target in PROJECTIONS) and isinstance(child, nn.Linear):
-            layer = PoetLinear(child.in_features, child.out_features, block=2 * rank, seed=seed + number)
-            setattr(parent, name, layer.to(child.weight))
+    for number, (parent, name, child) in enumerate(projections(model)):
+        layer = PoetLinear(child.in_features, child.out_features, block=2 * rank, seed=seed + number)
+        setattr(parent, name, layer.to(child.weight))
 
 
 def _p4(label: str, keeps: str, rate: float) -> Way:
@@ -76,7 +89,7 @@ KEEPING = {name: way.label for name, way in WAYS.items() if way.keeps}
 
 
 def build(way: str, width: int, blocks: int, heads: int, length: int, rank: int, seed: int) -> CharacterModel:
-    """Return a model at its start: plain ones of one seed are alike, and so are those that keep their spectrum."""
+    """Return a model at its start; all that is no projection is the same for all ways of one seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = CharacterModel(width, blocks, heads, length)
@@ -122,7 +135,7 @@ class CharactersConfig(RunConfig):
 
     seed: int = setting(0, help="Of start, batches and directions")
     dtype: str = setting("float32", choices=("float32",))
-    rank: int = setting(ORTHOGONAL.rank, choices=(4, 8, 16, 32, 64), help="Directions of a perturbation, on each side")
+    rank: int = setting(16, choices=(4, 8, 16, 32, 64), help="Directions of a perturbation, on each side")
     merge_every: int = setting(10, choices=(1, 4, 10, 20, 50, 100))
     refine_every: int = ORTHOGONAL.refine_every
     batch_size: int = setting(16, choices=(8, 16, 32, 64), help="Windows of text in a step")

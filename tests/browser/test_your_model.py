@@ -25,4 +25,4 @@ def test_learns_while_rates_move_and_fits_the_page(notebook: Notebook) -> None:
     assert notebook.state() == "running"
     assert float(notebook.told("violation").replace("−", "-")) < 1e-4
     notebook.pause()
-    notebook.check_clean()
+    notebook.check_clean("lab", "table_lab")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from drawing import default_device
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -149,6 +150,17 @@ def test_a_gaussian_is_found_in_any_units() -> None:
         assert 0 < kl < 0.05
 
 
+def test_a_row_far_from_all_others_is_unlikely_as_by_the_gaussian() -> None:
+    x = random().normal(size=(300, 2)) ** 3
+    density = FlowDensity(max_iter=60, learning_rate=1e-2, random_state=0).fit(x)
+    assert density.best_iter_ > 0
+    far = np.array([[40.0, 0.0], [0.0, -60.0], [50.0, 50.0]])
+    covariance, mean = np.cov(x.T), x.mean(0)
+    exponent = -0.5 * ((far - mean) @ np.linalg.inv(covariance) * (far - mean)).sum(1)
+    log_gaussian = exponent - 0.5 * np.linalg.slogdet(2 * np.pi * covariance)[1]
+    assert (density.score_samples(far) >= log_gaussian + np.log(0.05) - 0.05 * np.abs(exponent)).all()
+
+
 def test_one_seed_gives_one_density_also_after_pickle() -> None:
     given = table()
     first, again = (FlowDensity(**SMALL).fit(given) for _ in range(2))
@@ -159,6 +171,14 @@ def test_one_seed_gives_one_density_also_after_pickle() -> None:
     loaded = pickle.loads(pickle.dumps(first))
     np.testing.assert_array_equal(scores, loaded.score_samples(given))
     pd.testing.assert_frame_equal(first.sample(9, random_state=3), loaded.sample(9, random_state=3))
+
+
+def test_default_devices_do_not_matter() -> None:
+    given, density = table(), FlowDensity(**SMALL)
+    scores = density.fit(given).score_samples(given)
+    with default_device():
+        np.testing.assert_array_equal(density.fit(given).score_samples(given), scores)
+        assert len(density.sample(3, random_state=0)) == 3
 
 
 def test_training_ends_early_with_the_best_weights() -> None:

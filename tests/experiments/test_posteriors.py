@@ -16,24 +16,22 @@ from p4lab.problems.posteriors import POSTERIORS
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("problem", POSTERIORS)
-def test_flows_have_as_many_parameters_and_follow_their_seed(problem: str, method: str) -> None:
-    model = POSTERIORS[problem]()
-    one, same, other = (build(method, model, seed) for seed in (0, 0, 1))
+def test_flows_have_as_many_parameters_and_follow_their_seed(method: str) -> None:
+    model = POSTERIORS["two_moons"]()
+    one, other = (build(method, model, seed) for seed in (0, 1))
     target = effective_parameters(build("nsf", model))
     assert abs(effective_parameters(one) / target - 1) < 0.03
-    theta, x = scaled(problem).pairs(20, torch.Generator().manual_seed(0))
-    values = log_prob(one, theta, x)
-    assert values.shape == (20,)
-    assert torch.equal(values, log_prob(same, theta, x))
+    theta, x = scaled("two_moons").pairs(20, torch.Generator().manual_seed(0))
+    assert log_prob(one, theta, x).shape == (20,)
     assert any(not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_training_lowers_the_divergence() -> None:
-    runs = [PosteriorRun("linear_gaussian", "p4inv_bent", 0, 0.0, steps, 128, 1e-2) for steps in (1, 60)]
-    first, later = map(train, runs)
+def test_training_lowers_the_divergence_and_follows_its_seed() -> None:
+    runs = [PosteriorRun("linear_gaussian", "nsf", 0, 0.0, steps, 128, 1e-2) for steps in (1, 30, 30)]
+    first, later, again = map(train, runs)
     assert later["kl"] + 5 * later["kl_error"] < first["kl"] - 5 * first["kl_error"]
-    assert (later["steps"], later["finite"]) == (60, 1)
+    assert (later["steps"], later["finite"]) == (30, 1)
+    assert later["kl"] == again["kl"]
 
 
 def test_the_truth_has_no_divergence(monkeypatch: pytest.MonkeyPatch) -> None:

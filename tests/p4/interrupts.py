@@ -451,7 +451,8 @@ def _property(layer: nn.Module, weight: Tensor) -> dict[str, float]:
     if isinstance(layer, P4Stiefel):
         return {"orthonormal": float((weight @ weight.T - torch.eye(len(weight)).double()).abs().max())}
     if isinstance(layer, P4Spectrum):
-        return {"spectrum": float((torch.linalg.svdvals(weight) - layer.singular_values).abs().max())}
+        values = layer.singular_values
+        return {"spectrum": float((torch.linalg.svdvals(weight) - values).abs().max() / values[0])}
     if isinstance(layer, P4Circulant):
         return {"circulant": float((weight.roll((1, 1), (0, 1)) - weight).abs().max())}
     if isinstance(layer, Sets):

@@ -101,6 +101,16 @@ def test_enormous_perturbations_leave_the_property(make: Callable[..., Any]) -> 
 
 
 @layers
+def test_a_cast_up_brings_back_all_digits(make: Callable[..., Any]) -> None:
+    layer = make(rank=2, seed=0)
+    torch.nn.init.normal_(layer.u)
+    layer.double()
+    now = torch.linalg.svdvals(layer.weight.detach())
+    goal = layer.singular_values if isinstance(layer, P4Spectrum) else torch.ones_like(now)
+    torch.testing.assert_close(now, goal, rtol=0, atol=1e-12)
+
+
+@layers
 def test_fold_and_bias(make: Callable[..., Any]) -> None:
     layer = make(rank=2, seed=0, dtype=F64)
     torch.nn.init.normal_(layer.u)
