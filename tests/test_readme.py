@@ -95,3 +95,9 @@ def test_the_boltzmann_example_runs_and_weighs() -> None:
     assert torch.isfinite(names["loss"])
     assert log_w.shape == (1000,)
     assert 0 < float(boltzmann.ess(log_w)) <= float(boltzmann.clipped_ess(log_w)) <= 1
+
+
+def test_layers_of_any_shape_keep_what_they_say() -> None:
+    names: dict[str, Any] = {}
+    exec(block("P4Stiefel(20, 50"), names)
+    assert type(names["layer"]).__name__ == "P4Orthogonal"

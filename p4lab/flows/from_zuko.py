@@ -18,7 +18,7 @@ from p4lab.baselines.layer import device_of, readable
 from p4lab.errors import OptionError
 from p4lab.flows.bijection import Bijective
 from p4lab.flows.context import check_length
-from p4lab.p4.validate import check_options, check_tensor, seed_from
+from p4lab.p4.validate import check_input, check_options, check_tensor, seed_from
 
 
 class FromZuko(Bijective):
@@ -80,8 +80,12 @@ class FromZuko(Bijective):
         return self.transform() if context is None else self.transform(context)
 
     def check(self, x: Tensor) -> None:
-        """Raise the error of what is no tensor."""
-        check_tensor("FromZuko", x)
+        """Raise the error of what is no tensor, or does not fit the first parameter if the width is known."""
+        like = next(self.parameters(), None)
+        if like is None or not hasattr(self, "dim"):
+            check_tensor("FromZuko", x)
+        else:
+            check_input("FromZuko", self.dim, like, x)
 
     def map(self, x: Tensor, inverse: bool = False, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return ``(y, log|det dy/dx|)`` of shapes (..., d) and (...)."""

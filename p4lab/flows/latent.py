@@ -83,8 +83,8 @@ class LatentDensity(nn.Module, ABC):
             ShapeError: n < 0.
         """
         temperature, like = positive(temperature), self.like()
-        if n < 0:
-            raise ShapeError(f"n={n}: expected at least 0 samples")
+        if not isinstance(n, int) or n < 0:
+            raise ShapeError(f"n={n!r}: expected a whole number of at least 0 samples")
         check_context(type(self).__name__, self.context, like, context)
         batch = () if context is None else context.shape[:-1]
         z = self.draw(n * math.prod(batch), generator=generator, dtype=like.dtype, device="cpu")

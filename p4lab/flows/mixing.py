@@ -93,7 +93,10 @@ orthogonal = from_swap("orthogonal", TorchTrivialized)
 p4orthogonal = from_swap(
     "p4orthogonal",
     P4Orthogonal,
-    lambda dim, p: {"rank": min(p.rank_for(dim), ORTHOGONAL.rank_for(dim)), "reset": p.reset},
+    lambda dim, p: {
+        "rank": min(p.rank_for(dim), ORTHOGONAL.rank_for(dim)),
+        "reset": p.reset if p.reset in P4Orthogonal.resets else ORTHOGONAL.reset,
+    },
 )
 """P4 layers on the orthogonal group; log|det| stays 0."""
 

@@ -64,7 +64,8 @@ class MergeSchedule(JoinedSchedule):
 
     Raises:
         OptionError: every < 1, refine_every < 0, recompute_every < 0, weight_decay < 0 or for weights that cannot
-            decay, a model without P4 modules, or an optimizer that steps none of the model's parameters.
+            decay, a model without P4 modules, an optimizer that steps none of the model's parameters, or optimizers
+            that step none of its perturbations.
         ShardingError: parameters of P4 modules are split over processes (FSDP).
 
     Cost of a merge per layer: O(d^2 k); with a correction or a factorization O(d^3).
@@ -101,8 +102,15 @@ class MergeSchedule(JoinedSchedule):
         refuse_shards(model)
         optimizers = [] if optimizer is None else [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
         _check_stepped(model, optimizers)
-        for layer in self.layers:
-            for one in optimizers_of(layer, optimizers):
+        steppers = [optimizers_of(layer, optimizers) for layer in self.layers]
+        if optimizers and not any(steppers):
+            kind = type(self.layers[0]).__name__
+            raise OptionError(
+                f"no optimizer steps the perturbation of any P4 layer ({kind}.u, ...), so that their weights would not "
+                "train: make the optimizer of model.parameters() after convert() or after the layers were put in"
+            )
+        for layer, of_layer in zip(self.layers, steppers, strict=True):
+            for one in of_layer:
                 layer.check_optimizer(one)
         super().__init__(model, optimizers, Replicas.of(model, group))
         self.every, self.refine_every, self.recompute_every = every, refine_every, recompute_every

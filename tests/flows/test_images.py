@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from flows.examples import disturb
 from torch import Tensor
 
 from p4lab.baselines import METHODS
@@ -16,7 +17,6 @@ from p4lab.errors import OptionError, P4Error, ShapeError, SingularMatrixError
 from p4lab.flows import MIXINGS, ActNorm, FoldedLinear, MultiScale, PeriodicConvolution, Permutation, glow
 from p4lab.flows.images import ConvolutionCoupling, OnChannels, Squeeze
 from p4lab.p4 import MergeSchedule, P4Inv
-from tests.flows.examples import disturb
 
 WIDE = torch.float64
 CONTEXT = torch.eye(3, dtype=WIDE)
@@ -263,3 +263,13 @@ def test_a_start_that_ends_dense_convolutions_is_survived_by_p4inv() -> None:
     x = batches[0]
     assert float((flow.inverse(flow(x)[0]) - x).detach().abs().max()) < 1e-4
     assert torch.isfinite(flow.log_prob(x)).all()
+
+
+@pytest.mark.parametrize("mixing", MIXINGS)
+def test_every_mixing_makes_a_glow(mixing: str) -> None:
+    flow = glow((1, 8, 8), levels=1, blocks=1, mixing=mixing, hidden=4, seed=0)
+    x = torch.randn(2, 1, 8, 8)
+    z, logabsdet = flow(x)
+    back, other = flow.inverse_with_logabsdet(z)
+    torch.testing.assert_close(back, x, rtol=0, atol=1e-4)
+    torch.testing.assert_close(other, -logabsdet, rtol=0, atol=1e-3)

@@ -10,7 +10,8 @@ import zuko
 from flows.examples import ARCHITECTURES, amid_training, disturb
 from torch import Tensor, nn
 
-from p4lab.errors import OptionError
+from p4lab import flows
+from p4lab.errors import DtypeError, OptionError
 from p4lab.flows import (
     BentIdentity,
     BentTransform,
@@ -22,7 +23,7 @@ from p4lab.flows import (
     p4inv_bent,
     to_zuko,
 )
-from p4lab.p4 import MergeSchedule, P4Inv, p4_modules
+from p4lab.p4 import MergeSchedule, P4Inv, fold, p4_modules
 
 TIGHT = {"rtol": 1e-10, "atol": 1e-10}
 architectures = pytest.mark.parametrize("name", ARCHITECTURES)
@@ -214,3 +215,18 @@ def test_transforms_say_what_they_are() -> None:
     assert repr(BijectionTransform(BentIdentity(), inverted=True)).endswith("inverted=True)")
     assert BentTransform() != BentTransform(inverted=True)
     assert as_transform(BentIdentity()) == BentTransform()
+
+
+@pytest.mark.parametrize("mixing", ["p4inv", "p4orthogonal"])
+def test_a_zuko_flow_of_p4_layers_folds(mixing: str) -> None:
+    flow = flows.realnvp(2, blocks=2, mixing=mixing, seed=0)
+    plain, x = fold(to_zuko(flow)), torch.randn(7, 2)
+    torch.testing.assert_close(plain().log_prob(x), flow.log_prob(x))
+    assert plain().sample((3,)).shape == (3, 2)
+    assert not p4_modules(plain)
+
+
+def test_another_dtype_is_told_before_zuko_multiplies() -> None:
+    flow = flows.spline_flow(2, blocks=2, seed=0)
+    with pytest.raises(DtypeError, match=r"FromZuko is torch\.float32 but got torch\.float64"):
+        flow.log_prob(torch.zeros(3, 2, dtype=torch.float64))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler
 
 from p4lab.errors import OptionError
-from p4lab.p4 import MergeSchedule, MergeStatus, P4Inv, P4Orthogonal
+from p4lab.p4 import MergeSchedule, MergeStatus, P4Inv, P4Orthogonal, convert
 
 o = torch.optim
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -303,3 +303,11 @@ def test_a_loaded_schedule_goes_on_where_the_saved_one_was() -> None:
     loaded.load_state_dict(copy.deepcopy(saved.state_dict()))
     assert [bool(loaded.step()) for _ in range(9)] == [bool(saved.step()) for _ in range(9)]
     assert loaded.state_dict() == saved.state_dict()
+
+
+def test_an_optimizer_of_biases_alone_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    before = torch.optim.Adam(model.parameters())
+    convert(model, "invertible", seed=0)  # biases stay the same parameters, weights have new ones
+    with pytest.raises(OptionError, match=r"no optimizer steps the perturbation .*P4Inv\.u.*after convert"):
+        MergeSchedule(model, before)
