@@ -11,6 +11,8 @@ from p4lab.estimator.cells import SMOOTH, Cells, Coordinate, Counts, Floats, Sca
 
 FEW = 32
 """Integers of a range of at most so many are counted one by one."""
+LARGEST_INTEGER = 2**53
+"""Larger integers have no float64 of their own."""
 Series = Any
 """A pandas Series."""
 
@@ -99,13 +101,18 @@ class Number:
         """Return the values as float64, unknown ones as NaN.
 
         Raises:
-            OptionError: no numbers, infinite ones, or fractions in a column of integers.
+            OptionError: no numbers, infinite ones, integers beyond 2^53, or fractions in a column of integers.
         """
         if not pd.api.types.is_numeric_dtype(column.infer_objects().dtype):
             raise OptionError(f"column {self.name!r} is {column.dtype}, and was {self.dtype} in fit: convert it")
         x: Floats = column.to_numpy(dtype=np.float64, na_value=np.nan)
         if np.isinf(x).any():
             raise OptionError(f"column {self.name!r} holds infinite values: drop these rows, or fill them in")
+        if self.whole and (np.abs(x) > LARGEST_INTEGER).any():
+            raise OptionError(
+                f"column {self.name!r} holds integers beyond 2^53, which the flow cannot tell apart: subtract "
+                "the smallest one, or make it text or a category if it is a name"
+            )
         if self.whole and (broken := x[~np.isnan(x) & (x != np.floor(x))]).size:
             raise OptionError(
                 f"column {self.name!r} holds {broken[0]:g}, and was {self.dtype} in fit, where only integers have a "

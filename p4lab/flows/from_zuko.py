@@ -71,6 +71,8 @@ class FromZuko(Bijective):
             raise OptionError(f"{built!r}: expected a bijective transform of vectors, or an elementwise one")
         if dim is not None and isinstance(transform, nn.Module):
             self._check_sizes(dim, like)
+        elif dim is not None and not _keeps_length(built, dim):
+            raise OptionError(f"{built!r} does not map {dim} numbers to as many: a density needs the same number")
 
     def build(self, context: Tensor | None = None) -> Transform:
         """Return the transform as the parameters are now, for a context of shape (..., c) if the layer reads one."""
@@ -105,6 +107,13 @@ class FromZuko(Bijective):
                 f"{type(self.transform).__name__} takes no points of {dim} numbers with a context of {self.context}: "
                 f"say context=c and dim=d as it was built with ({error})"
             ) from error
+
+
+def _keeps_length(transform: Transform, dim: int) -> bool:
+    try:
+        return tuple(transform.forward_shape((dim,))) == (dim,)
+    except ValueError:  # it takes points of more dimensions
+        return False
 
 
 def _onto_normal(flow: zuko.lazy.LazyDistribution) -> tuple[nn.Module, int]:

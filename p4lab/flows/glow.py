@@ -1,6 +1,5 @@
 """Glow: multi-scale flows of images, with any mixing layer for a 1 x 1 convolution."""
 
-import copy
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
@@ -10,13 +9,13 @@ from torch import Tensor, nn
 
 from p4lab.errors import OptionError, ShapeError
 from p4lab.flows.bijection import Bijective
-from p4lab.flows.context import paired
+from p4lab.flows.context import length_of, paired
 from p4lab.flows.data import ActNorm
 from p4lab.flows.images import ConvolutionCoupling, OnChannels, Squeeze
 from p4lab.flows.latent import LatentDensity
 from p4lab.flows.linear_layers import FoldedLinear, Permutation, sum_of_logabsdets
 from p4lab.flows.mixing import check_mixing_options, mixing_layer
-from p4lab.p4 import EVERYTHING, Preset
+from p4lab.p4 import EVERYTHING, Preset, fold
 from p4lab.p4.validate import check_input, check_tensor
 
 
@@ -40,7 +39,8 @@ class MultiScale(LatentDensity):
         dim: C H W.
 
     Raises:
-        OptionError: no level, or a side that is no multiple of 2^levels.
+        OptionError: no level, a side that is no multiple of 2^levels, or a layer for another number of channels or
+            another context.
         ShapeError, DtypeError, DeviceError: from all methods, if images, latent vectors or a context do not fit.
 
     Cost for a batch of N: that of the layers; log|det| of linear layers does not depend on N.
@@ -53,6 +53,9 @@ class MultiScale(LatentDensity):
         _check_shape(shape, len(self.levels))
         self.shape, self.context, self.dim = tuple(shape), context, math.prod(shape)
         self.squeeze = Squeeze()
+        for level, layers in enumerate(self.levels):
+            for layer in cast(Iterable[Any], layers):
+                _check_layer(layer, 4 * shape[0] * 2**level, context)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return ``(z, log|det dz/dx|)`` of shapes (..., dim) and (...) for images of shape (..., C, H, W)."""
@@ -168,7 +171,16 @@ def _step(layer: Any, x: Tensor, inverse: bool, context: Tensor | None) -> tuple
 def _folded(layer: Any) -> Bijective:
     if isinstance(layer, OnChannels) and layer.linear and not isinstance(layer.layer, Permutation | FoldedLinear):
         return OnChannels(FoldedLinear.of(layer.layer))
-    return copy.deepcopy(cast(Bijective, layer))
+    return cast(Bijective, fold(cast(nn.Module, layer)))
+
+
+def _check_layer(layer: Any, channels: int, context: int) -> None:
+    dim = getattr(layer, "dim", channels)
+    if dim != channels or length_of(layer) not in (0, context):
+        raise OptionError(
+            f"{type(layer).__name__} of {dim} channels with a context of {length_of(layer)}: expected {channels} "
+            f"channels at its level, and a context of {context}, that of the flow, or none"
+        )
 
 
 def _check_shape(shape: tuple[int, int, int], levels: int) -> None:

@@ -11,6 +11,7 @@ from p4lab.errors import OptionError, ShapeError
 from p4lab.flows.bijection import Bijection, Bijective
 from p4lab.flows.context import paired
 from p4lab.flows.coupling import Affine, Coupling
+from p4lab.flows.latent import LatentDensity
 from p4lab.flows.linear_layers import Linear, is_linear
 from p4lab.p4.validate import check_input, check_options, check_tensor, seed_from
 
@@ -61,7 +62,7 @@ class OnChannels(OnImages):
             `ActNorm`. It is not copied.
 
     Raises:
-        OptionError: the layer does not tell its width.
+        OptionError: the layer does not tell its width, has no inverse, or is a whole flow.
 
     Cost for a batch of N: that of the layer for N H W points, and a copy where the channels of an image are not
     contiguous in memory (of images in ``torch.channels_last`` they are).
@@ -80,6 +81,11 @@ class OnChannels(OnImages):
         dim = getattr(layer, "dim", None)
         if not isinstance(dim, int):
             raise OptionError(f"{type(layer).__name__} does not tell its width: give it an attribute dim")
+        if isinstance(layer, LatentDensity) or not callable(getattr(layer, "inverse", None)):
+            raise OptionError(
+                f"{type(layer).__name__} is no layer of points with an inverse: hand over a linear layer that knows "
+                "its inverse and log|det|, such as P4Inv, or a bijection; of a flow its layers, one by one"
+            )
         self.dim, self.layer = dim, layer
 
     @property

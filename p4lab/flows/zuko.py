@@ -4,7 +4,6 @@ Importing zuko switches off the validation of arguments in all of ``torch.distri
 module only when something of it is asked for.
 """
 
-import copy
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Self, cast
@@ -19,7 +18,7 @@ from p4lab.flows.context import length_of
 from p4lab.flows.flow import Flow, Layer
 from p4lab.flows.from_zuko import FromZuko
 from p4lab.flows.linear_layers import FoldedLinear, is_linear, through
-from p4lab.p4 import fold_inside
+from p4lab.p4 import fold
 from p4lab.p4.validate import check_tensor
 
 __all__ = ["BentTransform", "BijectionTransform", "FromZuko", "LazyBijection", "as_lazy", "as_transform", "to_zuko"]
@@ -158,14 +157,8 @@ class LazyBijection(zuko.lazy.LazyTransform):
     def fold(self) -> "LazyBijection":
         """Return the same with nothing of P4 left in it (`p4lab.fold` of a zuko flow calls it)."""
         layer: Any = self.layer
-        if isinstance(layer, Flow):
-            folded: Any = layer.fold()
-        elif is_linear(layer):
-            folded = FoldedLinear.of(layer)
-        else:
-            folded = copy.deepcopy(layer)
-            fold_inside(folded)
-        return LazyBijection(folded).train(self.training)
+        points = is_linear(layer) and not isinstance(layer, Flow)
+        return LazyBijection(FoldedLinear.of(layer) if points else cast(Any, fold(layer))).train(self.training)
 
 
 def as_transform(layer: Layer | Flow, context: Tensor | None = None) -> Transform:

@@ -397,6 +397,9 @@ class P4Linear(LikeLinear):
             value = state.get(prefix + name)
             if tensor is not None and torch.is_tensor(value) and value.shape != tensor.shape:
                 wrong.append(f"{prefix}{name} has shape {tuple(value.shape)}, expected {tuple(tensor.shape)}")
+        made = (state.get(prefix + "_extra_state") or {}).get("made")  # not in files of version 0.1
+        if made is not None and not made.is_meta and tuple(made.tolist()) != tuple(map(float, self._agreed())):
+            wrong.append(f"{prefix[:-1] or 'the state'} is of a layer with {made.tolist()}, expected {self._agreed()}")
         if wrong:  # all of a layer or nothing: its tensors belong together
             rest[-1].append(f"size mismatch: {'; '.join(wrong)}. Nothing of this layer was loaded.")
             return
@@ -405,7 +408,12 @@ class P4Linear(LikeLinear):
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """Return the state of the layer's generator, for a loaded layer to draw the same directions, and its counts."""
-        return {"generator": self.generator.get_state(), "refusals": self._refusals.state()}
+        made = torch.tensor(self._agreed(), dtype=torch.float64, device="cpu")
+        return {"generator": self.generator.get_state(), "refusals": self._refusals.state(), "made": made}
+
+    def _agreed(self) -> tuple[float, ...]:
+        """Return numbers in which a layer must agree with a state that it loads, beside the shapes of tensors."""
+        return self.dim_in, self.dim_out
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
         """Set what `get_extra_state` gave."""

@@ -135,6 +135,9 @@ class P4Lipschitz(OfFixedSize):
 
     # --- the P4 contract ---------------------------------------------------------------------------------------------
 
+    def _agreed(self) -> tuple[float, ...]:
+        return *super()._agreed(), self.bound
+
     def largest_rank(self) -> int:
         """Return dim_in + dim_out, the width of the frame that is turned."""
         return self.dim_in + self.dim_out

@@ -339,13 +339,16 @@ def turned(p: Tensor, seen: Tensor, core: Tensor) -> tuple[Tensor, Tensor]:
     return q, torch.finfo(p.dtype).eps * p_norm * q_norm + torch.finfo(core.dtype).eps * inner
 
 
-def absorbed_turn(layer: P4Linear, frame: Tensor, p: Tensor, q: Tensor, rounding: Tensor) -> Changes:
-    """Plan ``F <- F - P^T q`` for a frozen tensor of a layer, judged by the rounding (see `turned`)."""
+def absorbed_turn(
+    layer: P4Linear, frame: Tensor, p: Tensor, q: Tensor, rounding: Tensor, scale: Tensor | None = None
+) -> Changes:
+    """Plan ``F <- F - s P^T q`` for a frozen tensor of a layer, judged by the rounding (see `turned`) in units of s."""
     report = layer.judge((q,), rounding)
     changes = Changes(report)
     # q is masked, too: a core that is not finite must leave F alone.
     zero = torch.zeros((), dtype=p.dtype, device=p.device)
     p, q = torch.where(report.accepted, p, zero), torch.where(report.accepted, q, zero)
+    p = p if scale is None else p * scale
     changes.absorb_product(frame, p.t(), q, alpha=-1)
     return changes
 

@@ -138,13 +138,14 @@ class P4Spectrum(OfFixedSize):
         # Both sides as one product of rank 4k. Cost O(d^2 k), no d x d temporary.
         wide = widest(self.u.device)
         p_out, p_in = (torch.cat(rows) for rows in zip(self._sides(self.u), self._sides(self.v), strict=True))
-        q_out, rounding_out = turned(p_out, p_out @ self.frozen_weight, cayley_core(p_out.to(wide)))
+        # Numbers are in units of the largest singular value, so that no norm overflows.
+        size = self.singular_values[0].to(p_in.dtype)
+        q_out, rounding_out = turned(p_out, p_out @ self.frozen_weight / size, cayley_core(p_out.to(wide)))
         # The rows P of the right side see L A, of which nothing is formed but P (L A)^T.
-        seen = torch.addmm(p_in @ self.frozen_weight.t(), p_in @ q_out.t(), p_out, alpha=-1)
+        seen = torch.addmm(p_in @ self.frozen_weight.t() / size, p_in @ q_out.t(), p_out, alpha=-1)
         q_in, rounding_in = turned(p_in, seen, cayley_core(p_in.to(wide)).t())
-        rounding = (rounding_out + rounding_in) / self.singular_values[0].to(p_in.dtype)
         left, right = torch.cat((p_out, q_in)), torch.cat((q_out, p_in))
-        return absorbed_turn(self, self.frozen_weight, left, right, rounding)
+        return absorbed_turn(self, self.frozen_weight, left, right, rounding_out + rounding_in, size)
 
     def _absorb_anew(self) -> Changes:
         # An enormous u rounds too much in the layer's own dtype: L A R in the wide one, with its singular values back.

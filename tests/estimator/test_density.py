@@ -281,3 +281,9 @@ def test_without_scikit_learn_the_rest_works_and_the_error_says_what_to_install(
     assert result.stdout == "so far\n"
     assert "MissingPackageError: sklearn is not installed" in result.stderr
     assert "pip install 'p4lab[lab]'" in result.stderr
+
+
+def test_integers_that_float64_cannot_tell_apart_are_refused() -> None:
+    table = pd.DataFrame({"id": 2**60 + 3 * np.arange(40), "b": np.linspace(0, 1, 40)})
+    with pytest.raises(OptionError, match=r"'id' holds integers beyond 2\^53"):
+        FlowDensity(**SMALL).fit(table)

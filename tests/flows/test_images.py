@@ -14,9 +14,9 @@ from torch import Tensor
 
 from p4lab.baselines import METHODS
 from p4lab.errors import OptionError, P4Error, ShapeError, SingularMatrixError
-from p4lab.flows import MIXINGS, ActNorm, FoldedLinear, MultiScale, PeriodicConvolution, Permutation, glow
+from p4lab.flows import MIXINGS, ActNorm, Flow, FoldedLinear, MultiScale, PeriodicConvolution, Permutation, glow
 from p4lab.flows.images import ConvolutionCoupling, OnChannels, Squeeze
-from p4lab.p4 import MergeSchedule, P4Inv
+from p4lab.p4 import MergeSchedule, P4Inv, convert, p4_modules
 
 WIDE = torch.float64
 CONTEXT = torch.eye(3, dtype=WIDE)
@@ -273,3 +273,21 @@ def test_every_mixing_makes_a_glow(mixing: str) -> None:
     back, other = flow.inverse_with_logabsdet(z)
     torch.testing.assert_close(back, x, rtol=0, atol=1e-4)
     torch.testing.assert_close(other, -logabsdet, rtol=0, atol=1e-3)
+
+
+def test_layers_of_another_context_or_width_are_refused_when_a_flow_is_made() -> None:
+    with pytest.raises(OptionError, match="with a context of 3"):
+        MultiScale((1, 4, 4), [[ConvolutionCoupling(4, 8, context=3, seed=0)]])
+    with pytest.raises(OptionError, match="of 6 channels"):
+        MultiScale((1, 4, 4), [[ConvolutionCoupling(6, 8, seed=0)]])
+    with pytest.raises(OptionError, match="Flow is no layer of points"):
+        OnChannels(Flow([P4Inv(4, seed=0)]))
+
+
+def test_converted_couplings_fold_with_the_flow() -> None:
+    flow = glow((1, 4, 4), levels=1, blocks=1, hidden=4, seed=0)
+    disturb(flow)
+    convert(flow, "spectrum", targets=torch.nn.Conv2d, seed=0)
+    plain, x = flow.fold(), torch.randn(2, 1, 4, 4)
+    assert not p4_modules(plain)
+    torch.testing.assert_close(plain.log_prob(x), flow.log_prob(x))

@@ -230,3 +230,8 @@ def test_another_dtype_is_told_before_zuko_multiplies() -> None:
     flow = flows.spline_flow(2, blocks=2, seed=0)
     with pytest.raises(DtypeError, match=r"FromZuko is torch\.float32 but got torch\.float64"):
         flow.log_prob(torch.zeros(3, 2, dtype=torch.float64))
+
+
+def test_a_transform_to_more_numbers_is_refused() -> None:
+    with pytest.raises(OptionError, match="does not map 3 numbers to as many"):
+        FromZuko(torch.distributions.StickBreakingTransform(), dim=3)
