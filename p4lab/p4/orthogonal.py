@@ -2,6 +2,7 @@
 
 import copy
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -17,13 +18,14 @@ from p4lab.linalg import (
     moved_momentum,
     nearest_orthogonal,
     orthogonality_error,
+    orthonormal_rows,
     orthonormalized_rows,
     polar_step,
     skew_sketch,
 )
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import full_precision
-from p4lab.p4.linear import NOT_FINITE, P4Linear, Reset, VolumePreserving, add_low_rank, widest
+from p4lab.p4.linear import NOT_FINITE, OfFixedSize, P4Linear, Reset, VolumePreserving, add_low_rank, widest
 from p4lab.p4.report import Check, MergeStatus
 from p4lab.p4.watch import Batch
 
@@ -186,7 +188,43 @@ class Orthogonal(VolumePreserving):
         self._restart(changes)
 
 
-class LowRankRotation(Orthogonal):
+class Turned(OfFixedSize):
+    """Base class of the layers that low-rank turns perturb, on one side or on two: what becomes of their directions."""
+
+    def sides(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Return the parts of rows of u, or of v, that belong to each turn (default: there is one)."""
+        return (rows,)
+
+    def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, changes: Changes) -> Tensor:
+        """Express the momentum of u in the new directions (`p4lab.linalg.moved_momentum`). Cost O(d k^2)."""
+        if parameter is not self.u:
+            return momentum
+        parts = zip(*map(self.sides, (momentum, self.v, changes.new(self.v))), strict=True)
+        return _joined(moved_momentum(*part) for part in parts)
+
+    @torch.no_grad()
+    @full_precision
+    def recompute(self) -> Tensor:
+        """Correct the frozen tensor, and the rows of v: a cast up left them orthonormal to the narrow dtype only.
+
+        Returns what violation is left of the frozen tensor. Cost as `correct`.
+        """
+        changes = Changes()
+        changes.put(self.v, _joined(orthonormalized_rows(part)[0] for part in self.sides(self.v)))
+        changes.commit()
+        return self.correct()
+
+    def _frame(self, rows: Tensor, omega: Tensor) -> Tensor:
+        parts = zip(self.sides(rows), self.sides(omega), strict=True)
+        return _joined(orthonormal_rows(part, fallback=noise) for part, noise in parts)
+
+
+def _joined(parts: Iterable[Tensor]) -> Tensor:
+    first, *others = parts
+    return torch.cat((first, *others), 1) if others else first
+
+
+class LowRankRotation(Turned, Orthogonal):
     """Base class of the families ``R = I - P^T K P`` with 2k rows in P; a subclass supplies `rows` and `core`."""
 
     def __init__(
@@ -236,22 +274,6 @@ class LowRankRotation(Orthogonal):
         p = self.rows()
         q, rounding = turned(p, p @ self.frozen_weight, self.core(p.to(widest(p.device))))
         return absorbed_turn(self, self.frozen_weight, p, q, rounding)
-
-    @torch.no_grad()
-    @full_precision
-    def recompute(self) -> Tensor:
-        """Correct the frozen tensor, and the rows of v: a cast up left them orthonormal to the narrow dtype only.
-
-        Returns what violation is left of the frozen tensor. Cost as `correct`.
-        """
-        changes = Changes()
-        changes.put(self.v, orthonormalized_rows(self.v)[0])
-        changes.commit()
-        return self.correct()
-
-    def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, changes: Changes) -> Tensor:
-        """Express the momentum of u in the new directions (`p4lab.linalg.moved_momentum`). Cost O(d k^2)."""
-        return moved_momentum(momentum, self.v, changes.new(self.v)) if parameter is self.u else momentum
 
     def sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
         """Return rows that span directions of the skew gradient (`p4lab.linalg.skew_sketch`)."""

@@ -13,16 +13,13 @@ from p4lab.linalg import (
     cayley_core,
     cayley_turn,
     initial_frame,
-    moved_momentum,
-    orthonormal_rows,
-    orthonormalized_rows,
     skew_sketch,
     with_singular_values,
 )
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import full_precision
-from p4lab.p4.linear import NOT_FINITE, OfFixedSize, Reset, widest
-from p4lab.p4.orthogonal import LARGEST_ERROR, LARGEST_ROUNDING, TURN_COST, absorbed_turn, turned
+from p4lab.p4.linear import NOT_FINITE, Reset, widest
+from p4lab.p4.orthogonal import LARGEST_ERROR, LARGEST_ROUNDING, TURN_COST, Turned, absorbed_turn, turned
 from p4lab.p4.report import Check, MergeStatus
 from p4lab.p4.watch import Batch
 
@@ -33,7 +30,7 @@ ROUNDING = Check(
 """The merge is judged by what rounding does to the property, relative to the largest singular value."""
 
 
-class P4Spectrum(OfFixedSize):
+class P4Spectrum(Turned):
     r"""Linear layer that turns the singular vectors of its weights and keeps all singular values.
 
     .. math:: y = W x + b, \qquad W = L A R, \qquad L = C(u_o, v_o), \quad R = C(u_i, v_i), \qquad
@@ -117,7 +114,7 @@ class P4Spectrum(OfFixedSize):
         self._check(x, self.dim_in)
         if self._forms_weight(x):
             return self._watched(x, F.linear(x, self.weight, self.bias))
-        (u_out, u_in), (v_out, v_in) = self._sides(self.u), self._sides(self.v)
+        (u_out, u_in), (v_out, v_in) = self.sides(self.u), self.sides(self.v)
         z = F.linear(cayley_turn(x, u_in, v_in), self.frozen_weight)
         return self._watched(x, cayley_turn(z, u_out, v_out, self.bias))
 
@@ -125,7 +122,7 @@ class P4Spectrum(OfFixedSize):
     @full_precision
     def weight(self) -> Tensor:
         """The effective weights ``L A R``, shape (dim_out, dim_in), differentiable. Cost O(d^2 k)."""
-        (u_out, u_in), (v_out, v_in) = self._sides(self.u), self._sides(self.v)
+        (u_out, u_in), (v_out, v_in) = self.sides(self.u), self.sides(self.v)
         return cayley_turn(cayley_turn(self.frozen_weight, -u_in, v_in).t(), u_out, v_out).t()
 
     # --- the P4 contract ---------------------------------------------------------------------------------------------
@@ -137,7 +134,7 @@ class P4Spectrum(OfFixedSize):
     def _absorb(self) -> Changes:
         # Both sides as one product of rank 4k. Cost O(d^2 k), no d x d temporary.
         wide = widest(self.u.device)
-        p_out, p_in = (torch.cat(rows) for rows in zip(self._sides(self.u), self._sides(self.v), strict=True))
+        p_out, p_in = (torch.cat(rows) for rows in zip(self.sides(self.u), self.sides(self.v), strict=True))
         # Numbers are in units of the largest singular value, so that no norm overflows.
         size = self.singular_values[0].to(p_in.dtype)
         q_out, rounding_out = turned(p_out, p_out @ self.frozen_weight / size, cayley_core(p_out.to(wide)))
@@ -200,32 +197,13 @@ class P4Spectrum(OfFixedSize):
         changes.put(self.frozen_weight, with_singular_values(a, own).to(self.frozen_weight))
         self._restart(changes)
 
-    @torch.no_grad()
-    @full_precision
-    def recompute(self) -> Tensor:
-        """Correct the frozen tensor, and the rows of v: a cast up left them orthonormal to the narrow dtype only.
-
-        Returns what violation is left of the frozen tensor. Cost as `correct`.
-        """
-        changes = Changes()
-        changes.put(self.v, torch.cat([orthonormalized_rows(part)[0] for part in self._sides(self.v)], 1))
-        changes.commit()
-        return self.correct()
-
-    def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, changes: Changes) -> Tensor:
-        """Express the momentum of u in the new directions (`p4lab.linalg.moved_momentum`). Cost O(d k^2)."""
-        if parameter is not self.u:
-            return momentum
-        parts = zip(*map(self._sides, (momentum, self.v, changes.new(self.v))), strict=True)
-        return torch.cat([moved_momentum(*part) for part in parts], 1)
-
     def sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
         """Return rows that span directions of both skew gradients (`p4lab.linalg.skew_sketch`)."""
         # The skew gradients are those of the pairs (L A R x, g) and (R^T A^T L^T g, x); a random omega makes nothing of
         # a rotation that stands beside it.
         x, g, _ = batch
-        (u_out, u_in), (v_out, v_in) = self._sides(self.u), self._sides(self.v)
-        omega_out, omega_in = self._sides(omega)
+        (u_out, u_in), (v_out, v_in) = self.sides(self.u), self.sides(self.v)
+        omega_out, omega_in = self.sides(omega)
         out = skew_sketch(cayley_turn(x, u_in, v_in), g, omega_out @ self.frozen_weight)
         into = skew_sketch(cayley_turn(g, -u_out, v_out), x, omega_in @ self.frozen_weight.t())
         return torch.cat((out, into), 1)
@@ -241,12 +219,8 @@ class P4Spectrum(OfFixedSize):
         n, turn, area = x.numel() // self.dim_in, TURN_COST * self.rank, self.dim_in * self.dim_out
         return area * (n + 2 * turn) <= turn * n * (self.dim_in + self.dim_out)
 
-    def _frame(self, rows: Tensor, omega: Tensor) -> Tensor:
-        parts = zip(self._sides(rows), self._sides(omega), strict=True)
-        return torch.cat([orthonormal_rows(part, fallback=noise) for part, noise in parts], 1)
-
-    def _sides(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what belongs to the outputs, and what to the inputs."""
+    def sides(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what belongs to the turn of the outputs, and what to that of the inputs."""
         return rows[:, : self.dim_out], rows[:, self.dim_out :]
 
     def _difference(self, weight: Tensor) -> Tensor:

@@ -11,28 +11,27 @@ from p4lab.linalg import (
     cayley_core,
     cayley_turn,
     initial_frame,
-    moved_momentum,
     nearest_orthogonal,
     orthogonality_error,
-    orthonormalized_rows,
     polar_step,
     skew_sketch,
 )
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import full_precision
-from p4lab.p4.linear import NOT_FINITE, OfFixedSize, Reset, widest
+from p4lab.p4.linear import NOT_FINITE, Reset, widest
 from p4lab.p4.orthogonal import (
     LARGEST_ERROR,
     LARGEST_ROUNDING,
     ROUNDING,
     TURN_COST,
+    Turned,
     absorbed_turn,
     turned,
 )
 from p4lab.p4.watch import Batch
 
 
-class P4Stiefel(OfFixedSize):
+class P4Stiefel(Turned):
     r"""Linear layer whose weights have orthonormal columns (dim_out >= dim_in) or orthonormal rows (dim_out < dim_in).
 
     .. math:: y = W x + b, \qquad W = R F \ \text{ or } \ W = (R F)^T, \qquad F^T F = I, \qquad
@@ -187,22 +186,6 @@ class P4Stiefel(OfFixedSize):
         changes = Changes()
         changes.put(self.frozen_frame, self._start(weight).to(self.frozen_frame))
         self._restart(changes)
-
-    @torch.no_grad()
-    @full_precision
-    def recompute(self) -> Tensor:
-        """Correct the frozen tensor, and the rows of v: a cast up left them orthonormal to the narrow dtype only.
-
-        Returns what violation is left of the frozen tensor. Cost as `correct`.
-        """
-        changes = Changes()
-        changes.put(self.v, orthonormalized_rows(self.v)[0])
-        changes.commit()
-        return self.correct()
-
-    def carry_momentum(self, parameter: nn.Parameter, momentum: Tensor, changes: Changes) -> Tensor:
-        """Express the momentum of u in the new directions (`p4lab.linalg.moved_momentum`). Cost O(n k^2)."""
-        return moved_momentum(momentum, self.v, changes.new(self.v)) if parameter is self.u else momentum
 
     def sketch(self, omega: Tensor, batch: Batch, changes: Changes) -> Tensor:
         """Return rows that span directions of the frame's skew gradient (`p4lab.linalg.skew_sketch`)."""
