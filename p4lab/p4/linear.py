@@ -12,8 +12,9 @@ from p4lab.errors import OptionError
 from p4lab.linalg import is_transforming, orthonormal_rows
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import Total, alone, full_precision
+from p4lab.p4.modes import outside_inference
 from p4lab.p4.plain import LikeLinear
-from p4lab.p4.refusals import Refusals, outside_inference
+from p4lab.p4.refusals import Refusals
 from p4lab.p4.report import Check, MergeReport, MergeStatus
 from p4lab.p4.validate import check_cast, check_input, check_options, seed_from
 from p4lab.p4.watch import Batch, CompiledWatch, Slots, Watch, tie_to

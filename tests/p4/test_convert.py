@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -440,6 +441,67 @@ def test_an_interrupt_leaves_a_model_before_or_after() -> None:
             break
     assert (True, False) in seen
     assert not struck
+
+
+def of_conv() -> nn.Module:
+    model = nn.Sequential(nn.Conv1d(2, 2, 1))
+    convert(model, "spectrum", seed=0)
+    return model
+
+
+WITHOUT_GRADIENTS = {
+    "commit": (Changes, Changes.commit),
+    "fold": (lambda: P4Spectrum(2, 2), fold),
+    "fold what was converted": (of_conv, fold),
+    "of": (lambda: nn.Linear(2, 2), P4Spectrum.of),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_GRADIENTS)
+def test_an_interrupt_leaves_gradients_on(name: str) -> None:
+    make, function = WITHOUT_GRADIENTS[name]
+    start, modes = make(), []
+
+    def run() -> None:
+        try:
+            function(start)
+        finally:
+            modes.append(torch.is_grad_enabled())
+
+    while interrupted_at(len(modes) + 1, run):
+        pass
+    assert len(modes) > 5
+    assert all(modes)
+
+
+def test_threads_that_share_a_module_make_weights_of_their_own() -> None:
+    model, x = nn.LSTM(4, 4, 2), torch.randn(3, 2, 4)
+    convert(model, "orthogonal", seed=0)
+    amid, done = threading.Event(), threading.Event()
+
+    @torch.no_grad()
+    def serve() -> None:
+        model(x)
+
+    server = threading.Thread(target=serve)
+
+    def first(*_: object) -> None:
+        if torch.is_grad_enabled():
+            server.start()
+            assert amid.wait(60)
+
+    def last(*_: object) -> None:
+        if not torch.is_grad_enabled():
+            amid.set()
+            assert done.wait(60)
+
+    model.p4["weight_ih_l0"].register_forward_hook(first)
+    model.p4["weight_hh_l1"].register_forward_hook(last)
+    y = model(x)[0]  # begins before, and ends while, the other thread is amid its pass
+    done.set()
+    server.join()
+    y.square().sum().backward()
+    assert all(layer.u.grad is not None for layer in p4_modules(model))
 
 
 def test_averages_and_functional_calls_work() -> None:
