@@ -63,6 +63,16 @@ class WithMore(nn.Linear):
         return super().forward(x) + F.linear(x, self.more)
 
 
+class Standardized(nn.Conv2d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight - weight.mean((1, 2, 3), keepdim=True), bias)
+
+
+class DropConnect(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, F.dropout(self.weight, training=self.training), self.bias)
+
+
 def mlp() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 4))
 
@@ -347,6 +357,11 @@ def wrapped() -> nn.Module:
     return model
 
 
+@torch.inference_mode()
+def made_for_inference() -> nn.Module:
+    return mlp()
+
+
 def tie(model: nn.Sequential) -> None:
     model.append(nn.Linear(6, 6))
     model[3].weight = model[0].weight
@@ -391,6 +406,25 @@ ERRORS = {
     ),
     "masked": (lambda: nn.Sequential(OwnForward(2, 2)), "orthogonal", "0", {}, OptionError, "'0' .* may mask"),
     "masked weight": (lambda: nn.Sequential(OwnForward(2, 2)), "orthogonal", "0.weight", {}, OptionError, "may mask"),
+    "standardized": (lambda: nn.Sequential(Standardized(2, 2, 3)), "spectrum", "0", {}, OptionError, "of its own"),
+    "dropped": (lambda: nn.Sequential(DropConnect(9, 9)).eval(), "spectrum", "0", {}, OptionError, "may mask"),
+    "in a list": (
+        lambda: spoiled(lambda model: setattr(model, "steps", [model[0]])),
+        "spectrum",
+        "0",
+        {},
+        OptionError,
+        r"'0' cannot be converted: it is also in steps\[0\], .* nn.ModuleList",
+    ),
+    "weight in a list": (
+        lambda: spoiled(lambda model: setattr(model[1], "groups", [{"params": [model[0].weight]}])),
+        "spectrum",
+        "0.weight",
+        {},
+        OptionError,
+        r"'0.weight' .* its weight is also in 1.groups\[0\]\['params'\]\[0\]",
+    ),
+    "made for inference": (made_for_inference, "spectrum", "0", {}, OptionError, "0.weight: .*never train"),
     "lora": (lambda: nn.Sequential(WithMore(2, 2)), "orthogonal", "0", {}, OptionError, "more in it than a weight"),
     "wrapped": (wrapped, "orthogonal", None, {}, OptionError, "convert the model before"),
     "embedding": (lambda: nn.Sequential(nn.Embedding(2, 2)), "orthogonal", None, {}, OptionError, "Embedding"),
@@ -502,6 +536,26 @@ def test_threads_that_share_a_module_make_weights_of_their_own() -> None:
     server.join()
     y.square().sum().backward()
     assert all(layer.u.grad is not None for layer in p4_modules(model))
+
+
+def test_what_is_converted_for_inference_trains() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, (4, 1)), nn.Conv1d(4, 4, 1)), torch.randn(2, 4)
+    with torch.inference_mode():
+        convert(model, "spectrum", seed=0)
+    model(x).square().sum().backward()
+    assert all(layer.u.grad.any() and layer.merge() for layer in p4_modules(model))
+
+
+def test_what_stands_where_torch_does_not_look_is_left() -> None:
+    model = mlp()
+    model.first = model[0].forward
+    for pattern in ("*.weight", "*"):
+        report = convert(nn.ModuleDict({"m": copy.deepcopy(model)}), "spectrum", pattern, seed=0)
+        assert [weight.name for weight in report.weights] == ["m.2"]
+        assert "m.0 is left: Linear: it is also in m.first, where" in repr(report)
+    conv = nn.Sequential(nn.Conv1d(2, 2, 1))
+    conv.steps = [conv[0]]  # which stays itself
+    assert convert(conv, "spectrum", seed=0).left == ()
 
 
 def test_averages_and_functional_calls_work() -> None:
