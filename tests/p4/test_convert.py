@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations
 
 from p4lab import RELATIVE, AveragedWeights, Conversion, MergeSchedule, P4Inv, convert, flows, fold
-from p4lab.errors import DeviceError, DtypeError, OptionError, P4Error, ShapeError, SingularMatrixError
+from p4lab.errors import DeviceError, DtypeError, OptionError, P4Error, ReplicaError, ShapeError, SingularMatrixError
 from p4lab.linalg import orthogonality_error
 from p4lab.p4 import (
     FAMILIES,
@@ -556,6 +556,11 @@ def test_what_stands_where_torch_does_not_look_is_left() -> None:
     conv = nn.Sequential(nn.Conv1d(2, 2, 1))
     conv.steps = [conv[0]]  # which stays itself
     assert convert(conv, "spectrum", seed=0).left == ()
+
+
+def test_threads_of_data_parallel_are_refused() -> None:
+    with pytest.raises(ReplicaError, match=r"throws its replicas away, .* P4Inv remembers .* DistributedDataParallel"):
+        P4Inv(2)._replicate_for_data_parallel()  # as nn.DataParallel does, given two devices
 
 
 def test_averages_and_functional_calls_work() -> None:
