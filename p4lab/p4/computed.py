@@ -78,9 +78,12 @@ class Computed(nn.Module):
         if torch.compiler.is_compiling():
             return super().forward(*arguments, **keywords)
         try:
-            UNDER_WAY.weights[self] = {}
-            return super().forward(*arguments, **keywords)
-        finally:
+            try:
+                UNDER_WAY.weights[self] = {}
+                return super().forward(*arguments, **keywords)
+            finally:
+                UNDER_WAY.weights.pop(self, None)
+        finally:  # twice, for an interrupt may strike just before it is done
             UNDER_WAY.weights.pop(self, None)
 
     def p4_weight(self, name: str) -> Tensor:

@@ -508,6 +508,19 @@ def test_an_interrupt_leaves_gradients_on(name: str) -> None:
     assert all(modes)
 
 
+def test_an_interrupt_leaves_no_weight_of_a_pass_behind() -> None:
+    model, x = of_conv(), torch.randn(3, 2, 4)
+    (layer,) = p4_modules(model)
+    for moment in range(1, 1000):
+        struck = interrupted_at(moment, lambda: model(x))
+        nn.init.normal_(layer.u)
+        assert torch.equal(model[0].weight[..., 0], layer.weight)
+        if not struck:
+            break
+    assert moment > 10
+    assert not struck
+
+
 def test_threads_that_share_a_module_make_weights_of_their_own() -> None:
     model, x = nn.LSTM(4, 4, 2), torch.randn(3, 2, 4)
     convert(model, "orthogonal", seed=0)
