@@ -54,7 +54,10 @@ class MergeOrderError(P4Error, RuntimeError):
 
 
 class ReplicaError(P4Error, RuntimeError):
-    """Processes that train one model together have different copies of it, or do not say that they belong together."""
+    """Processes that train one model together have different copies of it, or do not say that they belong together.
+
+    Replicas in threads of one process (`torch.nn.DataParallel`) are refused, too.
+    """
 
 
 class ShardingError(P4Error, RuntimeError):

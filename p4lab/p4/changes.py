@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from p4lab.p4.modes import without_gradients
 from p4lab.p4.report import MergeReport
 
 ATTEMPTS = 3
@@ -133,16 +134,13 @@ class Changes:
 
     # --- doing -------------------------------------------------------------------------------------------------------
 
+    @without_gradients
     def commit(self) -> None:
         """Write everything that was planned; what is raised meanwhile finds all of it done, or nothing.
 
         Raises:
             whatever a write raises, after it was tried again and all others were done.
         """
-        if torch.is_grad_enabled():
-            with torch.no_grad():
-                self.commit()
-            return
         counts = [target._version for target in self._targets.values()]
         try:
             deque(map(call, self._writes), maxlen=0)

@@ -6,6 +6,7 @@ Such a module gets a class of its own, derived from the one that it had, in whic
 """
 
 import copy
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from typing import Any, ClassVar, cast
@@ -17,6 +18,7 @@ from p4lab.errors import OptionError
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import fold_inside
 from p4lab.p4.linear import P4Linear
+from p4lab.p4.modes import without_gradients
 
 NAME = "p4"
 """The layers are a submodule of this name."""
@@ -44,6 +46,24 @@ class Stack(nn.Module):
         return any(parameter.requires_grad for parameter in self.parameters())
 
 
+class UnderWay(threading.local):
+    """What the forward passes that are under way in this thread have made: no other thread may see it.
+
+    A thread without gradients would hand weights without a history to one that trains, and two that train would share
+    one graph.
+
+    Attributes:
+        weights: by module and name.
+    """
+
+    def __init__(self) -> None:
+        self.weights: dict[nn.Module, dict[str, Tensor]] = {}
+
+
+UNDER_WAY = UnderWay()
+"""Each thread finds its own here."""
+
+
 class Computed(nn.Module):
     """What a class has besides its own where weights of a module are computed (see `computed_class`)."""
 
@@ -58,20 +78,24 @@ class Computed(nn.Module):
         if torch.compiler.is_compiling():
             return super().forward(*arguments, **keywords)
         try:
-            self.__dict__["_made"] = {}
-            return super().forward(*arguments, **keywords)
-        finally:
-            self.__dict__["_made"] = None
+            try:
+                UNDER_WAY.weights[self] = {}
+                return super().forward(*arguments, **keywords)
+            finally:
+                UNDER_WAY.weights.pop(self, None)
+        finally:  # twice, for an interrupt may strike just before it is done
+            UNDER_WAY.weights.pop(self, None)
 
     def p4_weight(self, name: str) -> Tensor:
         """Return a weight, the same one all through a forward pass."""
-        made = self.__dict__.get("_made")
-        if made is None:
+        weights = None if torch.compiler.is_compiling() else UNDER_WAY.weights.get(self)
+        if weights is None:
             return cast(Tensor, self.p4[name]())
-        if name not in made:
-            made[name] = self.p4[name]()
-        return cast(Tensor, made[name])
+        if name not in weights:
+            weights[name] = self.p4[name]()
+        return weights[name]
 
+    @without_gradients
     def fold(self) -> nn.Module:
         """Return a copy of the module as it was before: of its class, with parameters of the same names in their order.
 
@@ -79,11 +103,9 @@ class Computed(nn.Module):
         """
         twin = copy.deepcopy(self)
         for name in self.p4_names:
-            with torch.no_grad():
-                value = self.p4[name]().clone()
-            twin._parameters[name] = nn.Parameter(value, requires_grad=cast(Stack, self.p4[name]).trains)
+            stack = cast(Stack, self.p4[name])
+            twin._parameters[name] = nn.Parameter(stack().clone(), requires_grad=stack.trains)
         del twin._modules[NAME]
-        twin.__dict__.pop("_made", None)
         object.__setattr__(twin, "__class__", self.p4_class)
         if isinstance(twin, nn.RNNBase):
             cast(Any, twin)._init_flat_weights()

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from p4lab.errors import OptionError
 from p4lab.p4.changes import Changes
+from p4lab.p4.modes import without_gradients
 from p4lab.p4.report import MergeReport
 
 P = ParamSpec("P")
@@ -45,24 +46,6 @@ def full_precision(method: Callable[Concatenate[M, P], R]) -> Callable[Concatena
             return method(self, *args, **kwargs)
         with torch.autocast(device, enabled=False):
             return method(self, *args, **kwargs)
-
-    return run
-
-
-def without_gradients(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a function as `torch.no_grad` does, with gradients on again afterwards whatever interrupts it, and when."""
-
-    @wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        enabled = torch.is_grad_enabled()
-        try:
-            try:
-                torch._C._set_grad_enabled(False)
-                return function(*args, **kwargs)
-            finally:
-                torch._C._set_grad_enabled(enabled)
-        finally:  # twice, for an interrupt may strike just before it is done
-            torch._C._set_grad_enabled(enabled)
 
     return run
 

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,10 @@ from p4lab.p4.changes import Changes
 from p4lab.p4.computed import Stack, compute, plain_class
 from p4lab.p4.families import Family
 from p4lab.p4.linear import P4Linear
+from p4lab.p4.modes import outside_inference, without_gradients
 from p4lab.p4.plain import HOOKS
 from p4lab.p4.presets import Preset
-from p4lab.p4.targets import Left, Target, Weight, chosen, owners_of, parameter_of
+from p4lab.p4.targets import Left, Target, Weight, chosen, is_replaceable, owners_of, parameter_of
 from p4lab.p4.validate import check_weight, seed_from
 
 KEPT = 1e-5
@@ -108,8 +109,8 @@ def convert(
         targets: what is meant, one or several of: the path of a module ("head"), the name of a weight
             ("rnn.weight_hh_l0"), a pattern for either ("\*.linear1"), a module, a type of modules, or a function of
             path and module. What is meant has to fit the property; but patterns, types and functions pass over modules
-            whose weights no layer can stand for (a masked layer, an embedding), and the report lists these. None means
-            each matrix that fits.
+            whose weights no layer can stand for (a masked layer, an embedding, one in a plain list), and the report
+            lists these. None means each matrix that fits.
         seed: of all the layers' generators (None: torch's default generator).
         options: of the layers, in place of what their presets say: rank, reset, bound, ...
 
@@ -117,8 +118,9 @@ def convert(
         A report that prints as a table.
 
     Raises:
-        OptionError: an unknown property or option; targets that mean nothing; a weight that is tied, parametrized or
-            not there yet; a module whose forward pass does not multiply with it; a linear layer by itself.
+        OptionError: an unknown property or option; targets that mean nothing; a weight that is tied, parametrized, not
+            there yet, or made under `torch.inference_mode`; a module whose forward pass does not multiply with it, or
+            which stands where torch does not look, in a plain list for example; a linear layer by itself.
         ShapeError: the property needs a square matrix.
         SingularMatrixError: a weight is not finite, or none that has the property is nearest.
         DtypeError, DeviceError: a weight is not of float32 or float64, or on the meta device.
@@ -147,6 +149,13 @@ def convert(
         options["seed"] = torch.Generator(device="cpu").manual_seed(seed_from(seed))
     if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
         raise OptionError("DistributedDataParallel keeps the parameters that it was given: convert the model before")
+    with outside_inference():  # where P4 layers that are made can never train
+        return _converted(model, family, targets, options)
+
+
+def _converted(
+    model: nn.Module, family: Family, targets: Target | Iterable[Target] | None, options: Mapping[str, Any]
+) -> Conversion:
     weights, left = chosen(model, targets)
     owners, parents = owners_of(model), _parents(model)
     changes, converted = Changes(), []
@@ -155,7 +164,7 @@ def convert(
         module = weight.module
         try:
             parameter = parameter_of(weight, owners)
-            if _is_replaceable(module):
+            if is_replaceable(module):
                 layer = _replacement(module, family, options)
                 converted.append(_record(weight.path, weight, parameter, layer.weight, [layer]))
                 for parent, name in parents[module]:
@@ -189,12 +198,6 @@ def _parents(model: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str]]]:
     return places
 
 
-def _is_replaceable(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Return whether a module is a linear layer with nothing else in it."""
-    plain = type(module) is nn.Linear and "forward" not in vars(module)
-    return plain and not module._buffers and not module._modules and len(module._parameters) == 2
-
-
 def _replacement(module: nn.Linear, family: Family, options: Mapping[str, Any]) -> P4Linear:
     check_weight(family.kind.__name__, module.weight)
     layer = family.layer(module, options)
@@ -213,7 +216,7 @@ def _stack(parameter: nn.Parameter, blocks: int, family: Family, options: Mappin
     return Stack(layers, parameter.shape)
 
 
-@torch.no_grad()
+@without_gradients
 def _record(name: str, weight: Weight, before: Tensor, after: Tensor, layers: Iterable[Any]) -> Converted:
     change, norm = after - before, torch.linalg.vector_norm
     moved, (first, *_) = change.abs().max(), layers

@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from p4lab.errors import OptionError
+from p4lab.errors import OptionError, ReplicaError
 from p4lab.linalg import is_transforming, orthonormal_rows
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import Total, alone, full_precision
+from p4lab.p4.modes import outside_inference
 from p4lab.p4.plain import LikeLinear
-from p4lab.p4.refusals import Refusals, outside_inference
+from p4lab.p4.refusals import Refusals
 from p4lab.p4.report import Check, MergeReport, MergeStatus
 from p4lab.p4.validate import check_cast, check_input, check_options, seed_from
 from p4lab.p4.watch import Batch, CompiledWatch, Slots, Watch, tie_to
@@ -356,6 +357,12 @@ class P4Linear(LikeLinear):
                 limits.copy_(torch.tensor(numbers, dtype=figure.dtype, device="cpu"))
             self._limits = limits
         return limits
+
+    def _replicate_for_data_parallel(self) -> Self:
+        raise ReplicaError(
+            f"nn.DataParallel throws its replicas away, and with them what {type(self).__name__} remembers for its "
+            "merges: use DistributedDataParallel, or a single device"
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         parameters = [(name, p, p.data) for name, p in self._parameters.items() if p is not None]

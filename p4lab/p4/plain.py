@@ -3,12 +3,12 @@
 import copy
 from typing import Any, Self, cast
 
-import torch
 from torch import Tensor, nn
 
 from p4lab.errors import ShapeError
 from p4lab.options import named_options
 from p4lab.p4.contract import P4Module
+from p4lab.p4.modes import without_gradients
 from p4lab.p4.validate import check_weight
 
 HOOKS = tuple(name for name in vars(nn.Module()) if "hook" in name)
@@ -62,6 +62,7 @@ class LikeLinear(P4Module):
         Cost O(d^3).
 
         Example:
+            >>> import torch
             >>> from p4lab.p4 import P4Inv
             >>> linear, x = nn.Linear(3, 3), torch.randn(5, 3)
             >>> layer = P4Inv.of(linear, rank=2)
@@ -79,9 +80,8 @@ class LikeLinear(P4Module):
         kind = {"bias": bias is not None, "device": weight.device, "dtype": weight.dtype}
         layer = cls._near(weight, **dims, **kind, **options)
         if layer.bias is not None and layer.frozen_bias is not None:
-            with torch.no_grad():
-                for target in (layer.bias, layer.frozen_bias):  # of a circulant layer, one number for all
-                    target.copy_(cast(Tensor, bias).view(len(target), -1).mean(1))
+            for target in (layer.bias, layer.frozen_bias):  # of a circulant layer, one number for all
+                target.detach().copy_(cast(Tensor, bias).detach().view(len(target), -1).mean(1))
             layer.bias.requires_grad_(cast(Tensor, bias).requires_grad)
         for parameter in layer.perturbation():
             parameter.requires_grad_(weight.requires_grad)
@@ -94,17 +94,17 @@ class LikeLinear(P4Module):
         layer.start_at(layer.nearest(weight))
         return layer
 
+    @without_gradients
     def fold(self) -> nn.Linear:
         """Return a plain `nn.Linear` with the effective weights and a copy of the bias.
 
         Its parameters train if those of the layer do, and the hooks of the layer are its own.
         """
         linear = nn.utils.skip_init(nn.Linear, self.dim_in, self.dim_out, bias=self.bias is not None, **self.kind)
-        with torch.no_grad():
-            linear.weight.copy_(self.weight)
-            if self.bias is not None:
-                linear.bias.copy_(self.bias)
-                linear.bias.requires_grad_(self.bias.requires_grad)
+        linear.weight.detach().copy_(self.weight)
+        if self.bias is not None:
+            linear.bias.detach().copy_(self.bias)
+            linear.bias.requires_grad_(self.bias.requires_grad)
         linear.weight.requires_grad_(any(parameter.requires_grad for parameter in self.perturbation()))
         vars(linear).update({name: copy.copy(vars(self)[name]) for name in HOOKS})
         return cast(nn.Linear, linear.train(self.training))

@@ -1,6 +1,5 @@
 """How a layer learns that its merges are refused again and again, without waiting for the device."""
 
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from p4lab.p4.changes import Changes
+from p4lab.p4.modes import outside_inference
 
 CHECK_EVERY = 16
 """The host looks at the count after so many merges."""
@@ -82,15 +82,6 @@ class Refusals:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_posted": None}  # events cannot be copied
-
-
-def outside_inference() -> AbstractContextManager[Any]:
-    """Return a context for tensors that are written to outside of `torch.inference_mode`, too.
-
-    Elsewhere it does nothing: were that mode interrupted as it ends, torch would switch gradients off whenever the
-    exception is forgotten.
-    """
-    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
 
 def _posted(last: Tensor) -> tuple[Tensor, torch.cuda.Event]:

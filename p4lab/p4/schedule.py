@@ -13,7 +13,8 @@ from torch.utils.hooks import RemovableHandle
 from p4lab.distributed import JoinedSchedule, Replicas, refuse_shards
 from p4lab.errors import OptionError
 from p4lab.p4.changes import Changes
-from p4lab.p4.contract import P4Module, Total, alone, p4_modules, without_gradients
+from p4lab.p4.contract import P4Module, Total, alone, p4_modules
+from p4lab.p4.modes import without_gradients
 from p4lab.p4.report import MergeReport
 
 MOMENTA = frozenset({"exp_avg", "momentum_buffer", "momentum", "grad_avg", "prev"})

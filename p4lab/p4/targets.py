@@ -4,7 +4,7 @@ import difflib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch.nn.parameter import is_lazy
 from p4lab.errors import OptionError, P4Error
 from p4lab.p4.computed import NAME, Computed, plain_class
 from p4lab.p4.contract import P4Module
+from p4lab.p4.modes import without_gradients
+from p4lab.p4.references import references_in
 
 Target = str | nn.Module | type[nn.Module] | Callable[[str, nn.Module], bool]
 """Modules are meant by path or pattern, by themselves, by type, or by a function; weights by path or pattern."""
@@ -87,7 +89,7 @@ def matrices_of(module: nn.Module) -> dict[str, int]:
     reader = next((reader for reader in READERS if issubclass(kind, reader)), None)
     if reader is None:
         return _of_linear(module)
-    if "forward" in vars(module) or kind.forward is not reader.forward:
+    if any(_is_own(module, reader, name) for name in ("forward", "_conv_forward")):
         raise OptionError(f"{kind.__name__} has a forward pass of its own, which may do anything with the weights")
     weights = [name for name in module._parameters if name.startswith("weight")]
     if isinstance(module, nn.MultiheadAttention):
@@ -117,6 +119,7 @@ def chosen(model: nn.Module, targets: Target | Iterable[Target] | None) -> tuple
         wanted = [cast(Target, targets)] if single else list(cast(Iterable[Target], targets))
     weights, left, used, known = [], [], set(), []
     hits_of: dict[nn.Module, list[int]] = {}
+    places = references_in(model)
     for module, paths in _modules(model).items():
         hits = [i for i, target in enumerate(wanted) if any(_means(target, path, module) for path in paths)]
         attention = _attention_around(model, paths[0])
@@ -125,14 +128,17 @@ def chosen(model: nn.Module, targets: Target | Iterable[Target] | None) -> tuple
         hits_of[module], path = hits, paths[0]
         try:
             blocks = matrices_of(module)
+            _check_references(module, blocks, places)
         except P4Error as refusal:
             names = [*paths, *(_joined(path, name) for path in paths for name in module._parameters)]
             for target in wanted:
                 if isinstance(target, str) and target in names:
                     raise OptionError(f"{target!r} cannot be converted: {refusal}") from refusal
-            matrices = [p for p in module._parameters.values() if p is not None and (is_lazy(p) or p.dim() > 1)]
-            if hits and matrices and not isinstance(module, P4Module):
-                used.update(hits)
+            matrices = [n for n, p in module._parameters.items() if p is not None and (is_lazy(p) or p.dim() > 1)]
+            names = [_joined(path, name) for path in paths for name in matrices]
+            meant = [*hits, *(i for i, target in enumerate(wanted) if any(_matches(target, name) for name in names))]
+            if meant and matrices and not isinstance(module, P4Module):
+                used.update(meant)
                 left.append(Left(path, f"{plain_class(module).__name__}: {refusal}"))
             continue
         known += paths
@@ -186,16 +192,45 @@ def parameter_of(weight: Weight, owners: Mapping[nn.Parameter, list[str]]) -> nn
             f"it is tied: {' and '.join(owners[parameter])} are one Parameter, and a P4 layer would take the place of "
             "one of them; untie them with a clone, or leave it out"
         )
+    if any(p is not None and not is_lazy(p) and p.is_inference() for p in weight.module._parameters.values()):
+        raise OptionError(
+            "it was made under torch.inference_mode and can never train: make the model outside of it, or put clones "
+            "in the place of its parameters"
+        )
     return parameter
+
+
+def is_replaceable(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Return whether a module is a linear layer with nothing else in it, so that a P4 layer can replace all of it."""
+    plain = type(module) is nn.Linear and "forward" not in vars(module)
+    return plain and not module._buffers and not module._modules and len(module._parameters) == 2
 
 
 # --- inside ----------------------------------------------------------------------------------------------------------
 
 
+def _is_own(module: nn.Module, base: type[nn.Module], method: str) -> bool:
+    """Return whether a module, or its class, has another method of this name than the class of torch."""
+    return method in vars(module) or getattr(plain_class(module), method, None) is not getattr(base, method, None)
+
+
+def _check_references(module: nn.Module, names: Iterable[str], places: Mapping[int, str]) -> None:
+    """Raise if somebody would go on with what P4 layers take the place of."""
+    replaced = [(f"its {name}", cast(object, module._parameters.get(name))) for name in names]
+    if is_replaceable(module):
+        replaced.append(("it", module))
+    for what, target in replaced:
+        if target is not None and id(target) in places:
+            raise OptionError(
+                f"{what} is also in {places[id(target)]}, where torch does not look and the old one would stay: "
+                "use an nn.ModuleList or nn.ModuleDict there, or read it by its name in the forward pass"
+            )
+
+
 def _of_linear(module: nn.Module) -> dict[str, int]:
     kind = plain_class(module)
     weight = module._parameters.get("weight")
-    if issubclass(kind, nn.Linear) and "forward" not in vars(module) and kind.forward is nn.Linear.forward:
+    if issubclass(kind, nn.Linear) and not _is_own(module, nn.Linear, "forward"):
         return {"weight": 1}
     if weight is None or is_lazy(weight) or weight.dim() != 2:
         raise OptionError(f"{kind.__name__} has no weight of its own that is a matrix (for all inside of it: 'path.*')")
@@ -206,16 +241,23 @@ def _of_linear(module: nn.Module) -> dict[str, int]:
     return {"weight": 1}
 
 
-@torch.no_grad()
+@without_gradients
 def _check_product(module: nn.Module, weight: Tensor) -> None:
-    """Raise unless a module computes W x + b, as inputs show."""
+    """Raise unless a module computes W x + b, in training as in evaluation, as inputs show."""
     generator = torch.Generator(device="cpu").manual_seed(0)
     x = torch.randn(PROBES, weight.shape[1], generator=generator, device="cpu").to(weight)
+    training = module.training
     try:
-        expected, y = F.linear(x, weight, getattr(module, "bias", None)), module.forward(x)
-        same = y.shape == expected.shape and torch.allclose(y, expected, rtol=1e-3, atol=1e-5)
+        expected = F.linear(x, weight, getattr(module, "bias", None))
+        same = True
+        for mode in (not training, training):  # its own is the last, so that it is left in it
+            module.training = mode
+            y = module.forward(x)
+            same = same and y.shape == expected.shape and torch.allclose(y, expected, rtol=1e-3, atol=1e-5)
     except Exception as error:  # whatever a stranger's forward pass raises for inputs that it does not expect
         raise OptionError(f"its forward pass is not W x + b with its weight W, it raises {error!r}") from error
+    finally:
+        module.training = training
     if not same:
         raise OptionError("its forward pass is not W x + b with its weight W, which it may mask or scale")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations
 
 from p4lab import RELATIVE, AveragedWeights, Conversion, MergeSchedule, P4Inv, convert, flows, fold
-from p4lab.errors import DeviceError, DtypeError, OptionError, P4Error, ShapeError, SingularMatrixError
+from p4lab.errors import DeviceError, DtypeError, OptionError, P4Error, ReplicaError, ShapeError, SingularMatrixError
 from p4lab.linalg import orthogonality_error
 from p4lab.p4 import (
     FAMILIES,
@@ -60,6 +61,16 @@ class WithMore(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + F.linear(x, self.more)
+
+
+class Standardized(nn.Conv2d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight - weight.mean((1, 2, 3), keepdim=True), bias)
+
+
+class DropConnect(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, F.dropout(self.weight, training=self.training), self.bias)
 
 
 def mlp() -> nn.Sequential:
@@ -346,6 +357,11 @@ def wrapped() -> nn.Module:
     return model
 
 
+@torch.inference_mode()
+def made_for_inference() -> nn.Module:
+    return mlp()
+
+
 def tie(model: nn.Sequential) -> None:
     model.append(nn.Linear(6, 6))
     model[3].weight = model[0].weight
@@ -390,6 +406,25 @@ ERRORS = {
     ),
     "masked": (lambda: nn.Sequential(OwnForward(2, 2)), "orthogonal", "0", {}, OptionError, "'0' .* may mask"),
     "masked weight": (lambda: nn.Sequential(OwnForward(2, 2)), "orthogonal", "0.weight", {}, OptionError, "may mask"),
+    "standardized": (lambda: nn.Sequential(Standardized(2, 2, 3)), "spectrum", "0", {}, OptionError, "of its own"),
+    "dropped": (lambda: nn.Sequential(DropConnect(9, 9)).eval(), "spectrum", "0", {}, OptionError, "may mask"),
+    "in a list": (
+        lambda: spoiled(lambda model: setattr(model, "steps", [model[0]])),
+        "spectrum",
+        "0",
+        {},
+        OptionError,
+        r"'0' cannot be converted: it is also in steps\[0\], .* nn.ModuleList",
+    ),
+    "weight in a list": (
+        lambda: spoiled(lambda model: setattr(model[1], "groups", [{"params": [model[0].weight]}])),
+        "spectrum",
+        "0.weight",
+        {},
+        OptionError,
+        r"'0.weight' .* its weight is also in 1.groups\[0\]\['params'\]\[0\]",
+    ),
+    "made for inference": (made_for_inference, "spectrum", "0", {}, OptionError, "0.weight: .*never train"),
     "lora": (lambda: nn.Sequential(WithMore(2, 2)), "orthogonal", "0", {}, OptionError, "more in it than a weight"),
     "wrapped": (wrapped, "orthogonal", None, {}, OptionError, "convert the model before"),
     "embedding": (lambda: nn.Sequential(nn.Embedding(2, 2)), "orthogonal", None, {}, OptionError, "Embedding"),
@@ -440,6 +475,105 @@ def test_an_interrupt_leaves_a_model_before_or_after() -> None:
             break
     assert (True, False) in seen
     assert not struck
+
+
+def of_conv() -> nn.Module:
+    model = nn.Sequential(nn.Conv1d(2, 2, 1))
+    convert(model, "spectrum", seed=0)
+    return model
+
+
+WITHOUT_GRADIENTS = {
+    "commit": (Changes, Changes.commit),
+    "fold": (lambda: P4Spectrum(2, 2), fold),
+    "fold what was converted": (of_conv, fold),
+    "of": (lambda: nn.Linear(2, 2), P4Spectrum.of),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_GRADIENTS)
+def test_an_interrupt_leaves_gradients_on(name: str) -> None:
+    make, function = WITHOUT_GRADIENTS[name]
+    start, modes = make(), []
+
+    def run() -> None:
+        try:
+            function(start)
+        finally:
+            modes.append(torch.is_grad_enabled())
+
+    while interrupted_at(len(modes) + 1, run):
+        pass
+    assert len(modes) > 5
+    assert all(modes)
+
+
+def test_an_interrupt_leaves_no_weight_of_a_pass_behind() -> None:
+    model, x = of_conv(), torch.randn(3, 2, 4)
+    (layer,) = p4_modules(model)
+    for moment in range(1, 1000):
+        struck = interrupted_at(moment, lambda: model(x))
+        nn.init.normal_(layer.u)
+        assert torch.equal(model[0].weight[..., 0], layer.weight)
+        if not struck:
+            break
+    assert moment > 10
+    assert not struck
+
+
+def test_threads_that_share_a_module_make_weights_of_their_own() -> None:
+    model, x = nn.LSTM(4, 4, 2), torch.randn(3, 2, 4)
+    convert(model, "orthogonal", seed=0)
+    amid, done = threading.Event(), threading.Event()
+
+    @torch.no_grad()
+    def serve() -> None:
+        model(x)
+
+    server = threading.Thread(target=serve)
+
+    def first(*_: object) -> None:
+        if torch.is_grad_enabled():
+            server.start()
+            assert amid.wait(60)
+
+    def last(*_: object) -> None:
+        if not torch.is_grad_enabled():
+            amid.set()
+            assert done.wait(60)
+
+    model.p4["weight_ih_l0"].register_forward_hook(first)
+    model.p4["weight_hh_l1"].register_forward_hook(last)
+    y = model(x)[0]  # begins before, and ends while, the other thread is amid its pass
+    done.set()
+    server.join()
+    y.square().sum().backward()
+    assert all(layer.u.grad is not None for layer in p4_modules(model))
+
+
+def test_what_is_converted_for_inference_trains() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.Unflatten(1, (4, 1)), nn.Conv1d(4, 4, 1)), torch.randn(2, 4)
+    with torch.inference_mode():
+        convert(model, "spectrum", seed=0)
+    model(x).square().sum().backward()
+    assert all(layer.u.grad.any() and layer.merge() for layer in p4_modules(model))
+
+
+def test_what_stands_where_torch_does_not_look_is_left() -> None:
+    model = mlp()
+    model.first = model[0].forward
+    for pattern in ("*.weight", "*"):
+        report = convert(nn.ModuleDict({"m": copy.deepcopy(model)}), "spectrum", pattern, seed=0)
+        assert [weight.name for weight in report.weights] == ["m.2"]
+        assert "m.0 is left: Linear: it is also in m.first, where" in repr(report)
+    conv = nn.Sequential(nn.Conv1d(2, 2, 1))
+    conv.steps = [conv[0]]  # which stays itself
+    assert convert(conv, "spectrum", seed=0).left == ()
+
+
+def test_threads_of_data_parallel_are_refused() -> None:
+    with pytest.raises(ReplicaError, match=r"throws its replicas away, .* P4Inv remembers .* DistributedDataParallel"):
+        P4Inv(2)._replicate_for_data_parallel()  # as nn.DataParallel does, given two devices
 
 
 def test_averages_and_functional_calls_work() -> None:
