@@ -132,16 +132,15 @@ def download(notebook: Notebook, label: str, to: Path) -> Path:
 
 
 def looks(notebook: Notebook, height: int = 1200) -> Iterator[int]:
-    """Show the lab in both themes at 1280 and 1920 pixels, take a picture each time, and yield the width."""
-    for theme in THEMES:
+    """Show the lab in one theme at 1280 pixels and in the other at 1920, take a picture, and yield the width."""
+    for theme, width in zip(THEMES, (1280, 1920), strict=True):
         notebook.set_theme(theme)
-        for width in (1280, 1920):
-            notebook.page.set_viewport_size({"width": width, "height": height})
-            notebook.page.wait_for_timeout(300)
-            notebook.page.evaluate("() => document.querySelector('.p4-lab').scrollIntoView()")
-            notebook.page.wait_for_timeout(1500)
-            notebook.screenshot(f"{theme}_{width}")
-            yield width
+        notebook.page.set_viewport_size({"width": width, "height": height})
+        notebook.page.wait_for_timeout(300)
+        notebook.page.evaluate("() => document.querySelector('.p4-lab').scrollIntoView()")
+        notebook.page.wait_for_timeout(1500)
+        notebook.screenshot(f"{theme}_{width}")
+        yield width
 
 
 def check_fit(notebook: Notebook) -> None:
