@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
-from p4lab.errors import OptionError, ReplicaError
+from p4lab.errors import OptionError, ReplicaError, ShapeError
 from p4lab.linalg import is_transforming, orthonormal_rows
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import Total, alone, full_precision
@@ -145,6 +145,24 @@ class P4Linear(LikeLinear):
                 size = size + norm(tensor)
         figures = (size, *(f.to(size.dtype) for f in figures))
         return MergeReport(self.checks, torch.stack(figures), self._limits_like(size))
+
+    def _open(self, length: int) -> None:
+        """Register u = 0 and directions v, shape (k, length) each, and draw these."""
+        self.u = nn.Parameter(torch.zeros(self.rank, length, **self.kind))
+        self.register_buffer("v", torch.zeros(self.rank, length, **self.kind))
+        self._fit_slots()
+        self.reset()
+
+    def _given(self, init: Tensor) -> Tensor:
+        """Return a user's weights, shape (dim_out, dim_in), in float64 on the CPU.
+
+        Raises:
+            ShapeError: they have another shape.
+        """
+        shape = self.dim_out, self.dim_in
+        if init.shape != shape:
+            raise ShapeError(f"init has shape {tuple(init.shape)}, expected {shape}: (dim_out, dim_in) of the layer")
+        return init.detach().to("cpu", torch.float64)
 
     @abstractmethod
     def _absorb(self) -> Changes:

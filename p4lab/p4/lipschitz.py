@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from p4lab.errors import OptionError, ShapeError
+from p4lab.errors import OptionError
 from p4lab.linalg import (
     complete_frame,
     initial_matrix,
@@ -94,12 +94,9 @@ class P4Lipschitz(OfFixedSize):
         kind = self.kind
         frame = self.bound * complete_frame(self._start(init) / self.bound)
         self.register_buffer("frozen_frame", frame.to(**kind).contiguous())
-        self.u = nn.Parameter(torch.zeros(self.rank, dim_in + dim_out, **kind))
-        self.register_buffer("v", torch.zeros(self.rank, dim_in + dim_out, **kind))
+        self._open(dim_in + dim_out)
         self._pairs: Tensor | None = None
         self._pairs_like_u()  # now, so that compilers see no change later
-        self._fit_slots()
-        self.reset()
 
     # --- the layer ---------------------------------------------------------------------------------------------------
 
@@ -217,9 +214,7 @@ class P4Lipschitz(OfFixedSize):
         if isinstance(init, str):
             full = initial_matrix(init, max(shape), self.generator)
             return START * self.bound * full[: self.dim_out, : self.dim_in]
-        a = init.detach().to("cpu", torch.float64)
-        if a.shape != shape:
-            raise ShapeError(f"init has shape {tuple(a.shape)}, expected {shape}: (dim_out, dim_in) of the layer")
+        a = self._given(init)
         norm = float(torch.linalg.matrix_norm(a, 2)) if bool(torch.isfinite(a).all()) else math.inf
         if norm > self.bound * (1 + 1e-6):
             raise OptionError(

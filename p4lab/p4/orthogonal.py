@@ -191,6 +191,18 @@ class Orthogonal(VolumePreserving):
 class Turned(OfFixedSize):
     """Base class of the layers that low-rank turns perturb, on one side or on two: what becomes of their directions."""
 
+    turns: ClassVar[int] = 1
+    """There are so many turns; the rows of u and v are as long as all that they turn."""
+
+    def forms_weight(self, x: Tensor) -> bool:
+        """Return whether a training step is faster with the weights than with the factors: turned once, not by row."""
+        samples, cost = x.numel() // self.dim_in, TURN_COST * self.rank
+        return self.dim_in * self.dim_out * (samples + self.turns * cost) <= cost * samples * self.v.shape[1]
+
+    def thresholds(self) -> tuple[float, ...]:
+        """Return the largest rounding error that a merge may bring."""
+        return (LARGEST_ROUNDING,)
+
     def sides(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Return the parts of rows of u, or of v, that belong to each turn (default: there is one)."""
         return (rows,)
@@ -239,11 +251,7 @@ class LowRankRotation(Turned, Orthogonal):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(dim, rank, bias, init, reset, seed, device, dtype)
-        kind = self.kind
-        self.u = nn.Parameter(torch.zeros(self.rank, dim, **kind))
-        self.register_buffer("v", torch.zeros(self.rank, dim, **kind))
-        self._fit_slots()
-        self.reset()
+        self._open(dim)
 
     @abstractmethod
     def rows(self) -> Tensor:
@@ -263,11 +271,6 @@ class LowRankRotation(Turned, Orthogonal):
         """Return ``R^T z`` for z of shape (..., d). Cost as `turn`."""
         p, k = self._rows_and_core()
         return add_low_rank(z, F.linear(z, p) @ k, p, alpha=-1)
-
-    def forms_weight(self, x: Tensor) -> bool:
-        """Return whether a training step is faster with the weights than with the factors: turned once, not by row."""
-        n = x.numel() // self.dim
-        return self.dim * (n + TURN_COST * self.rank) <= TURN_COST * self.rank * n
 
     def _absorb(self) -> Changes:
         # Judged by the rounding errors of R's core and of the merge. Cost O(d^2 k), no d x d temporary.

@@ -128,10 +128,7 @@ class P4PositiveDefinite(P4Factored):
         self.register_buffer("frozen_weight", a.to(**kind).clone())
         self.register_buffer("frozen_inverse", a_inv.to(**kind).clone())
         self.register_buffer("frozen_logabsdet", logabsdet.to(kind["device"], widest(torch.device(kind["device"]))))
-        self.u = nn.Parameter(torch.zeros(self.rank, dim, **kind))
-        self.register_buffer("v", torch.zeros(self.rank, dim, **kind))
-        self._fit_slots()
-        self.reset()
+        self._open(dim)
 
     # --- the layer ---------------------------------------------------------------------------------------------------
 

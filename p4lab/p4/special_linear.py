@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from p4lab.errors import OptionError, SingularMatrixError
@@ -106,10 +106,7 @@ class P4SpecialLinear(VolumePreserving):
         self.register_buffer("frozen_weight", a.to(**kind).clone().contiguous())
         self.register_buffer("frozen_inverse", a_inv.to(**kind).clone().contiguous())
         self.register_buffer("frozen_sign", sign.to(**kind))
-        self.u = nn.Parameter(torch.zeros(self.rank, dim, **kind))
-        self.register_buffer("v", torch.zeros(self.rank, dim, **kind))
-        self._fit_slots()
-        self.reset()
+        self._open(dim)
 
     # --- the layer ---------------------------------------------------------------------------------------------------
 

@@ -5,10 +5,10 @@ import math
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from p4lab.errors import OptionError, ShapeError, SingularMatrixError
+from p4lab.errors import OptionError, SingularMatrixError
 from p4lab.linalg import (
     cayley_core,
     cayley_turn,
@@ -19,7 +19,7 @@ from p4lab.linalg import (
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import full_precision
 from p4lab.p4.linear import NOT_FINITE, Reset, widest
-from p4lab.p4.orthogonal import LARGEST_ERROR, LARGEST_ROUNDING, TURN_COST, Turned, absorbed_turn, turned
+from p4lab.p4.orthogonal import LARGEST_ERROR, Turned, absorbed_turn, turned
 from p4lab.p4.report import Check, MergeStatus
 from p4lab.p4.watch import Batch
 
@@ -76,6 +76,7 @@ class P4Spectrum(Turned):
     """
 
     checks = (NOT_FINITE, ROUNDING)
+    turns = 2
     wide_buffers = ("singular_values",)
     frozen_weight: Tensor
     singular_values: Tensor
@@ -98,10 +99,7 @@ class P4Spectrum(Turned):
         self.register_buffer("frozen_weight", a.to(**kind).clone().contiguous())
         device = self.frozen_weight.device
         self.register_buffer("singular_values", values.to(device, widest(device)))
-        self.u = nn.Parameter(torch.zeros(self.rank, dim_out + dim_in, **kind))
-        self.register_buffer("v", torch.zeros(self.rank, dim_out + dim_in, **kind))
-        self._fit_slots()
-        self.reset()
+        self._open(dim_out + dim_in)
 
     # --- the layer ---------------------------------------------------------------------------------------------------
 
@@ -112,7 +110,7 @@ class P4Spectrum(Turned):
             ShapeError, DtypeError, DeviceError: x does not fit the layer.
         """
         self._check(x, self.dim_in)
-        if self._forms_weight(x):
+        if self.forms_weight(x):
             return self._watched(x, F.linear(x, self.weight, self.bias))
         (u_out, u_in), (v_out, v_in) = self.sides(self.u), self.sides(self.v)
         z = F.linear(cayley_turn(x, u_in, v_in), self.frozen_weight)
@@ -126,10 +124,6 @@ class P4Spectrum(Turned):
         return cayley_turn(cayley_turn(self.frozen_weight, -u_in, v_in).t(), u_out, v_out).t()
 
     # --- the P4 contract ---------------------------------------------------------------------------------------------
-
-    def thresholds(self) -> tuple[float, ...]:
-        """Return the largest rounding error that a merge may bring."""
-        return (LARGEST_ROUNDING,)
 
     def _absorb(self) -> Changes:
         # Both sides as one product of rank 4k. Cost O(d^2 k), no d x d temporary.
@@ -214,11 +208,6 @@ class P4Spectrum(Turned):
     def _near(cls, weight: Tensor, **options: Any) -> Self:
         return cls(init=weight, **options)  # any matrix keeps its own singular values
 
-    def _forms_weight(self, x: Tensor) -> bool:
-        """Return whether a training step is faster with the weights than with the factors: turned once, not by row."""
-        n, turn, area = x.numel() // self.dim_in, TURN_COST * self.rank, self.dim_in * self.dim_out
-        return area * (n + 2 * turn) <= turn * n * (self.dim_in + self.dim_out)
-
     def sides(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return what belongs to the turn of the outputs, and what to that of the inputs."""
         return rows[:, : self.dim_out], rows[:, self.dim_out :]
@@ -237,10 +226,7 @@ class P4Spectrum(Turned):
 
     def _start(self, init: Tensor) -> tuple[Tensor, Tensor]:
         """Return a user's weights and their singular values, in float64 on the CPU."""
-        shape = self.dim_out, self.dim_in
-        if init.shape != shape:
-            raise ShapeError(f"init has shape {tuple(init.shape)}, expected {shape}: (dim_out, dim_in) of the layer")
-        a = init.detach().to("cpu", torch.float64)
+        a = self._given(init)
         if not bool(torch.isfinite(a).all()):
             raise SingularMatrixError("init has entries that are NaN or infinite: pass a finite matrix")
         values = torch.linalg.svdvals(a)

@@ -3,10 +3,10 @@
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from p4lab.errors import OptionError, ShapeError
+from p4lab.errors import OptionError
 from p4lab.linalg import (
     cayley_core,
     cayley_turn,
@@ -21,9 +21,7 @@ from p4lab.p4.contract import full_precision
 from p4lab.p4.linear import NOT_FINITE, Reset, widest
 from p4lab.p4.orthogonal import (
     LARGEST_ERROR,
-    LARGEST_ROUNDING,
     ROUNDING,
-    TURN_COST,
     Turned,
     absorbed_turn,
     turned,
@@ -96,10 +94,7 @@ class P4Stiefel(Turned):
         else:
             frame = self._start(init)
         self.register_buffer("frozen_frame", frame.to(**kind).clone().contiguous())
-        self.u = nn.Parameter(torch.zeros(self.rank, length, **kind))
-        self.register_buffer("v", torch.zeros(self.rank, length, **kind))
-        self._fit_slots()
-        self.reset()
+        self._open(length)
 
     # --- the layer ---------------------------------------------------------------------------------------------------
 
@@ -110,7 +105,7 @@ class P4Stiefel(Turned):
             ShapeError, DtypeError, DeviceError: x does not fit the layer.
         """
         self._check(x, self.dim_in)
-        if self._forms_weight(x):
+        if self.forms_weight(x):
             y = F.linear(x, self.weight, self.bias)
         elif self.is_tall:
             y = cayley_turn(F.linear(x, self.frozen_frame), self.u, self.v, self.bias)
@@ -130,10 +125,6 @@ class P4Stiefel(Turned):
     def largest_rank(self) -> int:
         """Return n, the length of a column of the frame."""
         return max(self.dim_in, self.dim_out)
-
-    def thresholds(self) -> tuple[float, ...]:
-        """Return the largest rounding error that a merge may bring."""
-        return (LARGEST_ROUNDING,)
 
     def _absorb(self) -> Changes:
         # Cost O(n p k), no temporary of the frame's size.
@@ -196,22 +187,14 @@ class P4Stiefel(Turned):
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _forms_weight(self, x: Tensor) -> bool:
-        """Return whether a training step is faster with the weights than with the factors: turned once, not by row."""
-        n = x.numel() // self.dim_in
-        return min(self.dim_in, self.dim_out) * (n + TURN_COST * self.rank) <= TURN_COST * self.rank * n
-
     def _as_frame(self, weight: Tensor) -> Tensor:
         """Return weights as a frame, shape (n, p), or a frame as weights."""
         return weight if self.is_tall else weight.t()
 
     def _start(self, init: Tensor) -> Tensor:
         """Return a user's weights as a frame, in float64 on the CPU."""
-        shape = self.dim_out, self.dim_in
-        if init.shape != shape:
-            raise ShapeError(f"init has shape {tuple(init.shape)}, expected {shape}: (dim_out, dim_in) of the layer")
-        nearest = self._as_frame(self.nearest(init))
-        error = float(orthogonality_error(self._as_frame(init.detach().to("cpu", torch.float64))))
+        frame = self._as_frame(self._given(init))
+        nearest, error = nearest_orthogonal(frame), float(orthogonality_error(frame))
         if not error <= LARGEST_ERROR:
             raise OptionError(
                 f"init has no orthonormal {'columns' if self.is_tall else 'rows'}: they are off by {error:.3g} (at "
