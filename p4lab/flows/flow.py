@@ -11,8 +11,7 @@ from p4lab.flows import fused
 from p4lab.flows.bijection import Bijection
 from p4lab.flows.context import length_of, paired
 from p4lab.flows.latent import LatentDensity
-from p4lab.flows.linear_layers import FoldedLinear, Linear, Permutation, is_linear, sum_of_logabsdets
-from p4lab.p4 import fold
+from p4lab.flows.linear_layers import Linear, folded, is_linear, sum_of_logabsdets
 from p4lab.p4.validate import no_tensor
 
 Layer = Linear | Bijection
@@ -151,12 +150,8 @@ class Flow(LatentDensity):
         Raises:
             SingularMatrixError: a linear layer is singular or not finite.
         """
-        twins: dict[nn.Module, nn.Module] = {}
-        for layer in self.layers:
-            if layer not in twins:
-                plain = isinstance(layer, Permutation | FoldedLinear) or not is_linear(layer)
-                twins[layer] = fold(layer) if plain else FoldedLinear.of(layer)
-        return Flow(cast(Iterable[Layer], (twins[layer] for layer in self.layers)), self.dim).train(self.training)
+        twins = {layer: folded(layer) for layer in self.layers}  # shared ones stay shared
+        return Flow((twins[layer] for layer in self.layers), self.dim).train(self.training)
 
     def _paired(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if not isinstance(x, Tensor):

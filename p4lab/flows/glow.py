@@ -13,7 +13,7 @@ from p4lab.flows.context import length_of, paired
 from p4lab.flows.data import ActNorm
 from p4lab.flows.images import ConvolutionCoupling, OnChannels, Squeeze
 from p4lab.flows.latent import LatentDensity
-from p4lab.flows.linear_layers import FoldedLinear, Permutation, sum_of_logabsdets
+from p4lab.flows.linear_layers import folded, sum_of_logabsdets
 from p4lab.flows.mixing import check_mixing_options, mixing_layer
 from p4lab.p4 import EVERYTHING, Preset, fold
 from p4lab.p4.validate import check_input, check_tensor
@@ -111,8 +111,11 @@ class MultiScale(LatentDensity):
         Raises:
             SingularMatrixError: a linear layer is singular or not finite.
         """
-        levels = [[_folded(layer) for layer in cast(Iterable[Any], layers)] for layers in self.levels]
-        return MultiScale(cast(Any, self.shape), levels, self.context).train(self.training)
+        levels = [
+            [OnChannels(folded(layer.layer)) if isinstance(layer, OnChannels) else fold(layer) for layer in layers]
+            for layers in cast(Iterable[Iterable[Any]], self.levels)
+        ]
+        return MultiScale(cast(Any, self.shape), cast(Any, levels), self.context).train(self.training)
 
     def linear_layers(self) -> list[list[Any]]:
         """Return the linear layers on channels of each level, in order."""
@@ -166,12 +169,6 @@ class MultiScale(LatentDensity):
 
 def _step(layer: Any, x: Tensor, inverse: bool, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return layer.move(x, inverse) if isinstance(layer, OnChannels) else layer.map(x, inverse, context)
-
-
-def _folded(layer: Any) -> Bijective:
-    if isinstance(layer, OnChannels) and layer.linear and not isinstance(layer.layer, Permutation | FoldedLinear):
-        return OnChannels(FoldedLinear.of(layer.layer))
-    return cast(Bijective, fold(cast(nn.Module, layer)))
 
 
 def _check_layer(layer: Any, channels: int, context: int) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from p4lab.baselines.layer import Derived, device_of, readable
 from p4lab.errors import OptionError, ShapeError, SingularMatrixError
 from p4lab.linalg import small_slogdet
-from p4lab.p4 import P4Inv
+from p4lab.p4 import P4Inv, fold
 from p4lab.p4.validate import check_input, check_tensor
 
 
@@ -217,6 +217,18 @@ class FoldedLinear(Derived):
     def extra_repr(self) -> str:
         """Return the width."""
         return f"dim={self.dim}, bias={self.bias is not None}"
+
+
+def folded(layer: Any) -> Any:
+    """Return a layer of a flow with nothing of P4 left: a linear one as `FoldedLinear`, others as `fold` has them.
+
+    Permutations, and layers that are frozen already, are copied. Cost O(d^3) for a linear layer.
+
+    Raises:
+        SingularMatrixError: a linear layer is singular or not finite.
+    """
+    copied = isinstance(layer, Permutation | FoldedLinear) or not is_linear(layer)
+    return fold(layer) if copied else FoldedLinear.of(layer)
 
 
 def sum_of_logabsdets(layers: list[Any]) -> Tensor | None:

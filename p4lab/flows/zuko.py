@@ -17,8 +17,7 @@ from p4lab.flows.bent import BentIdentity, bent, bent_inverse
 from p4lab.flows.context import length_of
 from p4lab.flows.flow import Flow, Layer
 from p4lab.flows.from_zuko import FromZuko
-from p4lab.flows.linear_layers import FoldedLinear, is_linear, through
-from p4lab.p4 import fold
+from p4lab.flows.linear_layers import folded, is_linear, through
 from p4lab.p4.validate import check_tensor
 
 __all__ = ["BentTransform", "BijectionTransform", "FromZuko", "LazyBijection", "as_lazy", "as_transform", "to_zuko"]
@@ -157,8 +156,7 @@ class LazyBijection(zuko.lazy.LazyTransform):
     def fold(self) -> "LazyBijection":
         """Return the same with nothing of P4 left in it (`p4lab.fold` of a zuko flow calls it)."""
         layer: Any = self.layer
-        points = is_linear(layer) and not isinstance(layer, Flow)
-        return LazyBijection(FoldedLinear.of(layer) if points else cast(Any, fold(layer))).train(self.training)
+        return LazyBijection(layer.fold() if isinstance(layer, Flow) else folded(layer)).train(self.training)
 
 
 def as_transform(layer: Layer | Flow, context: Tensor | None = None) -> Transform:
