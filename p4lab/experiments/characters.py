@@ -2,25 +2,23 @@
 
 import argparse
 import math
-import statistics
 import time
 from dataclasses import dataclass
 
 import torch
 
 from p4lab.baselines.poet import PoetSchedule
-from p4lab.bench.tables import machine, spread, table
+from p4lab.bench.tables import machine, median, spread, table
 from p4lab.command import Names, command, say
 from p4lab.fit import Fit, fit
 from p4lab.p4 import p4_modules
+from p4lab.problems import bits
+from p4lab.problems.character_ways import RANK, WARM_UP, WAYS, build, optimizer_of
 from p4lab.problems.characters import Characters
-from p4lab.training.characters import WARM_UP, WAYS, build, optimizer_of
 from p4lab.training.config import half_cosine
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 """The grid, the same for all: AdamW's rate for what turns, or for all that is plain."""
-RANKS = {"rank": 16, "every": 10, "poet_every": 200}
-"""Directions on each side (POET's blocks are twice as large), and steps between merges."""
 CLIP = 1.0
 SEED = 1000
 """The seed of tuning; the reported runs have others."""
@@ -39,13 +37,12 @@ class Outcome:
 def train(way: str, options: argparse.Namespace, seed: int, rate: float, seconds: float) -> Outcome:
     """Train one model for some seconds of the processor's time, with a cosine of learning rates."""
     problem = Characters(options.length)
-    model = build(way, options.dim, options.blocks, options.dim // 32, options.length, RANKS["rank"], seed)
+    model = build(way, options.dim, options.blocks, options.length, RANK, seed)
     optimizer = optimizer_of(way, model)
     optimizer.param_groups[0]["lr"] = rate
     rates = [group["lr"] for group in optimizer.param_groups]
-    made = WAYS[way].schedule
-    every = RANKS["poet_every" if way == "poet" else "every"]
-    schedule = None if made is None else made(model, optimizer, every)
+    merges = WAYS[way].schedule
+    schedule = None if merges is None else merges(model, optimizer)
     generator = torch.Generator().manual_seed(seed)
 
     def follow(now: Fit) -> None:
@@ -83,15 +80,15 @@ def compare(options: argparse.Namespace) -> str:
         for way in options.methods:
             runs.setdefault(way, []).append(train(way, options, seed, rates[way], options.seconds))
             say(f"seed {seed}, {way}: {runs[way][-1]}")
-    plain = statistics.median(run.seconds for run in runs[options.methods[0]])
+    plain = median(run.seconds for run in runs[options.methods[0]])
     for way, outcomes in runs.items():
-        step = statistics.median(run.seconds for run in outcomes)
+        step = median(run.seconds for run in outcomes)
         rows.append(
             [
                 WAYS[way].label,
                 f"{rates[way]:g}",
                 spread([run.loss for run in outcomes], ".3f", "–"),
-                f"{statistics.median(run.loss for run in outcomes) / math.log(2):.3f}",
+                f"{bits(median(run.loss for run in outcomes)):.3f}",
                 spread([run.steps for run in outcomes], ".0f", "–"),
                 f"{1e3 * step:.1f}",
                 f"{step / plain:.2f}",

@@ -2,25 +2,36 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from p4lab.labs import numbers
-from p4lab.labs.lab import Axes, Board, Grid, Grids, Lab, Number, Picture, Sight, fixed, per_second
-from p4lab.labs.race import RaceView, clock_text, time_is_up
+from p4lab.errors import TrainingError
+from p4lab.labs import equal_time, numbers
+from p4lab.labs.lab import Axes, Board, Grid, Grids, Lab, Picture, Sight, fixed, per_second, weights_of
+from p4lab.p4 import ORTHOGONAL, p4_modules
 from p4lab.plots import Figure, Shown, gallery
 from p4lab.plots.format import count, number
 from p4lab.plots.layers import Images, Layer, Path, Plot, Row, Rows, Tile
-from p4lab.plots.property_curves import step_times
-from p4lab.plots.race import lane_style, race_curves
+from p4lab.plots.race import lane_style
 from p4lab.problems import bits
-from p4lab.problems.characters import ALPHABET
-from p4lab.training import Snapshot, State
-from p4lab.training.characters import KEEPING, PROJECTIONS, CharactersConfig, character_lanes
-from p4lab.training.config import Rule, setting
+from p4lab.problems.character_ways import (
+    EVERY,
+    KEEPING,
+    PROJECTIONS,
+    RANK,
+    WARM_UP,
+    WAYS,
+    build,
+    optimizer_of,
+)
+from p4lab.problems.characters import ALPHABET, Characters
+from p4lab.training import Engine, Lanes, Snapshot, State
+from p4lab.training.config import Rule, RunConfig, budget, rate_factor, setting, turn, whole
 from p4lab.training.race import common_step, loss_at
 
 COLORS = {lane: lane_style(place)[0] for place, lane in enumerate(("plain", "kept"))}
@@ -39,8 +50,100 @@ HINTS = {
 }
 
 
+# --- what is trained --------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=8)
+def _problem(length: int, device: str) -> "ShownCharacters":
+    return ShownCharacters(length, device)
+
+
+class ShownCharacters(Characters):
+    """The text; what is shown of a lane is made of its weights by whoever looks."""
+
+    def pictures(self, model: nn.Module, z: Tensor) -> dict[str, Tensor]:
+        """Return copies of the model's weights. ``z`` is not used."""
+        return weights_of(model)
+
+
 @dataclass(frozen=True)
-class CharactersView(RaceView):
+class CharactersConfig(RunConfig):
+    """Train a transformer of characters with plain projections, and one whose projections keep a property.
+
+    Raises:
+        ConfigError: as `RunConfig`.
+    """
+
+    problem: ClassVar[str] = "characters"
+
+    seed: int = setting(0, help="Of start, batches and directions")
+    dtype: str = setting("float32", choices=("float32",))
+    rank: int = setting(RANK, choices=(4, 8, 16, 32, 64), help="Directions of a perturbation, on each side")
+    merge_every: int = setting(EVERY, choices=(1, 4, 10, 20, 50, 100))
+    refine_every: int = ORTHOGONAL.refine_every
+    batch_size: int = setting(16, choices=(8, 16, 32, 64), help="Windows of text in a step")
+    measure_every: int = 10
+    keeps: str = setting("spectrum", "Projections keep", choices=KEEPING, look="wide")
+    way: str = setting("plain", "", choices=tuple(WAYS))
+    dim: int = setting(128, "Width d", whole(8, 1024), choices=(64, 128, 256), own=True)
+    blocks: int = setting(2, "Blocks", whole(1, 12), choices=(1, 2, 4), own=True)
+    length: int = setting(64, "Window", whole(2, 512), choices=(32, 64, 128), own=True, unit="characters")
+    rate_factor: float = rate_factor(0.1, 0.3, 0.5, 1.0, 2.0, 3.0)
+    turn: float = turn(150.0)
+    budget: float = budget(60.0, "Of training")
+
+    @property
+    def width(self) -> int:
+        """The width d."""
+        return self.dim
+
+    def parts(self) -> tuple[Characters, nn.Module]:
+        """Return the text, which all lanes share, and the model of this way."""
+        model = build(self.way, self.dim, self.blocks, self.length, self.rank, self.seed)
+        return _problem(self.length, self.device), model.to(self.device)
+
+    def measures(self, problem: Characters, model: Any, watched: Tensor | None) -> dict[str, Any]:
+        """Return the test loss, and the largest violation of the property as "residual" (NaN where there is none)."""
+        violations = [float(layer.violation()) for layer in p4_modules(model)]
+        return {
+            "test_loss": float(problem.test_loss(model)),
+            **dict.fromkeys(("logabsdet", "sign", "logabsdet_error", "condition"), math.nan),
+            "residual": max(violations, default=math.nan),
+        }
+
+
+def character_lane(config: CharactersConfig) -> Engine:
+    """Return the engine of a model."""
+    problem, model = config.parts()
+
+    def rates(config: CharactersConfig) -> list[float]:
+        return [config.rate_factor * float(rate) for rate in own]
+
+    optimizer = optimizer_of(config.way, model)
+    own = [group["lr"] for group in optimizer.param_groups]
+    return Engine(
+        config, problem, model, optimizer, rates=rates, anneal=lambda engine: min(1.0, (engine.step + 1) / WARM_UP)
+    )
+
+
+def character_lanes(config: CharactersConfig) -> Lanes:
+    """Return a plain lane and one that keeps what the setting ``keeps`` says; each trains for the same time.
+
+    Example:
+        >>> lanes = character_lanes(CharactersConfig(dim=16, blocks=1, length=8, turn=1.0))
+        >>> lanes.run()
+        >>> list(lanes.engines)
+        ['plain', 'kept']
+    """
+    ways = {"plain": "plain", "kept": config.keeps}
+    return Lanes(config, "way", {name: character_lane(config.replace(way=way)) for name, way in ways.items()})
+
+
+# --- what is looked at ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CharactersView(equal_time.RaceView):
     """What is looked at."""
 
     speed: float | None = setting(None, choices=per_second(1, 5, 20, None))
@@ -87,7 +190,7 @@ def decomposed(sight: Look, lane: str, start: bool = False) -> tuple[NDArray[Any
     key: Any = (fixed(config), projection) if start else (sight.moment(lane), projection)
 
     def make() -> tuple[NDArray[Any], NDArray[Any]]:
-        model = config.model() if start else sight.model(lane)
+        model = sight.keep(f"first of {lane}", fixed(config), config.model) if start else sight.model(lane)
         matrix = matrix_of(model, projection)
         if not np.isfinite(matrix).all():
             return np.full((len(matrix), min(matrix.shape)), np.nan), np.full(min(matrix.shape), np.nan)
@@ -133,10 +236,9 @@ def text_of(sight: Look, lane: str) -> str:
     def write() -> str:
         model, generator = sight.model(lane), torch.Generator().manual_seed(sight.config.seed)
         try:
-            text = START + str(model.write(START, LENGTH, generator))
-        except RuntimeError:  # probabilities of weights that are not finite
-            return "nothing: its weights are not finite"
-        return text.replace("\n", "⏎")
+            return (START + str(model.write(START, LENGTH, generator))).replace("\n", "⏎")
+        except TrainingError as error:
+            return f"nothing: {error}"
 
     result: str = sight.keep(f"text of {lane}", sight.moment(lane), write)
     return result
@@ -168,12 +270,8 @@ def board(sight: Look) -> Rows:
             lambda lane: bits_of(loss_at(lane, common)),
             "The same when as many steps were done as the slower lane has",
         ),
-        numbers.Column("steps", lambda lane: f"{lane.step:,}", "Optimizer steps done"),
-        numbers.Column(
-            "ms/step",
-            lambda lane: number(1e3 * lane.last("seconds") / lane.step if lane.step else None, ".1f"),
-            "Mean time of a step, merges among them",
-        ),
+        equal_time.STEPS,
+        equal_time.MEAN_STEP,
         numbers.Column(
             "violation",
             lambda lane: numbers.violation_text(lane.last("residual")),
@@ -187,36 +285,24 @@ def board(sight: Look) -> Rows:
 
 def hint(sight: Look) -> str | None:
     """Return what to do next."""
-    if time_is_up(sight):
-        return (
-            f"Time is up: {sight.config.budget:g} s of training each. Start goes on a little; New run keeps this one."
-        )
-    return HINTS.get(sight.frame.state)
+    return equal_time.hint(sight, HINTS)
 
 
 def curves(sight: Look) -> Figure:
     """Return the test losses of both lanes, and violations, gradients and step times."""
-    config, frame = sight.config, sight.frame
-    return race_curves(
-        _lines(sight.snapshot),
-        [line for run in frame.runs if not run.active for line in _lines(run.snapshot)],
-        sight.view.axis,  # type: ignore[arg-type]
+    return equal_time.curves(
+        sight,
+        _lines,
         label="test loss (nats per character)",
         log=False,
-        run=frame.run,
         small=SMALL,
         levels={"every character alike": math.log(len(ALPHABET))},
-        cursor=frame.shown * config.turn / 1000 if sight.view.axis == "seconds" and frame.shown is not None else None,
     )
 
 
 def _lines(snapshot: Snapshot) -> list[Shown]:
     config: Any = snapshot.config
-    names = labels(config)
-    return [
-        Shown(names[lane], COLORS[lane], {**of.curves, "step_ms": step_times(of.curves["step_seconds"])})
-        for lane, of in snapshot.lanes.items()
-    ]
+    return equal_time.lines(snapshot, labels(config), COLORS)
 
 
 CHARACTERS = Lab(
@@ -236,14 +322,7 @@ CHARACTERS = Lab(
     },
     pictures=(
         Picture(
-            Axes(
-                "Singular values",
-                "grey: at the start",
-                "number",
-                "value",
-                equal=False,
-                height=300,
-            ),
+            Axes("Singular values", "grey: at the start", "number", "value", equal=False, height=300),
             spectra,
             0.3,
             "spectra",
@@ -262,14 +341,7 @@ CHARACTERS = Lab(
         Picture(Board("Lanes"), board, 0.5, "board"),
     ),
     numbers=(
-        Number("count", "turn", lambda sight: f"{sight.snapshot.step:,}", help="Turns that every lane has had"),
-        Number(
-            "clock",
-            "time each",
-            clock_text,
-            "s",
-            "Training time of each lane; measurements and pictures do not count",
-        ),
+        *equal_time.TURNS,
         *(
             numbers.of_lane(
                 f"bits_{lane}",

@@ -11,16 +11,14 @@ from torch import Tensor, nn
 
 from p4lab.flows.glow import MultiScale, glow
 from p4lab.flows.mixing import MIXINGS
-from p4lab.labs import numbers
-from p4lab.labs.lab import Axes, Board, Grid, Grids, Lab, Number, Picture, Sight, per_second
-from p4lab.labs.race import RaceView, clock_text, time_is_up
+from p4lab.labs import equal_time, numbers
+from p4lab.labs.lab import Axes, Board, Grid, Grids, Lab, Picture, Sight, per_second
 from p4lab.labs.ways import EACH, SAMPLES, TEST, ShownDigits, Way, digits, draw_samples, shipped
 from p4lab.p4 import EVERYTHING
 from p4lab.plots import Figure, Shown
 from p4lab.plots.format import count, number
 from p4lab.plots.layers import Handle, Images, Path, Plot, Points, Rows, Tile
-from p4lab.plots.property_curves import step_times
-from p4lab.plots.race import lane_style, race_curves
+from p4lab.plots.race import lane_style
 from p4lab.problems.digits import bits
 from p4lab.problems.images import CLASSES, LEVELS, SHAPE, to_levels
 from p4lab.training import Lanes, Snapshot, State
@@ -117,7 +115,7 @@ _DIGITS = {place: str(place) for place in range(CLASSES)}
 
 
 @dataclass(frozen=True)
-class ImagesView(RaceView):
+class ImagesView(equal_time.RaceView):
     """What is looked at."""
 
     speed: float | None = setting(None, choices=per_second(1, 5, None))
@@ -250,7 +248,7 @@ def _loss(lane: Snapshot) -> str:
 
 COLUMNS = (
     numbers.Column("bits/pixel", _loss, f"Of {TEST} test digits, now: all have trained for the same time"),
-    numbers.Column("steps", lambda lane: f"{lane.step:,}", "Optimizer steps done"),
+    equal_time.STEPS,
     numbers.step_time(),
     numbers.Column(
         "round trip",
@@ -276,35 +274,28 @@ def board(sight: Look) -> Rows:
 
 def hint(sight: Look) -> str | None:
     """Return what to do next."""
-    if time_is_up(sight):
-        budget = sight.config.budget
-        return f"Time is up: {budget:g} s of training each. New run keeps this race; Start goes on a little."
-    return HINTS.get(sight.frame.state)
+    return equal_time.hint(sight, HINTS)
 
 
 def curves(sight: Look) -> Figure:
     """Return the test losses of all lanes, their round trips, condition numbers and step times."""
-    frame, in_time = sight.frame, sight.view.axis == "seconds"
-    return race_curves(
-        _lines(sight.snapshot),
-        [line for run in frame.runs if not run.active for line in _lines(run.snapshot)],
-        sight.view.axis,  # type: ignore[arg-type]
+    return equal_time.curves(
+        sight,
+        _lines,
         log=False,
         label="test loss (bits per pixel)",
-        run=frame.run,
         small=SMALL,
         levels={SHIPPED_TEXT.lower(): shipped()[1]["bits"]},
-        cursor=frame.shown * sight.config.turn / 1000 if in_time and frame.shown is not None else None,
     )
 
 
 def _lines(snapshot: Snapshot) -> list[Shown]:
-    lines = []
-    for name, lane in snapshot.lanes.items():
-        steps, losses = lane.curves["test_loss"]
-        own = {"test_loss": (steps, losses / math.log(2)), "step_ms": step_times(lane.curves["step_seconds"])}
-        lines.append(Shown(NAMES[name], COLORS[name], {**lane.curves, **own}))
-    return lines
+    return equal_time.lines(snapshot, NAMES, COLORS, _in_bits)
+
+
+def _in_bits(lane: Snapshot) -> dict[str, Any]:
+    steps, losses = lane.curves["test_loss"]
+    return {"test_loss": (steps, losses / math.log(2))}
 
 
 IMAGES = Lab(
@@ -340,10 +331,7 @@ IMAGES = Lab(
         Picture(Board("Lanes"), board, 1.0, "board"),
     ),
     numbers=(
-        Number("count", "turn", lambda sight: f"{sight.snapshot.step:,}", help="Turns that every lane has had"),
-        Number(
-            "clock", "time each", clock_text, "s", "Training time of each lane; measurements and pictures do not count"
-        ),
+        *equal_time.TURNS,
         *(
             numbers.of_lane(f"bits_{lane}", name, lane, _loss, help="Bits per pixel of test digits", color=COLORS[lane])
             for lane, name in NAMES.items()

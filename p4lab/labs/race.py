@@ -3,20 +3,20 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from p4lab.baselines import METHODS, Method
-from p4lab.labs.lab import Axes, Board, Button, Control, Grid, Grids, Lab, Number, Picture, Sight, View
+from p4lab.labs.equal_time import RaceView, clock_text, time_is_up
+from p4lab.labs.lab import Axes, Board, Button, Control, Grid, Grids, Lab, Number, Picture, Sight
 from p4lab.plots import Figure, Shown, gallery
 from p4lab.plots.format import DASH, number
 from p4lab.plots.layers import Images, Layer, Plot, Points, Row, Rows, Tile
 from p4lab.plots.race import lane_style, race_curves
 from p4lab.problems.tasks import TASKS
 from p4lab.training import Player, Snapshot, State
-from p4lab.training.config import Setting, setting
+from p4lab.training.config import Setting
 from p4lab.training.race import SEPARATOR, RaceConfig, race, standings, unfit
 from p4lab.training.runs import RunView
 
@@ -45,15 +45,6 @@ HINTS = {
 }
 WAIT = 10.0
 """Seconds that the player may take to answer."""
-
-
-@dataclass(frozen=True)
-class RaceView(View):
-    """What is looked at."""
-
-    axis: str = setting(
-        "seconds", "Curves over", choices={"seconds": "Time", "steps": "Steps"}, kind="segments", live=True
-    )
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -171,22 +162,6 @@ def _median(losses: Sequence[float]) -> str:
 
 
 # --- numbers and curves -----------------------------------------------------------------------------------------------
-
-
-def clock(snapshot: Snapshot) -> float:
-    """Return the seconds that each lane may have trained."""
-    config: Any = snapshot.config
-    return float(snapshot.step * config.turn / 1000)
-
-
-def clock_text(sight: Sight[Any, Any]) -> str:
-    """Return how much of its time each lane has had."""
-    return f"{clock(sight.snapshot):.1f} of {sight.config.budget:g}"
-
-
-def time_is_up(sight: Sight[Any, Any]) -> bool:
-    """Return whether the race has come to its end."""
-    return sight.frame.state is State.PAUSED and clock(sight.snapshot) >= sight.config.budget
 
 
 def ahead(sight: Look) -> str:

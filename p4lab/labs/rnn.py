@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from p4lab.labs import numbers
+from p4lab.labs import equal_time, numbers
 from p4lab.labs.lab import Axes, Board, Grid, Grids, Lab, Number, Picture, Sight, per_second
-from p4lab.labs.race import RaceView, clock_text, time_is_up
 from p4lab.plots import Figure, Shown, gallery
 from p4lab.plots.format import DASH, count, number
 from p4lab.plots.layers import Images, Layer, Path, Plot, Points, Rows, Tile
-from p4lab.plots.property_curves import step_times
-from p4lab.plots.race import lane_style, race_curves
+from p4lab.plots.race import lane_style
 from p4lab.problems.recurrent import CELLS
 from p4lab.problems.sequences import LENGTH
 from p4lab.training import Snapshot, State
@@ -45,7 +43,7 @@ HINTS = {
 
 
 @dataclass(frozen=True)
-class RnnView(RaceView):
+class RnnView(equal_time.RaceView):
     """What is looked at."""
 
     speed: float | None = setting(None, choices=per_second(1, 5, 20, None))
@@ -204,12 +202,8 @@ def board(sight: Look) -> Rows:
             lambda lane: number(solved(lane), ".2f", " s"),
             f"Seconds of training until the loss was below {TARGET:g} of the best one without memory",
         ),
-        numbers.Column("steps", lambda lane: f"{lane.step:,}", "Optimizer steps done"),
-        numbers.Column(
-            "ms/step",
-            lambda lane: number(1e3 * lane.last("seconds") / lane.step if lane.step else None, ".1f"),
-            "Mean time of a step, merges among them",
-        ),
+        equal_time.STEPS,
+        equal_time.MEAN_STEP,
         numbers.Column("violation", violation, "max |WᵀW − I| of the effective weights, in float64"),
         numbers.worst_violation(),
         numbers.Column(
@@ -232,10 +226,7 @@ def ahead(sight: Look) -> str:
 
 def hint(sight: Look) -> str | None:
     """Return what to do next."""
-    if time_is_up(sight):
-        budget = sight.config.budget
-        return f"Time is up: {budget:g} s of training each. New run keeps this race; Start goes on a little."
-    return HINTS.get(sight.frame.state)
+    return equal_time.hint(sight, HINTS)
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------
@@ -243,28 +234,20 @@ def hint(sight: Look) -> str | None:
 
 def curves(sight: Look) -> Figure:
     """Return the test losses of all lanes, and their violations, gradients and step times."""
-    config, frame, chance = sight.config, sight.frame, baseline(sight.config)
-    in_time = sight.view.axis == "seconds"
-    return race_curves(
-        _lines(sight.snapshot),
-        [line for run in frame.runs if not run.active for line in _lines(run.snapshot)],
-        sight.view.axis,  # type: ignore[arg-type]
-        label=LOSS_TEXTS[config.task],
-        run=frame.run,
+    chance = baseline(sight.config)
+    return equal_time.curves(
+        sight,
+        _lines,
+        _changed,
+        label=LOSS_TEXTS[sight.config.task],
         small=SMALL,
         levels={"best without memory": chance, "solved": TARGET * chance},
-        marks=_changed(sight.snapshot) if in_time else (),
-        cursor=frame.shown * config.turn / 1000 if in_time and frame.shown is not None else None,
     )
 
 
 def _lines(snapshot: Snapshot) -> list[Shown]:
     config: Any = snapshot.config
-    names = labels(config)
-    return [
-        Shown(names[lane], COLORS[lane], {**of.curves, "step_ms": step_times(of.curves["step_seconds"])})
-        for lane, of in snapshot.lanes.items()
-    ]
+    return equal_time.lines(snapshot, labels(config), COLORS)
 
 
 def _changed(snapshot: Snapshot) -> Sequence[float]:
@@ -326,14 +309,7 @@ RNN = Lab(
         Picture(Board("Lanes"), board, 0.5, "board"),
     ),
     numbers=(
-        Number("count", "turn", lambda sight: f"{sight.snapshot.step:,}", help="Turns that every lane has had"),
-        Number(
-            "clock",
-            "time each",
-            clock_text,
-            "s",
-            "Training time of each lane; measurements and pictures do not count",
-        ),
+        *equal_time.TURNS,
         *(
             numbers.of_lane(
                 name,

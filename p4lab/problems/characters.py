@@ -4,14 +4,18 @@ import sysconfig
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from p4lab.errors import MissingPackageError, OptionError, ShapeError
+from p4lab.errors import MissingPackageError, OptionError, ShapeError, TrainingError
 
 ALPHABET = "\n" + "".join(chr(code) for code in range(32, 127))
 """The characters of a text; all others are read as the last one, a tilde."""
+PLACES = np.full(128, len(ALPHABET) - 1, np.uint8)
+"""The number in the alphabet of each ASCII code; the last one, DEL, stands for all codes beyond."""
+PLACES[[ord(character) for character in ALPHABET]] = np.arange(len(ALPHABET), dtype=np.uint8)
 TEST_EVERY = 10
 """Each tenth file is kept for testing."""
 TEST_WINDOWS = 256
@@ -48,12 +52,8 @@ def encoded(text: str) -> Tensor:
         >>> encoded(" a"), decoded(encoded("a tilde for ä"))
         (tensor([ 1, 66], dtype=torch.uint8), 'a tilde for ~')
     """
-    places = {ord(character): chr(place) for place, character in enumerate(ALPHABET)}
-    other = chr(len(ALPHABET) - 1)
-    known = "".join(places.get(ord(character), other) for character in text)
-    return (
-        torch.frombuffer(bytearray(known, "latin-1"), dtype=torch.uint8) if known else torch.zeros(0, dtype=torch.uint8)
-    )
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    return torch.from_numpy(PLACES[np.minimum(codes, len(PLACES) - 1)])
 
 
 def decoded(numbers: Tensor) -> str:
@@ -126,11 +126,17 @@ class CharacterModel(nn.Module):
 
     @torch.no_grad()
     def write(self, start: str, length: int, generator: torch.Generator, temperature: float = 0.8) -> str:
-        """Continue a text by characters that are drawn from the model, those of logits divided by the temperature."""
+        """Continue a text by characters that are drawn from the model, those of logits divided by the temperature.
+
+        Raises:
+            TrainingError: the logits are not finite.
+        """
         device = self.places.weight.device
         text = encoded(start or "\n").long()
         for _ in range(length):
             logits = self(text[-self.length :].unsqueeze(0).to(device))[0, -1].to("cpu", torch.float64) / temperature
+            if not bool(torch.isfinite(logits).all()):
+                raise TrainingError("the logits are not finite: go back to earlier weights")
             text = torch.cat((text, torch.multinomial(logits.softmax(-1), 1, generator=generator)))
         return decoded(text[-length:]) if length else ""
 

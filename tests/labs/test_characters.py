@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from lab_tools import opened, table
 
-from p4lab.labs.characters import CHARACTERS, START
+from p4lab.labs.characters import CHARACTERS, START, CharactersConfig, character_lanes
 from p4lab.p4 import P4Orthogonal, P4Spectrum, P4Stiefel, p4_modules
-from p4lab.training.characters import KEEPING, WAYS, CharactersConfig, build, character_lanes, optimizer_of
+from p4lab.problems.character_ways import KEEPING, WAYS, build, optimizer_of
 
 SMALL: dict[str, Any] = {"dim": 16, "blocks": 1, "length": 8, "batch_size": 4, "rank": 4, "turn": 20.0}
 
@@ -53,7 +53,7 @@ def test_both_lanes_write_a_line() -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_what_turns_has_a_rate_of_its_own(way: str) -> None:
-    model = build(way, 16, 1, 1, 8, 4, seed=0)
+    model = build(way, 16, 1, 8, 4, seed=0)
     groups = optimizer_of(way, model).param_groups
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     assert len(groups) == (1 if way == "plain" else 2)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from p4lab.errors import OptionError, ShapeError
+from p4lab.errors import OptionError, ShapeError, TrainingError
 from p4lab.problems.characters import ALPHABET, CharacterModel, Characters, decoded, encoded
 
 
@@ -55,3 +55,14 @@ def test_errors() -> None:
         CharacterModel(width=8, heads=3)
     with pytest.raises(ShapeError, match="t <= 4"):
         CharacterModel(width=8, heads=2, length=4)(torch.zeros(1, 5, dtype=torch.int64))
+
+
+def test_every_other_character_is_a_tilde() -> None:
+    assert decoded(encoded("a\tb\x7fcäd\ud800e\U0001f600f")) == "a~b~c~d~e~f"
+
+
+def test_what_is_not_finite_writes_nothing() -> None:
+    model = CharacterModel(width=8, blocks=1, heads=2, length=6)
+    torch.nn.init.constant_(model.head.bias, torch.nan)
+    with pytest.raises(TrainingError, match="logits are not finite"):
+        model.write("a", 3, torch.Generator())
