@@ -1,6 +1,7 @@
 """Cost of a training step of layers that are not square: orthonormal columns, or all singular values kept."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.optim import Adam, Optimizer
 from p4lab.baselines.poet import PoetLinear, PoetSchedule
 from p4lab.bench.steps import EVERY, REFERENCE, batch_of, growth, training
 from p4lab.fit import Schedule
-from p4lab.p4 import ORTHOGONAL, MergeSchedule, P4Spectrum, P4Stiefel
+from p4lab.p4 import FAMILIES, MergeSchedule, P4Spectrum, P4Stiefel
 from p4lab.packages import require
 
 SIZES = (64, 128, 256, 512)
@@ -34,22 +35,16 @@ def _by_adam(layer: nn.Module) -> Trained:
     return layer, Adam(layer.parameters(), lr=RATE), None
 
 
-def _few(dim: int) -> dict[str, Any]:
-    return {"rank": ORTHOGONAL.rank_for(dim), "bias": False, "reset": "gradient", "seed": 0}
-
-
-def _p4(layer: nn.Module) -> Trained:
+def _p4(kind: Callable[..., nn.Module], dim: int) -> Trained:
+    layer = kind(dim, TIMES * dim, bias=False, seed=0, **FAMILIES["spectrum"].settings(dim))
     optimizer = Adam(layer.parameters(), lr=RATE)
     return layer, optimizer, MergeSchedule(layer, optimizer, every=EVERY, refine_every=50)
 
 
-def _torch(name: Any) -> Callable[[int], Trained]:
-    def build(dim: int) -> Trained:
-        layer = _linear(dim)
-        parametrizations.orthogonal(layer, orthogonal_map=name, use_trivialization=False)
-        return _by_adam(layer)
-
-    return build
+def _torch(name: Any, dim: int) -> Trained:
+    layer = _linear(dim)
+    parametrizations.orthogonal(layer, orthogonal_map=name, use_trivialization=False)
+    return _by_adam(layer)
 
 
 def _geotorch(dim: int) -> Trained:
@@ -73,13 +68,13 @@ def _poet(dim: int) -> Trained:
 
 
 CONTENDERS: Mapping[str, Callable[[int], Trained]] = {
-    "p4stiefel": lambda dim: _p4(P4Stiefel(dim, TIMES * dim, **_few(dim))),
+    "p4stiefel": partial(_p4, P4Stiefel),
     "pogo": _pogo,
-    "torch_householder": _torch("householder"),
-    "torch_cayley": _torch("cayley"),
-    "torch_matrix_exp": _torch("matrix_exp"),
+    "torch_householder": partial(_torch, "householder"),
+    "torch_cayley": partial(_torch, "cayley"),
+    "torch_matrix_exp": partial(_torch, "matrix_exp"),
     "geotorch": _geotorch,
-    "p4spectrum": lambda dim: _p4(P4Spectrum(dim, TIMES * dim, **_few(dim))),
+    "p4spectrum": partial(_p4, P4Spectrum),
     "poet": _poet,
 }
 """These are compared: on the Stiefel manifold, then with all singular values kept."""
