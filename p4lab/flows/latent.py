@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 from abc import ABC, abstractmethod
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -83,7 +84,7 @@ class LatentDensity(nn.Module, ABC):
             ShapeError: n < 0.
         """
         temperature, like = positive(temperature), self.like()
-        if not isinstance(n, int) or n < 0:
+        if not isinstance(n, Integral) or n < 0:
             raise ShapeError(f"n={n!r}: expected a whole number of at least 0 samples")
         check_context(type(self).__name__, self.context, like, context)
         batch = () if context is None else context.shape[:-1]

@@ -373,6 +373,7 @@ CHARACTERS = Lab(
 .p4-panel.p4-board.p4-characters-texts .p4-table :is(th, td):last-child {
   text-align: left; font-family: var(--jp-code-font-family); white-space: pre;
 }
+.p4-grid figcaption { flex-direction: row; gap: 6px; }
 .p4-curves { min-height: 460px; }
 """,
 )

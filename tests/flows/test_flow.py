@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -100,3 +101,11 @@ def test_the_function_fold_leaves_a_flow_to_itself() -> None:
     x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(folded["flow"].log_prob(x), flow.log_prob(x))
     torch.testing.assert_close(fold(flow).log_prob(x), flow.log_prob(x))
+
+
+def test_any_whole_number_of_samples() -> None:
+    flow = p4inv_bent(2, 1)
+    assert flow.sample(np.int64(3)).shape == (3, 2)
+    for n in (3.0, (3, 4)):
+        with pytest.raises(ShapeError, match="expected a whole number of at least 0 samples"):
+            flow.sample(n)  # type: ignore[arg-type]
