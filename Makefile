@@ -7,9 +7,11 @@ LAB_ARGS     ?=
 TEST_ARGS    ?=
 BENCH_ARGS   ?=
 RESULTS_ARGS ?=
+NOTEBOOKS    ?=
+DOCS_ARGS    ?=
 # What `make constraints` does not take at its newest: the torch that p4lab is tested with, and what left
 # behind early releases of Python 3.11 (Debian 12 has 3.11.2).
-HOLD := 'torch==2.13.0' 'soupsieve<3'
+HOLD := 'torch==2.13.0' 'soupsieve<3' 'pymdown-extensions<13'
 
 VENV  := .venv
 PY    := $(VENV)/bin/python
@@ -20,15 +22,16 @@ BIOME = $(NODE) node_modules/@biomejs/biome/bin/biome check --error-on-warnings
 # A module with a default export is what a widget sends to the browser.
 BUNDLE = $(NODE) node_modules/esbuild/bin/esbuild $$(grep -l '^export default' p4lab/widgets/js/*.ts) --log-level=warning \
     --bundle --format=esm --target=es2022 --charset=utf8 --minify-syntax --minify-whitespace --line-limit=200
-PYTEST = $(PY) -m pytest tests p4lab notebooks --doctest-modules --nbval --nbval-current-env -n 2 --dist loadfile --durations=10
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs
+PYTEST = $(PY) -m pytest tests p4lab notebooks --doctest-modules --nbval --nbval-current-env -n 3 --dist loadfile --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab test test-all bundles bench results format constraints clean
+.PHONY: help setup lab test test-all bundles notebooks bench results pages docs docs-serve format constraints clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make or update .venv
 
@@ -86,11 +89,25 @@ bundles: $(TOOLS) ## make p4lab/widgets/static anew from p4lab/widgets/js
 	@rm -rf p4lab/widgets/static
 	@$(BUNDLE) --outdir=p4lab/widgets/static
 
+notebooks: $(STAMP) ## run the notebooks in a browser and keep what they show (NOTEBOOKS="00_start_here 05_race" for some)
+	@$(PY) tests/make_notebooks.py $(NOTEBOOKS)
+
 bench: $(STAMP) ## print the benchmark tables (BENCH_ARGS=...)
 	@$(PY) -m p4lab.bench $(BENCH_ARGS)
 
 results: $(STAMP) ## train every flow on every density, print the tables (RESULTS_ARGS=...)
 	@$(PY) -m p4lab.experiments $(RESULTS_ARGS)
+
+pages: $(STAMP) ## put the numbers of results/*.json into the README and the pages of docs/
+	@$(PY) -m p4lab.results
+
+docs: $(STAMP) ## build the documentation into site/, replays of all labs included (DOCS_ARGS=--quick: of three)
+	@$(PY) docs/replays.py $(DOCS_ARGS)
+	@$(MKDOCS) build --quiet
+	@echo "open site/index.html"
+
+docs-serve: $(STAMP) ## show the documentation while it is written
+	@$(MKDOCS) serve --dev-addr 127.0.0.1:8123
 
 format: $(STAMP) $(TOOLS) ## let ruff and biome mend the code, and ruff format it
 	@$(PY) -m ruff check --fix
@@ -108,6 +125,6 @@ constraints: ## pin anew: newest versions that pyproject.toml allows, tried in a
 	echo "constraints.txt: $$(grep -c == constraints.txt) pins"
 
 clean: ## remove caches and build leftovers (.venv stays; delete it by hand for a fresh start)
-	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf build dist site .docs_cache *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find p4lab tests notebooks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 	@find notebooks -name .ipynb_checkpoints -prune -exec rm -rf {} + 2>/dev/null || true

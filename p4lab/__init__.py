@@ -1,5 +1,7 @@
 """p4lab: train neural networks whose weights keep a property by perturbing them instead of re-deriving them."""
 
+from importlib.metadata import PackageNotFoundError, version
+
 from p4lab.errors import P4Error
 from p4lab.p4 import (
     EVERYTHING,
@@ -20,7 +22,10 @@ from p4lab.p4 import (
     penalty,
 )
 
-__version__ = "0.1.0"
+try:
+    __version__ = version("p4lab")
+except PackageNotFoundError:  # a checkout on the path that nobody installed
+    __version__ = "0+unknown"
 
 __all__ = [
     "EVERYTHING",

@@ -4,12 +4,15 @@
     def main(options): ...
 
 Then ``main(["--tasks", "so", "--seeds", "5"])`` runs it, and ends the process with a sentence where a `P4Error` says
-why it cannot.
+why it cannot. With ``--results FILE``, which every command takes, the tables that it prints go to a file, too.
 """
 
 import argparse
+import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from typing import Any
 import torch
 
 from p4lab.errors import ConfigError, P4Error
+from p4lab.results import recorded
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ OPTIONS: dict[str, Option] = {
     "tasks": Option("what is learnt"),
     "systems": Option("what is learnt"),
     "methods": Option("what is compared"),
+    "ways": Option("what flows learn from"),
     "properties": Option("of a matrix"),
     "cells": Option("kinds of recurrent weights that are compared"),
     "budgets": Option("how long is trained"),
@@ -85,6 +90,8 @@ OPTIONS: dict[str, Option] = {
     "length": Option("items of a sequence that are looked at", int, 2),
     "batch": Option("samples of a step (with replicas: of each process)", int, 1, ("--rows",)),
     "seeds": Option("number of seeds: 0, 1, ...", int, 1),
+    "molecule": Option("a sequence, such as AAA, or a PDB file"),
+    "molecules": Option("sequences or PDB files, joined by +"),
     "notebook": Option("file name in notebooks/, or a path"),
     "checkout": Option("folder of another checkout, such as a git worktree", Path),
     # For how long.
@@ -94,14 +101,16 @@ OPTIONS: dict[str, Option] = {
     "clock": Option("what tells the seconds: those of the processor are the ones that repeat on a busy machine"),
     "rounds": Option("in which everything is timed once, in random order", int, 1),
     "samples": Option("of a flow, by which it is judged", int, 1),
-    "nanoseconds": Option("length of each simulation that is compared with", float, 0),
+    "nanoseconds": Option("length of each simulation that is learnt from, or compared with", float, 0),
     "minutes": Option("how long the memory is watched", float, 0),
     # Where.
     "threads": Option("torch threads (default: torch's own choice)", int, 1),
     "jobs": Option("runs at a time; -1 is one for each core, or as many as a cluster takes", int),
     "backend": Option("of joblib, or dask: the cluster of DASK_SCHEDULER_ADDRESS (default: processes on this machine)"),
     # What is kept.
+    "results": Option("JSON file for the tables that are printed, with the command, the day and the machine", Path),
     "file": Option("JSON lines: finished runs are kept here, and not done again", Path),
+    "known": Option("tell what --file has, and run nothing", bool),
     "folder": Option("where simulations are kept, to be used again (default: they are not)", Path),
     "save": Option("file for what was trained", Path, also=("--checkpoint",)),
     "resume": Option("file of --save to go on from", Path),
@@ -159,13 +168,27 @@ class Command:
             setattr(options, name, value)
         return options
 
+    def line(self, arguments: Sequence[str] | None = None) -> str:
+        """Return the command line for a result file: without that file, and of paths their last part."""
+        words = iter(sys.argv[1:] if arguments is None else arguments)
+        kept = ["python", "-m", *self.name.split()]
+        for word in words:
+            flag, equals, value = word.partition("=")
+            if flag != "--results":
+                kept.append(f"{flag}={Path(value).name}" if equals else Path(word).name if os.sep in word else word)
+            elif not equals:
+                next(words)
+        return shlex.join(kept)
+
     def __call__(self, arguments: Sequence[str] | None = None) -> None:
         """Read the command line and do the work; a `P4Error` ends the process with what it says."""
         try:
             options = self.read(arguments)
             if getattr(options, "threads", None):
                 torch.set_num_threads(options.threads)
-            self.work(options)
+            file = getattr(options, "results", None)
+            with recorded(file, self.line(arguments)) if file else nullcontext():
+                self.work(options)
         except P4Error as error:
             sys.exit(str(error))
 
@@ -175,7 +198,7 @@ def command(
 ) -> Callable[[Callable[[argparse.Namespace], None]], Command]:
     """Make a `Command` of the function below; the options that it takes are keywords, with their defaults.
 
-    With values for ``quick`` (as few as none) it takes ``--quick``, too.
+    With values for ``quick`` (as few as none) it takes ``--quick``, and in any case ``--results``.
 
     Example:
         >>> @command("p4lab.example", "Say how often.", seeds=3, methods=Names(("plain", "dense")))
@@ -184,7 +207,7 @@ def command(
         >>> main(["--methods", "dense"])
         3 dense
     """
-    options = defaults if quick is None else {"quick": False, **defaults}
+    options = {**({} if quick is None else {"quick": False}), **defaults, "results": None}
     return lambda work: Command(name, text or "", work, options, quick or {})
 
 

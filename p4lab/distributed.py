@@ -47,6 +47,12 @@ from torch.optim import Optimizer
 
 from p4lab.errors import OptionError, ReplicaError, ShardingError
 
+if dist.is_available():
+    # Its functions keep, as defaults, the process group that exists when they are imported, and torch imports them with
+    # the first wrapped model. A group that is kept outlives Python's end, and a thread of gloo may then abort a process
+    # that has done all its work. Imported now, they keep none.
+    import torch.distributed.nn.functional
+
 Named = list[tuple[str, Tensor]]
 """Each tensor comes with its name in the model."""
 Extra = tuple[nn.Module, dict[str, Any]]

@@ -37,6 +37,10 @@ class RunFileError(P4Error, ValueError):
     """A file is not a saved run, is damaged, or belongs to another kind of run."""
 
 
+class FileError(P4Error, OSError):
+    """A file cannot be written or read: its folder is missing or read-only, it is a folder, the disk is full."""
+
+
 class MissingPackageError(P4Error, ImportError):
     """An optional package that is needed here is not installed."""
 
@@ -47,6 +51,10 @@ class DataFileError(P4Error, ValueError):
 
 class UnknownAtomsError(P4Error, ValueError):
     """A molecule has other atoms than the one that is known here, or calls them by other names."""
+
+
+class MoleculeError(P4Error, ValueError):
+    """A sequence, file or system is not a molecule that internal coordinates and a force field can describe."""
 
 
 class MergeOrderError(P4Error, RuntimeError):
@@ -62,3 +70,7 @@ class ReplicaError(P4Error, RuntimeError):
 
 class ShardingError(P4Error, RuntimeError):
     """A layer is divided among processes, but a merge needs all of it."""
+
+
+class ReplayError(P4Error, ValueError):
+    """A run does not fit into one page."""

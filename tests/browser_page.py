@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from browser_server import Server
+from layout import LOOK
 
 WAIT = 120_000
 """Milliseconds until the page is given up."""
@@ -35,11 +36,18 @@ FAILED_CELLS = """() => window.jupyterapp.shell.currentWidget.content.widgets
     .map((output) => `${output.ename}: ${output.evalue}`)"""
 COUNT = "+{lab}.querySelector('[data-name=count] .p4-value').innerText.replaceAll(',', '')"
 SLIDER = "node => [+node.value, node.parentElement.querySelector('output').innerText]"
-USED_WIDTH = """() => Math.min(...[...document.querySelectorAll('.p4-lab')]
-    .map((lab) => lab.clientWidth / lab.closest('.jp-OutputArea-output').clientWidth))"""
-OVERFLOWING = """() => [...document.querySelectorAll('.p4-lab :is(.p4-item, .p4-group, .p4-grid, .p4-plot)')]
-    .filter((node) => node.scrollWidth > node.clientWidth + 1)
-    .map((node) => node.dataset.name || node.className)"""
+RUNS = "Runs and files"
+"""Title of the page with the table of runs."""
+# On which page of which place an item stands: the place, and the number of its page; null if it is on all of them.
+PAGE_OF = """item => {
+    for (let node = item; !node.matches('.p4-lab'); node = node.parentElement) {
+        const found = node.className.match(/\\bp4-(side|pictures|below)-(\\d)\\b/);
+        if (found) return found.slice(1);
+    }
+    return null;
+}"""
+DRAWN = """() => [...document.querySelectorAll('.p4-lab .p4-pictures > :not(.p4-panel)')]
+    .every((node) => !node.checkVisibility() || node.dataset.frames)"""
 THREADS = "sorted(t.name for t in __import__('threading').enumerate() if t.name.startswith('p4lab'))"
 # JupyterLab's widget manager logs these while it restores what a reloaded page showed before; then it shows it again.
 HARMLESS = ("widget model not found",)
@@ -133,6 +141,30 @@ class Notebook:
         """Find a control or readout of the lab."""
         return self._lab().locator(f'.p4-item[data-name="{name}"]')
 
+    def reach(self, name: str) -> Any:
+        """Turn to the page that a control stands on, as a user does who looks for it, and return the control."""
+        item = self.item(name)
+        item.wait_for(state="attached")
+        if found := item.evaluate(PAGE_OF):
+            tabs = self.item(f"page:{found[0]}").get_by_role("tab")
+            if tabs.count():  # a place with one page has no tabs
+                self._turn(tabs.nth(int(found[1])))
+        return item
+
+    def bring(self, part: Any) -> None:
+        """Scroll to a part of a lab for the mouse: not under the header, which stays in sight and may cover it."""
+        part.evaluate("node => node.closest('.p4-lab').scrollIntoView({ block: 'start' })")
+        part.scroll_into_view_if_needed()
+        self.page.wait_for_timeout(100)
+
+    def turn(self, place: str, page: str) -> None:
+        """Turn to a page of a place ("side", "pictures", "below"), by its title."""
+        self._turn(self.item(f"page:{place}").get_by_role("tab", name=page, exact=True))
+
+    def _turn(self, tab: Any) -> None:
+        if tab.get_attribute("aria-selected") != "true":
+            tab.click()
+
     def _lab(self) -> Any:
         return self.page.locator(".p4-lab").nth(self.lab)
 
@@ -175,32 +207,32 @@ class Notebook:
 
     def choose(self, name: str, text: str) -> None:
         """Choose from a menu by what is read there."""
-        self.item(name).locator("select").select_option(label=text)
+        self.reach(name).locator("select").select_option(label=text)
 
     def write(self, name: str, text: str) -> None:
         """Write into a field, in place of what stands there, and press Enter."""
-        field = self.item(name).locator("input")
+        field = self.reach(name).locator("input")
         field.fill(text)
         field.press("Enter")
 
     def press(self, name: str, key: str) -> None:
         """Press a key on a control, as in ``press("learning_rate", "ArrowRight")``."""
-        control = self.item(name).locator("input, select, button").first
+        control = self.reach(name).locator("input, select, button").first
         control.focus()
         control.press(key)
 
     def drag_to(self, name: str, to: Literal["min", "max"]) -> str:
         """Drag a slider to one of its ends with the mouse, and return the value that it then shows."""
-        slider = self.item(name).locator("input")
+        slider = self.reach(name).locator("input")
         return self._drag(slider, 0.0 if to == "min" else 1.0)
 
     def drag_by(self, name: str, notches: int) -> str:
         """Drag a slider by some notches with the mouse, and return the value that it then shows."""
-        slider = self.item(name).locator("input")
+        slider = self.reach(name).locator("input")
         return self._drag(slider, _share(slider) + notches / float(slider.get_attribute("max")))
 
     def _drag(self, slider: Any, share: float) -> str:
-        slider.scroll_into_view_if_needed()
+        self.bring(slider)
         box = slider.bounding_box()
         thumb = 16
         y, width = box["y"] + box["height"] / 2, box["width"] - thumb
@@ -238,12 +270,13 @@ class Notebook:
         self.wait_for("part => document.querySelector('.p4-message').innerText.includes(part)", part)
 
     def wait_for_runs(self, number: int) -> None:
-        """Wait until the table lists so many runs."""
+        """Turn to the table of runs, and wait until it lists so many."""
+        self.turn("below", RUNS)
         self.wait_for("n => document.querySelectorAll('[data-name=runs] input').length === n", number)
 
     def wait_for_picture(self) -> None:
-        """Wait until a frame from the kernel has been drawn."""
-        self.page.wait_for_selector(self.PICTURE, timeout=WAIT)
+        """Wait until a frame from the kernel has been drawn on every picture that is shown."""
+        self.wait_for(DRAWN)
 
     # --- looking ---
 
@@ -253,13 +286,10 @@ class Notebook:
         self.page.screenshot(path=path)
         return path
 
-    def overflowing(self) -> list[str]:
-        """Return the names of the lab's parts whose content is wider than they are."""
-        return list(self.page.evaluate(OVERFLOWING))
-
-    def used_width(self) -> float:
-        """Return the share of the notebook's width that the lab uses (the least of several labs)."""
-        return float(self.page.evaluate(USED_WIDTH))
+    def look(self) -> dict[str, Any]:
+        """Return where the parts of the lab are, and what of them is cut off or covered, as `layout.LOOK` finds it."""
+        found: dict[str, Any] = self.page.evaluate(LOOK)
+        return found
 
     def problems(self, *labs: str) -> list[str]:
         """Return what went wrong: page, kernel, and the labs of these names in the notebook ("lab" if none is given).

@@ -11,6 +11,36 @@ from typing import Any
 from p4lab.labs import Lab
 from p4lab.widgets import Dashboard
 
+OFTEN: dict[str, Any] = {"measure_every": 5, "merge_every": 4}
+SMALL: dict[str, dict[str, Any]] = {
+    "start": {"merge_every": 4},
+    "digits": {"blocks": 1, "rank": 2, "batch_size": 16, **OFTEN},
+    "parameter": {"merge_every": 4},
+    "break": {"dim": 8, "rank": 4, **OFTEN},
+    "linear": {"dim": 5, "learning_rate": 0.1, "measure_every": 5},
+    "directions": {"dim": 16, **OFTEN},
+    "race": {"methods": "plain+p4inv+dense", "dim": 8, "turn": 2.0, "budget": 0.04, "measure_every": 5},
+    "density": {"blocks": 2, "couplings": 2, "batch_size": 32, **OFTEN},
+    "images": {"blocks": 1, "hidden": 4, "batch_size": 8, "turn": 2.0, "budget": 0.04, **OFTEN},
+    "swaps": {"data": "two_moons", "blocks": 3, "hidden": 8, "batch_size": 32, **OFTEN},
+    "property": {"dim": 8, "batch_size": 32, "noise": 0.3, **OFTEN},
+    "rnn": {"dim": 8, "delay": 5, "batch_size": 4, "turn": 2.0, "budget": 0.04, "rank": 2, **OFTEN},
+    "boltzmann": {"blocks": 2, "hidden": 8, "batch_size": 32, **OFTEN},
+    "temperature": {"blocks": 2, "hidden": 8, "batch_size": 32, **OFTEN},
+    "characters": {
+        "dim": 16,
+        "blocks": 1,
+        "length": 8,
+        "batch_size": 4,
+        "turn": 2.0,
+        "budget": 0.04,
+        "rank": 4,
+        **OFTEN,
+    },
+    "molecule": {"initial": "new", "architecture": "realnvp_p4inv", "batch_size": 16, **OFTEN},
+}
+"""Settings with which a lab is quick; they merge, and measure, within ten steps."""
+
 
 @contextmanager
 def opened(lab: Lab[Any, Any], **changes: Any) -> Iterator[Dashboard]:

@@ -1,5 +1,6 @@
 """A browser page for labs, by public names alone: it hears what their widgets send, and says what a browser would."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,6 +11,7 @@ import pytest
 from p4lab.widgets import Channel, LivePlot
 
 WAIT = 60.0
+PAGE = re.compile(r"p4-(pictures|below)-\d")
 MOVES_BY_ITSELF = {"A sample"}
 """Pictures that are not the same twice, even if the lab rests."""
 
@@ -48,8 +50,15 @@ class Page:
         self._channels = list(channels(lab.root))
         for channel in self._channels:
             monkeypatch.setattr(channel, "send", partial(self._hear, channel))
+        self._drawn: dict[int, int] = {}
+        for number, screen in enumerate(lab.screens):
+            monkeypatch.setattr(screen, "draw", partial(self._draw, number, screen.draw))
         for channel in self._channels:
             self.say(channel, hello=1)
+
+    def _draw(self, number: int, draw: Callable[[Any], None], frame: Any) -> None:
+        draw(frame)
+        self._drawn[number] = frame.version
 
     def say(self, channel: Channel, buffers: tuple[bytes, ...] = (), **message: Any) -> None:
         """Send a message to a widget, as its JavaScript does."""
@@ -105,6 +114,19 @@ class Page:
         """Wait until a panel has told this value of an item; a frame reaches the pictures before the panels."""
         self.wait(lambda: self.values.get(name) == value)
 
+    def turn(self, place: str, page: str) -> None:
+        """Turn to a page, and wait until it is drawn."""
+        if len(self.lab.pages[place]) > 1:
+            self.lab.touch(f"page:{place}", page)
+            self.drawn()
+
+    def drawn(self) -> None:
+        """Wait until everything that can be seen shows the newest frame."""
+        version = self.lab.player.frame(WAIT).version
+        self.wait(
+            lambda: all(self._drawn.get(n, -1) >= version or not s.shown() for n, s in enumerate(self.lab.screens))
+        )
+
     def steps(self, number: int) -> None:
         """Do so many steps, and wait until all pictures and the header show the last one."""
         goal = self.lab.player.frame(WAIT).snapshot.step + number
@@ -125,12 +147,25 @@ class Page:
     def pictures(self) -> dict[str, Any]:
         """Return what a page that is opened now would get of every picture that is displayed; none may be empty."""
         shown: dict[str, Any] = {}
+        for place in ("pictures", "below"):
+            pages = self.lab.pages[place]
+            for number, page in reversed(list(enumerate(pages))):  # the first page stays
+                self.turn(place, page)
+                shown |= self._pictures(f"p4-{place}-{number}")
+            if not pages:
+                shown |= self._pictures("")
+        return shown
+
+    def _pictures(self, page: str) -> dict[str, Any]:
+        """Return the pictures on a page, and those that are on all pages of their place."""
+        shown: dict[str, Any] = {}
         for channel in self._channels:
-            if isinstance(channel, LivePlot) or channel.layout.display == "none":
+            on = [name for name in channel.get_state("_dom_classes")["_dom_classes"] if PAGE.fullmatch(name)]
+            if isinstance(channel, LivePlot) or channel.layout.display == "none" or on not in ([], [page]):
                 continue
             self.say(channel, hello=1)
             message, buffers = self._last[channel]
-            if "spec" in message and not any(self.items[name]["kind"] == "table" for name in message["values"]):
+            if "spec" in message and not any(self.items[name]["kind"] == "table" for name in message.get("values", ())):
                 continue
             title = message.get("view", {}).get("title", "")
             content = next(message[key] for key in ("layers", "panels", "rows", "values", "view") if key in message)

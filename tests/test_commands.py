@@ -17,18 +17,24 @@ from p4lab.command import OPTIONS, Command, Names, choose, command
 from p4lab.errors import ConfigError
 from p4lab.experiments.__main__ import OTHERS
 from p4lab.experiments.__main__ import main as experiments
+from p4lab.results import read_all
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = {name: importlib.import_module(f"p4lab.experiments.{name}").main for name in OTHERS}
-DOCUMENTS = [ROOT / "README.md", *(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "p4lab").rglob("*.py")]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *(ROOT / "docs").rglob("*.md"),
+    *(ROOT / "notebooks").glob("*.ipynb"),
+    *(ROOT / "p4lab").rglob("*.py"),
+]
 
 
 def documented() -> list[str]:
-    """Every command of benchmarks and experiments that a document names, from the module's name on."""
+    """Every command of benchmarks and experiments that a document or result file names, from the module's name on."""
     pattern = r"python -m p4lab\.((?:bench|experiments)\b[^`#\n]*)"
-    return sorted(
-        {text.strip() for path in DOCUMENTS for text in re.findall(pattern, path.read_text(encoding="utf-8"))}
-    )
+    texts = [path.read_text(encoding="utf-8") for path in DOCUMENTS]
+    texts += [command for result in read_all(ROOT).values() for command in result.commands]
+    return sorted({found.strip() for text in texts for found in re.findall(pattern, text)})
 
 
 # --- the commands there are -------------------------------------------------------------------------------------------
@@ -104,7 +110,7 @@ def test_help_lists_all_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_tiny_run(arguments: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     bench(arguments.split())
     text = capsys.readouterr().out
-    assert "torch threads" in text.splitlines()[0]
+    assert "torch thread" in text.splitlines()[0]
     assert said in text
 
 
@@ -115,7 +121,7 @@ def test_all_is_three_benchmarks(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert [options["quick"] for _, options in shown] == [True] * 3
     assert shown[2][1]["methods"] == ("plain",)
     assert shown[0][1]["rounds"] == 3
-    assert capsys.readouterr().out.count("torch threads") == 1
+    assert capsys.readouterr().out.count("torch thread") == 1
 
 
 # --- how a command line is read ---------------------------------------------------------------------------------------

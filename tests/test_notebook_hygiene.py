@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import copy
 import json
 import re
@@ -13,10 +14,13 @@ from typing import Any
 import nbformat
 import pytest
 
+from p4lab.widgets.kept_picture import LIMIT
+
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(path for path in FOLDER.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
 MAX_BYTES = 300_000
 MAX_FUNCTION_LINES = 10
+WIDGET = "application/vnd.jupyter.widget-view+json"
 # An absolute path of somebody's machine, but not the path part of a web address.
 MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:home|mnt|opt|private|root|tmp|Users|usr|var|work)/\w|\b[A-Z]:\\\w")
 
@@ -61,6 +65,12 @@ def complaints(notebook: Notebook, size: int) -> Iterator[str]:
                 yield f"function: {node.name} has {lines} lines: it belongs in the package"
 
     outputs = [output for cell in code for output in cell["outputs"]]
+    pictures = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    for picture in pictures:
+        if (length := len(base64.b64decode("".join(picture)))) > LIMIT:
+            yield f"picture: {length} bytes, at most {LIMIT} are allowed"
+    if any(WIDGET in output.get("data", {}) for output in outputs):
+        yield "widget view: saved as an output, though its widget is gone (make notebooks leaves it out)"
     if not outputs:
         yield "outputs: none saved, so a reader sees nothing"
     for output in outputs:
@@ -116,6 +126,8 @@ BAD = {
     "error": lambda notebook: notebook["cells"][1]["outputs"].append(
         nbformat.v4.new_output("error", ename="ValueError", evalue="x", traceback=[])
     ),
+    "picture": displaying("image/png", base64.b64encode(bytes(LIMIT + 1)).decode()),
+    "widget view": displaying(WIDGET, {"model_id": "1"}),
     "machine path": printing(f"File {HOME}:3"),
     "machine path (Windows)": printing("C:" + "\\Users\\ada"),
     "machine path (html)": displaying("text/html", f"<a href='{HOME}'>"),
@@ -125,7 +137,8 @@ BAD = {
 
 def test_a_clean_notebook_passes() -> None:
     notebook = clean_notebook()
-    displaying("image/png", f"abc{HOME}")(notebook)
+    displaying("image/png", f"abc{HOME}==")(notebook)
+    displaying("image/png", base64.b64encode(bytes(LIMIT)).decode())(notebook)
     printing("https://example.org/home/page")(notebook)
     assert not list(complaints(notebook, MAX_BYTES))
 

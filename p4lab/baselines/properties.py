@@ -22,6 +22,7 @@ from p4lab.p4 import (
     P4Permutation,
     P4PositiveDefinite,
     P4SpecialLinear,
+    P4Spectrum,
 )
 
 WAYS = ("p4", "usual", "other", "penalty", "plain")
@@ -44,6 +45,7 @@ class Spec:
         orthogonal_map: the map of torch's orthogonal parametrization.
         seed: of directions.
         where: dtype and device, as torch's functions take them.
+        begin: makes the weights at the start of the identity; see `Property`.
     """
 
     dim: int
@@ -53,12 +55,13 @@ class Spec:
     orthogonal_map: Any = "householder"
     seed: int = 0
     where: Mapping[str, Any] = field(default_factory=dict)
+    begin: Callable[[Tensor], Tensor] = maps.as_it_is
 
     @property
     def start(self) -> Tensor:
-        """The weights at the start: the identity, or a multiple of it that is within the bound."""
+        """The weights at the start: the identity, or what the property begins with, within the bound."""
         scale = 1.0 if self.bound is None else START * self.bound
-        return scale * torch.eye(self.dim, **self.where)
+        return scale * self.begin(torch.eye(self.dim, **self.where))
 
     @property
     def channels(self) -> int:
@@ -119,6 +122,7 @@ class Property:
         violation: how far W is off, or W / c if there is a bound (None: what counts is the inverse that a layer knows).
         ways: the ways to keep it, by the names in `WAYS`.
         bounded: whether it is about a bound c of the spectral norm.
+        begin: makes the weights at the start of the identity, where that does not have the property.
     """
 
     label: str
@@ -127,6 +131,7 @@ class Property:
     violation: Callable[[Tensor], float] | None
     ways: Mapping[str, Way]
     bounded: bool = False
+    begin: Callable[[Tensor], Tensor] = maps.as_it_is
 
 
 def _p4(layer: Callable[..., nn.Module]) -> Build:
@@ -186,6 +191,10 @@ def _penalized(penalty: Callable[[Tensor], Tensor]) -> Build:
 
 def _penalty(penalty: Callable[[Tensor], Tensor], source: str) -> Way:
     return Way("penalty", _penalized(penalty), "sgd", 0.05, source, keeps="penalty")
+
+
+def _two_rotations(spec: Spec) -> nn.Module:
+    return layers.TwoRotations(spec.start, lambda: TorchOrthogonal(spec.dim, "cayley", bias=False, **spec.where))
 
 
 def _ways(p4: Way, usual: Way, other: Way, penalty: Way) -> dict[str, Way]:
@@ -257,6 +266,31 @@ PROPERTIES: Mapping[str, Property] = {
             _penalty(maps.norm_penalty, "singular values above c"),
         ),
         bounded=True,
+    ),
+    "spectrum": Property(
+        "singular values kept",
+        "|σ(W) − σ|",
+        maps.spectrum_target,
+        maps.spectrum_violation,
+        _ways(
+            _by_p4(
+                "P4Spectrum",
+                lambda s: P4Spectrum(s.dim, s.dim, init=s.start, **s.directions(s.dim)),
+                rate=3e-2,
+                optimizer="adam",
+            ),
+            Way("two rotations (torch)", _two_rotations, "sgd", 0.3, "torch.nn.utils.parametrizations.orthogonal"),
+            Way(
+                "SVD projection",
+                lambda s: layers.Free(s.start, project=maps.respread),
+                "sgd",
+                0.05,
+                "projected gradient descent",
+                keeps="projection",
+            ),
+            _penalty(maps.spectrum_penalty, "|σ(W) − σ|²"),
+        ),
+        begin=maps.respread,
     ),
     "circulant": Property(
         "shift-equivariant (circulant)",

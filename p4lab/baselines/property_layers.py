@@ -143,6 +143,25 @@ class OnManifold(Weighted):
         return self.map.weight
 
 
+class TwoRotations(Weighted):
+    """A matrix between two rotations, ``P A Q``, so that its singular values stay.
+
+    Args:
+        middle: A, shape (d, d).
+        rotation: makes a layer whose weights are a rotation, the identity at first.
+    """
+
+    def __init__(self, middle: Tensor, rotation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.left, self.right = rotation(), rotation()
+        self.register_buffer("middle", middle)
+
+    @property
+    def weight(self) -> Tensor:
+        """The product."""
+        return self.left.weight @ self.middle @ self.right.weight  # type: ignore[operator]
+
+
 class SpectralNorm(Weighted):
     """Weights divided by their spectral norm as torch estimates it, times c.
 

@@ -20,6 +20,11 @@ def channels_of(dim: int) -> int:
     return next(c for c in (8, 4, 2, 1) if dim % c == 0 and dim // c >= min(4, dim))
 
 
+def as_it_is(w: Tensor) -> Tensor:
+    """Return a matrix as it is."""
+    return w
+
+
 def eye_like(w: Tensor) -> Tensor:
     """Return the identity of a matrix's shape, kind and place."""
     return torch.eye(len(w), dtype=w.dtype, device=w.device)
@@ -56,6 +61,17 @@ def clipped(weight: Tensor, bound: float) -> Tensor:
     return u * s.clamp(max=bound) @ vt
 
 
+def spread_values(like: Tensor) -> Tensor:
+    """Return the singular values from 1 to 0.1 that a kept spectrum has, in the kind and place of a matrix."""
+    return torch.linspace(1.0, 0.1, len(like), dtype=like.dtype, device=like.device)
+
+
+def respread(weight: Tensor) -> Tensor:
+    """Return the nearest matrix with the singular values of `spread_values`."""
+    u, _, vt = torch.linalg.svd(weight)
+    return u * spread_values(weight) @ vt
+
+
 def averaged(raw: Tensor, channels: int) -> Tensor:
     """Return the mean of a matrix over all permutations of the items: the nearest one that commutes with them."""
     n = len(raw) // channels
@@ -90,6 +106,11 @@ def norm_penalty(w: Tensor) -> Tensor:
     return (torch.linalg.svdvals(w) - 1).relu().square().sum()
 
 
+def spectrum_penalty(w: Tensor) -> Tensor:
+    """Return the squares of what singular values are off by."""
+    return (torch.linalg.svdvals(w) - spread_values(w)).square().sum()
+
+
 def circulant_penalty(w: Tensor) -> Tensor:
     """Return ``|P^-1 W P - W|^2`` for the cyclic shift P."""
     return (w.roll((1, 1), (0, 1)) - w).square().sum()
@@ -114,6 +135,11 @@ def definite_violation(w: Tensor) -> float:
     """Return the larger of ``|W - W^T|`` and minus the least eigenvalue of the symmetric part."""
     least = float(torch.linalg.eigvalsh((w + w.t()) / 2)[0])
     return max(largest(w - w.t()), -least)
+
+
+def spectrum_violation(w: Tensor) -> float:
+    """Return how far the singular values are off."""
+    return largest(torch.linalg.svdvals(w) - spread_values(w))
 
 
 def permutation_violation(w: Tensor) -> float:
@@ -143,8 +169,12 @@ def volume_target(noise: Tensor) -> Tensor:
 
 def lipschitz_target(noise: Tensor) -> Tensor:
     """Return a matrix with singular values from 0.1 to 1, and two different random frames."""
-    values = torch.linspace(0.1, 1.0, noise.shape[-1], dtype=noise.dtype, device="cpu")
-    return haar_rotation(noise[0]) * values @ haar_rotation(noise[1])
+    return haar_rotation(noise[0]) * spread_values(noise[0]).flip(0) @ haar_rotation(noise[1])
+
+
+def spectrum_target(noise: Tensor) -> Tensor:
+    """Return a matrix with the singular values of `spread_values`, and two different random frames."""
+    return haar_rotation(noise[0]) * spread_values(noise[0]) @ haar_rotation(noise[1])
 
 
 def circulant_target(noise: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Benchmarks: tables of times in Markdown."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,13 +45,14 @@ class Bench:
 
     Attributes:
         text: what it does.
-        tables: by title, what makes each; it gets those options that it has arguments for.
+        tables: by title, what makes each, whole or one part after the other; it gets those options that it has
+            arguments for.
         quick: values of options for a look.
         options: the options with their defaults.
     """
 
     text: str
-    tables: Mapping[str, Callable[..., str]]
+    tables: Mapping[str, Callable[..., str | Iterator[str]]]
     quick: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -69,8 +70,10 @@ class Bench:
         values = {ARGUMENTS.get(name, name): value for name, value in options.items()} | dict(options)
         values["seeds"] = range(options.get("seeds", 0))
         for title, make in self.tables.items():
-            body = make(**{name: values[name] for name in named_options(make) & set(values)})
-            print(f"\n### {title.format(**options)}\n\n{body}\n", flush=True)
+            made = make(**{name: values[name] for name in named_options(make) & set(values)})
+            print(f"\n### {title.format(**options)}\n", flush=True)
+            for part in (made,) if isinstance(made, str) else made:
+                print(f"{part}\n", flush=True)
 
 
 def _orthogonal_steps(quick: bool, names: Sequence[str]) -> str:

@@ -83,14 +83,14 @@ def gpu_methods(sizes: Sequence[int], names: Sequence[str], rounds: int) -> str:
 
 def gpu_race(
     tasks: Sequence[str], methods: Sequence[str], seeds: Sequence[int], dim: int, tuning: float, limit: float
-) -> str:
-    """Return `p4lab.bench.race.race` on the accelerator, in float32, one run after the other in this process.
+) -> Iterator[str]:
+    """Yield what `p4lab.bench.race.race` does, on the accelerator, in float32, one run after the other in this process.
 
     Raises:
         DeviceError: there is no accelerator.
     """
     with products(PRECISIONS["float32"]):
-        return race.race(tasks, methods, seeds, dim, tuning, limit, n_jobs=1, device=accelerator())
+        yield from race.race(tasks, methods, seeds, dim, tuning, limit, n_jobs=1, device=accelerator())
 
 
 def gpu_graphs(sizes: Sequence[int], rounds: int) -> str:

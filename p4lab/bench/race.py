@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from p4lab.bench.tables import median, number_of, table
 from p4lab.bench.tables import spread as spread_of
 from p4lab.bench.tuning import RACED, SECONDS, Tuned, config_of, tune
 from p4lab.command import say
+from p4lab.packages import require
 from p4lab.problems.rates import write
 from p4lab.problems.tasks import TASKS
 from p4lab.training.race import RaceConfig
@@ -66,7 +67,7 @@ def sweep(
         >>> list(frame["steps"])
         [5, 5]
     """
-    import pandas as pd  # here: it takes half a second to import
+    pd = require("pandas", "lab")
 
     if seconds is None:
         seconds = config.budget if steps is None else math.inf
@@ -100,7 +101,7 @@ def spread(frame: "pandas.DataFrame") -> "pandas.DataFrame":
         One row per method: "runs", "broke_down" and, for each of loss, steps, step_ms, memory_kb, inverse_error and
         logdet_error, columns of that name (median) and with "_min" and "_max".
     """
-    import pandas as pd  # here: it takes half a second to import
+    pd = require("pandas", "lab")
 
     groups = frame.groupby("method", sort=False)
     columns = {"runs": groups.size(), "broke_down": groups["stopped"].agg(lambda reasons: int((reasons != "").sum()))}
@@ -124,7 +125,7 @@ def race(
     file: Path | str | None = None,
     save: bool = False,
     device: str = "cpu",
-) -> str:
+) -> Iterator[str]:
     """Tune every method on every task, then measure its time to the target with other seeds.
 
     Args:
@@ -137,20 +138,22 @@ def race(
         save: whether the choices are written to `p4lab.problems.rates`.
         device: where it trains.
 
-    Returns:
-        Markdown: one table per task, and which methods with exact inverse and log|det| were faster than P4Inv.
+    Yields:
+        Markdown: one table per task as soon as it is done, and at the end which methods with exact inverse and log|det|
+        were faster than P4Inv.
     """
-    parts, verdicts = [], []
+    verdicts = []
     for name in tasks:
         tuned = tune(name, methods, dim, tuning, backend, n_jobs, file, device)
         traces = _runs(tuned, seeds, dim, limit, backend, n_jobs, file, device)
         if save:
             write({name: tuned.choices})
         width = config_of(name, dim, 0).width
-        parts.append(f"**{name}**, d = {width}, to a test loss of {tuned.target:.4g}\n\n{_table(tuned, traces)}")
+        yield f"**{name}**, d = {width}, to a test loss of {tuned.target:.4g}\n\n{_table(tuned, traces)}"
         verdicts.append([name, *verdict(tuned, traces)])
         say(f"{name} done")
-    return "\n\n".join([*parts, table(["task", "P4Inv", "exact methods that are ahead", "exact methods"], verdicts)])
+    ends = table(["task", "P4Inv", "exact methods that are ahead", "exact methods"], verdicts)
+    yield f"**P4Inv and the exact methods**\n\n{ends}"
 
 
 def _runs(

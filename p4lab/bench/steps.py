@@ -13,6 +13,7 @@ from p4lab.command import say
 from p4lab.fit import Schedule, fit
 from p4lab.p4 import PAPER, RECOMMENDED, MergeSchedule, P4Inv
 from p4lab.p4.watch import remember
+from p4lab.packages import require
 
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 """Widths that are timed."""
@@ -132,10 +133,9 @@ def growth(
 
 
 def _contenders(dim: int, batch: int, input_gradient: bool) -> list[dict[str, Callable[[], object]]]:
-    from nflows.transforms.lu import LULinear
-
+    lu_linear = require("nflows.transforms.lu", "baselines").LULinear
     x = batch_of(batch, dim, gradient=input_gradient)
-    linear, slogdet, lu = nn.Linear(dim, dim), LinearSlogdet(dim, dim), LULinear(dim, identity_init=True)
+    linear, slogdet, lu = nn.Linear(dim, dim), LinearSlogdet(dim, dim), lu_linear(dim, identity_init=True)
     for layer in (linear, slogdet):
         nn.init.eye_(layer.weight)
 

@@ -9,8 +9,6 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-import joblib
-
 from p4lab.bench.workers import parallel
 from p4lab.command import say
 from p4lab.errors import RunFileError
@@ -72,7 +70,7 @@ def perform(
         if summary:
             say(f"{next(count)}/{len(missing)} {summary(missing[index], result)}")
 
-    found = parallel((joblib.delayed(work)(run) for run in missing), backend, jobs, done)
+    found = parallel(((work, (run,), {}) for run in missing), backend, jobs, done)
     return {**results, **{run.key(): result for run, result in zip(missing, found, strict=True)}}
 
 

@@ -1,15 +1,13 @@
 """What results look like: tables in Markdown, medians with their spread, and the machine that they come from."""
 
 import math
-import os
-import platform
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from types import MappingProxyType
 from typing import Any
 
-import torch
+from p4lab.results import Machine, Versions
 
 Runs = Sequence[Mapping[str, Any]]
 """The results of one method by name, one for each seed, in the order of the seeds."""
@@ -81,15 +79,4 @@ def method_table(
 
 def machine() -> str:
     """Describe what this runs on, in one line."""
-    return (
-        f"{date.today()}, {_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, "
-        f"torch {torch.__version__}, Python {platform.python_version()}"
-    )
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):  # not Linux
-        return platform.processor() or platform.machine()
+    return f"{date.today()}, {Machine.here()}, {Versions.here()}"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def width(
     n_jobs: int = 1,
     backend: str | None = None,
     device: str = "cpu",
-) -> str:
+) -> Iterator[str]:
     """Tune every method on every task at every width, then train it with other seeds; all annealed, for the same time.
 
     Args:
@@ -71,14 +71,13 @@ def width(
         n_jobs, backend: see `p4lab.bench.lanes.traces_of`.
         device: where it trains.
 
-    Returns:
-        Markdown: one table for each task and width.
+    Yields:
+        Markdown: one table for each task and width, as soon as it is done.
 
     Raises:
         ConfigError: no method can do a task; and whatever `p4lab.bench.lanes.traces_of` raises.
     """
     work = partial(traces_of, backend=backend, n_jobs=n_jobs, file=file)
-    parts = []
     for task in tasks:
         for dim in dict.fromkeys(config_of(task, dim, 0).width for dim in dims):
             names = racers(task, methods)
@@ -96,9 +95,8 @@ def width(
             traces: dict[str, list[Trace]] = {name: [] for name in names}
             for trace in work(trials):
                 traces[trace.method].append(trace)
-            parts.append(f"**{task}**, d = {dim}\n\n{wide_table(choices, traces)}")
+            yield f"**{task}**, d = {dim}\n\n{wide_table(choices, traces)}"
             say(f"{task}, d = {dim} done")
-    return "\n\n".join(parts)
 
 
 def wide_trial(config: RaceConfig, name: str, settings: Choice, seconds: float) -> Trial:

@@ -10,14 +10,12 @@ from itertools import islice
 from threading import RLock
 from typing import Any
 
-import joblib
-
 from p4lab.bench.timing import one_thread
 from p4lab.errors import ConfigError
 from p4lab.packages import require
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
-"""A function, its arguments and its keywords: what ``joblib.delayed`` returns."""
+"""A function, its arguments and its keywords: as ``joblib.delayed`` returns them."""
 CLUSTER = "dask"
 """The name of the backend that is a cluster; all others are joblib's."""
 _ONE_AT_A_TIME = RLock()
@@ -35,7 +33,7 @@ def parallel(
     backends end with an error.
 
     Args:
-        calls: from ``joblib.delayed``.
+        calls: from ``joblib.delayed``, or such tuples.
         backend: of joblib: None is its own (processes on this machine). "dask" is a cluster: that of the Client that
             there is, or else the one that Dask's setting ``scheduler-address`` names (the environment's
             ``DASK_SCHEDULER_ADDRESS``).
@@ -44,8 +42,9 @@ def parallel(
 
     Raises:
         ConfigError: joblib has no such backend, there is no cluster, or ``n_jobs`` is 0.
-        MissingPackageError: Dask is not installed.
-        whatever a call raises; with "dask" also ``distributed.KilledWorker`` if workers die of a call again and again.
+        MissingPackageError: joblib, or Dask, is not installed.
+        Exception: whatever a call raises; with "dask" also ``distributed.KilledWorker`` if workers die of a call again
+            and again.
     """
     if n_jobs == 0:
         raise ConfigError("n_jobs=0: expected a number of calls at a time, or -1 for one on each core")
@@ -57,6 +56,7 @@ def parallel(
 
 
 def _by_joblib(calls: list[Call], backend: str | None, n_jobs: int) -> Iterator[tuple[int, Any]]:
+    joblib = require("joblib", "lab")
     try:
         choice = joblib.parallel_config(backend=backend or "loky", n_jobs=n_jobs)
     except (ValueError, ImportError) as error:

@@ -180,7 +180,7 @@ def steerable_flow(
 
     Raises:
         OptionError: something is out of range, fewer than two coordinates, or an option that neither this function nor
-        the mixing knows.
+            the mixing knows.
     """
     check_mixing_options(steerable_flow, mixing, options)
     dim = positions + momenta

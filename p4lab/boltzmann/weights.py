@@ -12,12 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from p4lab.errors import OptionError, ShapeError
+from p4lab.errors import DtypeError, OptionError, ShapeError
 from p4lab.p4.validate import check_tensor
 from p4lab.problems.metrics import Estimate
 
 BLOCKS = 50
 """Blocks of samples that error bars are made of."""
+FEWEST = 5
+"""In so many blocks, effectively, a region must have been seen for its error bar to mean anything."""
 
 
 @dataclass(frozen=True)
@@ -142,22 +144,19 @@ def free_energy_difference(log_w: Tensor, in_a: Tensor, in_b: Tensor, blocks: in
             correlation.
 
     Returns:
-        The difference; with a region in which (but for a single block) nothing was seen its error is inf. Where nothing
-        was seen in either, it is NaN.
+        The difference; with a region that was seen too little its error is inf (see `told`). Where nothing was seen in
+        either, it is NaN.
 
     Raises:
         ShapeError: shapes differ, or fewer samples than blocks.
+        DtypeError: a region is not bool.
     """
-    for given in (log_w, in_a, in_b):
-        check_tensor("free_energy_difference", given)
-    if not log_w.shape == in_a.shape == in_b.shape:
-        raise ShapeError(
-            f"log-weights {tuple(log_w.shape)}, in_a {tuple(in_a.shape)}, in_b {tuple(in_b.shape)}: expected equal ones"
-        )
+    for region in (in_a, in_b):
+        check_region(log_w, region)
     w, place = normalized(log_w), _block_of(len(log_w), blocks, log_w.device)
     a, b = (_sums(w * region, place, blocks) for region in (in_a, in_b))
     left_out = -torch.log((b.sum() - b).clamp(min=0)) + torch.log((a.sum() - a).clamp(min=0))
-    certain = float(a.sum()) > 0 and float(b.sum()) > 0 and bool(torch.isfinite(left_out).all())
+    certain = told(a) and told(b) and bool(torch.isfinite(left_out).all())
     return Estimate(float(-b.sum().log() + a.sum().log()), float(jackknife(left_out)) if certain else torch.inf)
 
 
@@ -169,14 +168,22 @@ def weighted_share(log_w: Tensor, inside: Tensor, blocks: int = BLOCKS) -> Estim
         inside: bool, shape (n,).
         blocks: number of blocks, at least two; no more than n count.
 
+    Returns:
+        The share; if what is inside, or what is outside, was seen too little, its error is inf (see `told`).
+
     Raises:
-        ShapeError: not a vector, or fewer than two samples.
+        ShapeError: not a vector, another shape than that of what is inside, or fewer than two samples.
+        DtypeError: what is inside is not bool.
     """
+    check_region(log_w, inside)
     w, blocks = normalized(log_w), max(2, min(blocks, len(log_w)))
     place = _block_of(len(w), blocks, w.device)
     total, part = _sums(w, place, blocks), _sums(w * inside, place, blocks)
     left_out = (part.sum() - part) / (total.sum() - total).clamp(min=1e-300)
-    return Estimate(float(part.sum() / total.sum().clamp(min=1e-300)), float(jackknife(left_out)))
+    certain = told(part) and told(total - part)
+    return Estimate(
+        float(part.sum() / total.sum().clamp(min=1e-300)), float(jackknife(left_out)) if certain else torch.inf
+    )
 
 
 def weighted_histogram(x: Tensor, edges: Tensor, log_w: Tensor | None = None, blocks: int = BLOCKS) -> Histogram:
@@ -214,6 +221,21 @@ def weighted_histogram(x: Tensor, edges: Tensor, log_w: Tensor | None = None, bl
     return Histogram(edges, whole / total.clamp(min=1e-300) / widths, error)
 
 
+def check_region(like: Tensor, inside: Tensor) -> None:
+    """Raise unless a region is bool, with a value for each sample.
+
+    Raises:
+        DtypeError: no tensor, or another dtype.
+        ShapeError: another shape.
+    """
+    for given in (like, inside):
+        check_tensor("a region", given)
+    if inside.dtype != torch.bool:
+        raise DtypeError(f"a region of {inside.dtype}: expected torch.bool, such as x > 0")
+    if inside.shape != like.shape:
+        raise ShapeError(f"a region of shape {tuple(inside.shape)}: expected {tuple(like.shape)}, one for each sample")
+
+
 def _check(log_w: Tensor) -> None:
     check_tensor("log-weights", log_w)
     if log_w.dim() != 1 or not len(log_w):
@@ -232,6 +254,21 @@ def _block_of(n: int, blocks: int, device: torch.device) -> Tensor:
 
 def _sums(values: Tensor, place: Tensor, places: int) -> Tensor:
     return torch.zeros(places, dtype=values.dtype, device=values.device).index_add_(0, place, values)
+
+
+def told(sums: Tensor) -> bool:
+    r"""Return whether a region was seen in enough blocks for an error bar: in 5, effectively.
+
+    .. math:: \frac{(\sum_b s_b)^2}{\sum_b s_b^2} \ge \min(5, n / 2)
+
+    With fewer, or with one sample that weighs more than the others together, the spread of the blocks says nothing
+    about how far off the sum is.
+
+    Args:
+        sums: the weight s of the region in each of n independent blocks, shape (n,).
+    """
+    square = float(sums.square().sum())
+    return square > 0 and float(sums.sum()) ** 2 >= min(FEWEST, len(sums) / 2) * square * (1 - 1e-9)
 
 
 def jackknife(left_out: Tensor) -> Tensor:

@@ -1,19 +1,25 @@
-"""Alanine dipeptide at three temperatures from a flow that has seen frames of 300 K only.
+"""Alanine dipeptide, or another molecule, at three temperatures from a flow that has seen frames of 300 K only.
 
-    python -m p4lab.experiments.alanine_temperature                 # 3 seeds, 60 CPU seconds of training each
-    python -m p4lab.experiments.alanine_temperature --seeds 1 --seconds 20 --samples 2000 --nanoseconds 0.2
+    python -m p4lab.experiments.alanine_temperature                 # 3 seeds
+    python -m p4lab.experiments.alanine_temperature --quick         # little of everything: a look, no result
 
-The flow is steerable (volume-preserving, prior N(0, T I) and uniform angles, with momenta) and learns by example in
-coordinates whose volume element is constant, so that the law of temperature holds for them. What it says at 300, 600
-and 1000 K is compared with molecular dynamics at each, and weighted with exp(-E / kT) / q. References at 600 and
-1000 K are simulated (and kept in ``--folder``, if given). Prints Markdown.
+Of three methods, "steered" is a flow with a constant determinant, prior N(0, T I), uniform angles and momenta, which
+learns by example in coordinates whose volume element is constant, so that the law of temperature holds for them. The
+two others are spline flows that read log T and learn the frames of 300 K with their forces: "trade" is made consistent
+between 300 and 1000 K from energies (`p4lab.boltzmann.by_consistency`), "energy" learns these temperatures from
+energies and forces of its own samples. ``--seconds`` ends the training of the first one only; the others take 900
+steps (``--steps`` for fewer), some 50 CPU seconds each. What they say at 300, 600 and 1000 K is compared with
+molecular dynamics at each, and weighted with exp(-E / kT) / q. References at 600 and 1000 K, and all frames of other
+molecules than alanine dipeptide, are simulated (and kept in ``--folder``, if given).
+Prints Markdown.
 """
 
 import argparse
 import copy
+import dataclasses
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,31 +29,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from p4lab.bench.tables import median, table
-from p4lab.boltzmann import Estimate, SteerableFlow, by_example, clipped_ess, ess, log_weights
-from p4lab.boltzmann.weights import normalized, weighted_share
-from p4lab.command import command, say
+from p4lab.boltzmann import Estimate, SteerableFlow, Steered, TemperedFlow, by_example, clipped_ess, ess, log_weights
+from p4lab.boltzmann.tempered import KINDS
+from p4lab.boltzmann.weights import normalized, told, weighted_share
+from p4lab.command import Names, command, say
 from p4lab.experiments.temperature import CLIP, chunks_of
 from p4lab.fit import Fit, fit
 from p4lab.flows import Flow
 from p4lab.flows.torus import BesideAngles, TorusCoupling
-from p4lab.molecules import alanine
 from p4lab.molecules.coordinates import Coordinates
 from p4lab.molecules.dataset import (
     Frames,
     dihedral,
     histogram,
     histogram_kl,
-    is_natural,
     load,
     phi_positive,
     reference,
+    simulate,
     split,
 )
 from p4lab.molecules.evaluate import LARGEST_ENERGY
 from p4lab.molecules.flat import FlatCoordinates
+from p4lab.molecules.flow import molecule_flow
+from p4lab.molecules.molecule import Molecule
 from p4lab.molecules.openmm_energy import OpenMMEnergy
 from p4lab.molecules.replica_exchange import Settings as Simulation
 from p4lab.molecules.replica_exchange import chunks, run
+from p4lab.molecules.target import Examples
+from p4lab.molecules.tempering import temper
 from p4lab.molecules.units import BOLTZMANN
 from p4lab.p4 import MergeSchedule, P4Inv
 
@@ -88,18 +98,38 @@ class Settings:
     samples: int = 20_000
 
 
+@dataclass(frozen=True)
+class TemperedSettings:
+    """How a flow that reads log T is trained; its architecture is "spline_p4".
+
+    Attributes:
+        kind, first_steps, steps, rows, rate: of `p4lab.molecules.tempering.temper`.
+    """
+
+    kind: str
+    first_steps: int = 300
+    steps: int = 600
+    rows: int = 256
+    rate: float = 2e-3
+
+
+METHODS: tuple[str, ...] = ("steered", *KINDS)
+"""What is compared."""
+
+
 # --- the flow ---------------------------------------------------------------------------------------------------------
 
 
-def molecule(settings: Settings, seed: int) -> SteerableFlow:
+def steerable(flat: FlatCoordinates, settings: Settings, seed: int) -> SteerableFlow:
     """Return a steerable flow of `FlatCoordinates` and momenta at its start: P4Inv layers and torus couplings in turn.
 
     Args:
+        flat: the coordinates.
         settings: momenta, blocks, hidden and rank count.
         seed: of networks and matrices.
     """
-    angles = FlatCoordinates.angles
-    numbers = FlatCoordinates.dim - angles + settings.momenta
+    angles = flat.angles
+    numbers = flat.dim - angles + settings.momenta
     generator = torch.Generator().manual_seed(seed)
 
     def mixing(init: Tensor) -> BesideAngles:
@@ -119,12 +149,13 @@ class Trained:
 
     Attributes:
         flow: at its best look.
-        nll: of validation frames and momenta, less the entropy of the momenta (nats).
+        nll: of validation frames and momenta, less the entropy of the momenta (nats); of flows that read log T in
+            other coordinates, which are no flat ones.
         steps: of training, and ``best`` that of the best look.
         seconds: CPU time.
     """
 
-    flow: SteerableFlow
+    flow: Steered
     nll: float
     steps: int
     best: int
@@ -136,12 +167,12 @@ def train(flat: FlatCoordinates, y: Tensor, validation: Tensor, settings: Settin
 
     Args:
         flat: the coordinates.
-        y: of training frames after `Coordinates.encode`, shape (n, 60); their methyl hydrogens are permuted at random.
+        y: of training frames after `Coordinates.encode`, shape (n, d); their rotors are turned at random.
         validation: likewise.
         settings: how.
         seed: of the flow, the batches and the momenta.
     """
-    flow = molecule(settings, seed)
+    flow = steerable(flat, settings, seed)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(flow.parameters(), settings.learning_rate)
     heldout = flow.augment(flat.flat(validation).float(), torch.Generator().manual_seed(0))
@@ -177,6 +208,35 @@ def train(flat: FlatCoordinates, y: Tensor, validation: Tensor, settings: Settin
     return Trained(flow, least - entropy, end.step, best, end.elapsed)
 
 
+def train_tempered(
+    coordinates: Coordinates,
+    examples: Examples,
+    validation: Tensor,
+    energy: OpenMMEnergy,
+    settings: TemperedSettings,
+    seed: int,
+) -> Trained:
+    """Return a flow that reads log(T / 300 K), trained on frames of 300 K and on energies up to 1000 K.
+
+    Args:
+        coordinates: of the examples.
+        examples: training frames with forces.
+        validation: frames after `Coordinates.encode`, shape (n, d).
+        energy: at 300 K.
+        settings: how.
+        seed: of the flow, the batches and samples.
+    """
+    start = time.process_time()
+    flow = molecule_flow("spline_p4", examples.y[:, 0], seed, coordinates.circular, tempered=True)
+    training = temper(flow, examples, coordinates, energy, hottest=HOTTEST, seed=seed, **vars(settings))
+    if training.reason:
+        say(f"seed {seed} ended early: {training.reason}")
+    tempered, steps = TemperedFlow(training.flow), len(training.records)
+    with torch.no_grad():
+        nll = float(by_example(tempered, validation.float()))
+    return Trained(tempered, nll, steps, steps, time.process_time() - start)
+
+
 # --- molecular dynamics -----------------------------------------------------------------------------------------------
 
 
@@ -188,7 +248,7 @@ class Truth:
         temperature: K.
         energy: mean energy (kJ/mol).
         highest: highest energy of a frame (kJ/mol).
-        phi_positive: share of frames with phi in (0, 2.4).
+        phi_positive: share of frames with phi (of the first residue) in (0, 2.4).
         torsions: histogram of phi and psi, shape (32, 32).
         frames: number of frames.
     """
@@ -214,7 +274,9 @@ def shipped(frames: Frames) -> Truth:
     )
 
 
-def simulated(temperature: float, nanoseconds: float, folder: Path, seed: int = 2) -> Truth:
+def simulated(
+    temperature: float, nanoseconds: float, folder: Path, seed: int = 2, molecule: Molecule | None = None
+) -> Truth:
     """Return what a run of two replicas says, the colder at this temperature, the hotter at 1000 K.
 
     Args:
@@ -222,30 +284,45 @@ def simulated(temperature: float, nanoseconds: float, folder: Path, seed: int = 
         nanoseconds: length.
         folder: where the run is kept, or is already.
         seed: of the run.
+        molecule: what is simulated (None: alanine dipeptide).
     """
+    molecule = molecule or Molecule.from_sequence("A")
     frames = Simulation().frames(nanoseconds)
     settings = Simulation(seed=seed, coldest=temperature, hottest=HOTTEST, replicas=2, chunk=min(1000, frames))
-    run(folder, nanoseconds, settings, progress=False)
+    run(folder, nanoseconds, settings, progress=False, molecule=molecule)
     parts = list(chunks(folder))
-    x = torch.from_numpy(np.concatenate([part for part, _ in parts])).double()
+    x = molecule.canonical(torch.from_numpy(np.concatenate([part for part, _ in parts])).double())
     energy = torch.from_numpy(np.concatenate([part[:, 0] for _, part in parts]))
-    natural = is_natural(x)
+    natural = molecule.valid(x)
     x, energy = x[natural], energy[natural]
-    phi = dihedral(x, alanine.PHI)
+    phi, psi = mapped(molecule, x)
     return Truth(
         temperature,
         in_blocks(energy),
         float(energy.max()),
-        in_blocks(phi_positive(phi).double()),
-        coarse(histogram(phi, dihedral(x, alanine.PSI))),
+        share_in_blocks(phi_positive(phi)),
+        coarse(histogram(phi, psi)),
         len(x),
     )
+
+
+def mapped(molecule: Molecule, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return phi and psi of frames, or the first pair of torsions that is plotted (radians), each of shape (n,)."""
+    first, second = molecule.maps[0]
+    return dihedral(x, molecule.torsions[first]), dihedral(x, molecule.torsions[second])
 
 
 def in_blocks(values: Tensor) -> Estimate:
     """Return the mean of a time series with the standard error that the means of its blocks tell."""
     means = torch.stack([part.mean() for part in values.tensor_split(min(BLOCKS, len(values)))])
     return Estimate(float(values.mean()), float(means.std() / len(means) ** 0.5))
+
+
+def share_in_blocks(inside: Tensor) -> Estimate:
+    """Return the share of a time series that is inside of a region; its error is inf if too few blocks have seen it."""
+    share = in_blocks(inside.double())
+    sums = torch.stack([part.double().sum() for part in inside.tensor_split(min(BLOCKS, len(inside)))])
+    return share if told(sums) else Estimate(share.value, float("inf"))
 
 
 def coarse(shares: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -284,23 +361,40 @@ class Result:
 
 @torch.no_grad()
 def evaluate(
-    flow: SteerableFlow, flat: FlatCoordinates, energy: OpenMMEnergy, truth: Truth, samples: int, seed: int = 1000
+    flow: Steered,
+    decode: Callable[[Tensor], tuple[Tensor, Tensor]],
+    energy: OpenMMEnergy,
+    truth: Truth,
+    molecule: Molecule,
+    samples: int,
+    seed: int = 1000,
 ) -> Result:
-    """Return what a flow that was trained at 300 K says at the temperature of a reference."""
+    """Return what a flow that was trained at 300 K says at the temperature of a reference.
+
+    Args:
+        flow: of coordinates, and of momenta if it is a `SteerableFlow`.
+        decode: coordinates to positions, with log|det|: of `FlatCoordinates` or `Coordinates`.
+        energy: of positions.
+        truth: the reference.
+        molecule: what it is.
+        samples: of the flow.
+        seed: of the samples.
+    """
     generator = torch.Generator().manual_seed(seed)
     t = truth.temperature / TRAINED
+    width = 3 * len(molecule) - 6
     columns: list[tuple[Tensor, ...]] = []
     for n in chunks_of(samples, CHUNK):
         y, log_q = flow.sample_with_log_prob(n, generator=generator, temperature=t)
         y = y.double()
-        x, logabsdet = flat.decode(y[:, : flow.positions])
+        x, logabsdet = decode(y[:, :width])
         kilojoules = energy.kilojoules(x)
         # u of positions and momenta at T, with the volume element: that of f is one number, -inf where there is no x.
         u = kilojoules / (BOLTZMANN * truth.temperature) - logabsdet
-        u = u + 0.5 * y[:, flow.positions :].square().sum(-1) / t
-        valid = Coordinates.valid(x) & torch.isfinite(logabsdet)
+        u = u + 0.5 * y[:, width:].square().sum(-1) / t
+        valid = molecule.valid(x) & torch.isfinite(logabsdet)
         log_w = torch.where(valid, log_weights(u, log_q.double()), -torch.inf)
-        columns.append((log_w, valid, kilojoules, dihedral(x, alanine.PHI), dihedral(x, alanine.PSI)))
+        columns.append((log_w, valid, kilojoules, *mapped(molecule, x)))
     log_w, valid, kilojoules, phi, psi = (torch.cat(parts) for parts in zip(*columns, strict=True))
     w, rare = normalized(log_w), phi_positive(phi)
     tame = torch.nan_to_num(kilojoules, nan=LARGEST_ENERGY).clamp(max=LARGEST_ENERGY)
@@ -318,10 +412,14 @@ def evaluate(
     )
 
 
-def table_of(truths: Sequence[Truth], results: dict[float, list[Result]]) -> str:
-    """Return a row for each temperature's reference, and one for each seed, as Markdown."""
-    header = ["T [K]", "", "energy [kJ/mol]", "weighted", "below MD's highest %", "ESS %", "clipped %"]
-    header += ["phi/psi KL", "weighted", "phi > 0 %", "weighted", "valid %"]
+Results = dict[str, dict[float, list[Result]]]
+"""Of each method and temperature, for each seed."""
+
+
+def table_of(truths: Sequence[Truth], results: Results) -> str:
+    """Return a row for each temperature's reference, and one for each method and seed, as Markdown."""
+    header = ["T [K]", "by", "energy [kJ/mol]", "energy, weighted", "below MD's highest %", "ESS %", "clipped %"]
+    header += ["phi/psi KL", "phi/psi KL, weighted", "phi > 0 %", "phi > 0 %, weighted", "valid %"]
     rows = []
     for truth in truths:
         t, e = f"{truth.temperature:g}", truth.energy
@@ -329,11 +427,28 @@ def table_of(truths: Sequence[Truth], results: dict[float, list[Result]]) -> str
         rows.append(
             [t, f"MD, {truth.frames:,} frames", energy, "", 100, *[""] * 4, _percent(truth.phi_positive), "", 100]
         )
-        for seed, r in enumerate(results[truth.temperature]):
-            cells = [f"{r.energy - e.value:+.1f}", f"{r.weighted_energy - e.value:+.1f}", f"{100 * r.below:.1f}"]
-            cells += [f"{100 * r.ess:.2f}", f"{100 * r.clipped_ess:.2f}"]
-            cells += [f"{r.torsion_kl:.3f}", f"{r.weighted_torsion_kl:.3f}", f"{100 * r.phi_positive:.1f}"]
-            rows.append([t, f"flow, seed {seed}", *cells, _percent(r.weighted_phi_positive), f"{100 * r.valid:.1f}"])
+        for method, of_temperatures in results.items():
+            for seed, r in enumerate(of_temperatures.get(truth.temperature, [])):
+                cells = [f"{r.energy - e.value:+.1f}", f"{r.weighted_energy - e.value:+.1f}", f"{100 * r.below:.1f}"]
+                cells += [f"{100 * r.ess:.2f}", f"{100 * r.clipped_ess:.2f}"]
+                cells += [f"{r.torsion_kl:.3f}", f"{r.weighted_torsion_kl:.3f}", f"{100 * r.phi_positive:.1f}"]
+                by = f"{method}, seed {seed}"
+                rows.append([t, by, *cells, _percent(r.weighted_phi_positive), f"{100 * r.valid:.1f}"])
+    return table(header, rows)
+
+
+def medians(results: Results) -> str:
+    """Return one row for each method, medians over its seeds, as Markdown."""
+    header = ["method"]
+    header += [f"{kind} %, {t:g} K" for t in TEMPERATURES for kind in ("ESS", "clipped ESS")]
+    rows = []
+    for method, of_temperatures in results.items():
+        shares = [
+            median(getattr(r, kind) for r in of_temperatures[t])
+            for t in TEMPERATURES
+            for kind in ("ess", "clipped_ess")
+        ]
+        rows.append([method, *(f"{100 * share:.1f}" for share in shares)])
     return table(header, rows)
 
 
@@ -344,45 +459,63 @@ def _percent(share: Estimate) -> str:
 @command(
     "p4lab.experiments.alanine_temperature",
     __doc__,
+    {"seeds": 1, "seconds": 5.0, "steps": 30, "samples": 1000, "nanoseconds": 0.05},
+    methods=Names(METHODS),
     seeds=3,
     seconds=Settings.seconds,
-    steps=Settings.steps,
+    steps=None,
     samples=Settings.samples,
+    molecule="A",
     nanoseconds=1.5,
     folder=None,
 )
 def main(options: argparse.Namespace) -> None:
     """Simulate, train, evaluate and print the table."""
     torch.set_num_threads(1)
-    settings = Settings(seconds=options.seconds, steps=options.steps, samples=options.samples)
-    frames = load()
-    training, validation, _ = split(frames)
-    truths = [shipped(frames)]
+    known, molecule = options.molecule == "A", Molecule.named(options.molecule)
     with tempfile.TemporaryDirectory() as scratch:
-        for temperature in TEMPERATURES[1:]:
-            folder = (options.folder or Path(scratch)) / f"{temperature:.0f}K"
-            truths.append(simulated(temperature, options.nanoseconds, folder))
-    coordinates = Coordinates.fit(training.x.double())
+        folder = options.folder or Path(scratch)
+        frames = load() if known else simulate(molecule, options.nanoseconds, folder / "frames", progress=False)
+        truths = [shipped(frames)] if known else []
+        for temperature in TEMPERATURES[len(truths) :]:
+            place = folder / f"{temperature:.0f}K"
+            truths.append(simulated(temperature, options.nanoseconds, place, molecule=molecule))
+    training, validation, _ = split(frames)
+    coordinates = Coordinates.fit(molecule, training.x.double())
     y, heldout = (coordinates.encode(part.x.double())[0] for part in (training, validation))
     flat = FlatCoordinates(coordinates, coordinates.augment(y, torch.Generator().manual_seed(0)))
-    results: dict[float, list[Result]] = {t: [] for t in TEMPERATURES}
-    flows = []
-    with OpenMMEnergy(temperature=TRAINED) as energy:
+    settings: dict[str, Settings | TemperedSettings] = {kind: TemperedSettings(kind) for kind in KINDS}
+    settings["steered"] = Settings(seconds=options.seconds, samples=options.samples)
+    if options.steps is not None:
+        for method, old in settings.items():
+            first = {"first_steps": min(old.first_steps, options.steps)} if isinstance(old, TemperedSettings) else {}
+            settings[method] = dataclasses.replace(old, steps=options.steps, **first)
+    results: Results = {method: {t: [] for t in TEMPERATURES} for method in options.methods}
+    said = []
+    with molecule.energy(TRAINED) as energy:
+        examples = Examples.of(coordinates, training.x, energy) if set(KINDS) & set(options.methods) else None
         for seed in range(options.seeds):
-            flows.append(train(flat, y, heldout, settings, seed))
-            for truth in truths:
-                result = evaluate(flows[-1].flow, flat, energy, truth, settings.samples)
-                results[truth.temperature].append(result)
-            say(f"after {seed + 1} of {options.seeds} seeds:\n{table_of(truths, results)}")
-    print("\nAlanine dipeptide, trained at 300 K by example; energies of flows are differences from MD\n")
-    print(settings)
-    for seed, one in enumerate(flows):
-        print(
-            f"seed {seed}: validation NLL {one.nll:.2f} nats in whitened coordinates, best at step {one.best:,} "
-            f"of {one.steps:,}, {one.seconds:.0f} CPU seconds"
-        )
-    medians = ", ".join(f"{100 * median(r.ess for r in rows):.2f} % at {t:g} K" for t, rows in results.items())
-    print(f"\n{table_of(truths, results)}\n\nMedian ESS: {medians}", flush=True)
+            for method, of_temperatures in results.items():
+                how = settings[method]
+                decode: Callable[[Tensor], tuple[Tensor, Tensor]]
+                if isinstance(how, Settings):
+                    one, decode = train(flat, y, heldout, how, seed), flat.decode
+                elif examples is not None:
+                    one, decode = train_tempered(coordinates, examples, heldout, energy, how, seed), coordinates.decode
+                for truth in truths:
+                    result = evaluate(one.flow, decode, energy, truth, molecule, options.samples)
+                    of_temperatures[truth.temperature].append(result)
+                said.append(
+                    f"{method}, seed {seed}: validation NLL {one.nll:.2f} nats, best at step {one.best:,} of "
+                    f"{one.steps:,}, {one.seconds:.0f} CPU seconds"
+                )
+                say(f"{said[-1]}\n{table_of(truths, results)}")
+    title = "Alanine dipeptide" if known else molecule.name
+    print(f"\n### {title}, trained on frames of 300 K; energies of flows are differences from MD\n")
+    print(table_of(truths, results))
+    said += [f"{method}: {settings[method]}" for method in results]
+    print("\n" + "\n\n".join(said))
+    print(f"\n### Medians of {options.seeds} seeds\n\n{medians(results)}", flush=True)
 
 
 if __name__ == "__main__":

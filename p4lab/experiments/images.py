@@ -178,7 +178,8 @@ def main(options: argparse.Namespace) -> None:
         return
     found = perform(runs, work, summary, options.file, options.jobs)
     results = {name: [found[run.key()] for run in runs if run.method == name] for name in options.methods}
-    print(f"{machine()}; {options.seconds:g} s of training each ({options.clock} clock), batch {options.batch}\n")
+    print(f"{machine()}\n")
+    print(f"### Digits, {options.seconds:g} s of training each ({options.clock} clock), batch {options.batch}\n")
     print(f"{table_of(results)}\n\n{verdict(results)}", flush=True)
 
 

@@ -1,32 +1,41 @@
-"""Boltzmann generators of alanine dipeptide: train every architecture with several seeds, and print a table.
+"""Boltzmann generators of molecules: train every architecture with several seeds, and print a table.
 
 python -m p4lab.experiments.molecules --file molecules.jsonl
 python -m p4lab.experiments.molecules --checkpoint alanine_flow.pt --methods spline_p4 --budgets long
+python -m p4lab.experiments.molecules --molecules A+AA+AAA --nanoseconds 2 --ways example+energy --budgets sized
+
+Without more it is alanine dipeptide, whose frames come with p4lab. Others are simulated first, by replica exchange
+(into a folder of ``--folder``, if given). Flows learn by example, from these frames and from the energy, or by energy
+alone, cooled from 1200 K; then the frames are there to judge them only.
 """
 
 import argparse
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from p4lab.bench.store import Described, Result, append, perform
+from p4lab.bench.store import Described, Result, append, perform, read
 from p4lab.bench.tables import Runs, machine, method_table
 from p4lab.command import Names, command, say
 from p4lab.errors import ConfigError
+from p4lab.files import writable
 from p4lab.flows.counting import trainable
 from p4lab.molecules.checkpoint import save
+from p4lab.molecules.cooling import Cooling, cool
 from p4lab.molecules.coordinates import Coordinates
-from p4lab.molecules.dataset import Frames, Reference, load, reference, split
+from p4lab.molecules.dataset import reference, simulate
 from p4lab.molecules.density import MoleculeFlow
 from p4lab.molecules.evaluate import Evaluation, evaluate
 from p4lab.molecules.flow import ARCHITECTURES, molecule_flow
-from p4lab.molecules.openmm_energy import OpenMMEnergy
-from p4lab.molecules.target import Examples, InternalEnergy
-from p4lab.molecules.train import Stage, Training, train
+from p4lab.molecules.molecule import Molecule
+from p4lab.molecules.problem import Problem
+from p4lab.molecules.train import Record, Stage, Training, train
 
 RATES = {"realnvp": 1e-3, "realnvp_p4inv": 1e-3, "spline": 2e-3, "spline_p4": 2e-3}
 """Peak learning rates by architecture; those of the two RealNVPs are the same, and those of the two others."""
@@ -34,10 +43,51 @@ MERGES = {"realnvp_p4inv": 2, "spline_p4": 8}
 """Steps between two merges by architecture; for swaps 2 was the best of 1, 2, 4 and 8 on other seeds (NLL, short)."""
 KINDS = ("example", "forces", "mixed")
 """Stages of a training: maximum likelihood, examples with forces, and these mixed with the energy of samples."""
-REALNVP_STEPS = {"quick": (8, 5, 4), "short": (300, 400, 450), "long": (600, 1000, 1400)}
-SPLINE_STEPS = {"quick": (8, 5, 4), "short": (500, 600, 700), "long": (700, 1400, 2400)}
-BUDGETS = tuple(SPLINE_STEPS)
-"""Steps of the stages: "short" takes up to 3 CPU minutes on one core of 2026, "long" up to 8, "quick" seconds."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a training may take.
+
+    Attributes:
+        realnvp, spline: steps of the stages in `KINDS`, by the couplings of the flow.
+        cooling: the training by energy alone.
+    """
+
+    realnvp: tuple[int, int, int]
+    spline: tuple[int, int, int]
+    cooling: Cooling
+
+
+BUDGETS = {
+    "quick": Budget(
+        (8, 5, 4),
+        (8, 5, 4),
+        Cooling(levels=2, first_steps=8, steps=5, last_steps=4, candidates=500, samples=32, examples=32),
+    ),
+    "short": Budget((300, 400, 450), (500, 600, 700), Cooling(levels=4, first_steps=500, steps=250)),
+    "long": Budget((600, 1000, 1400), (700, 1400, 2400), Cooling()),
+    "longer": Budget(
+        (600, 1000, 6000),
+        (700, 1400, 8000),
+        Cooling(levels=7, first_steps=1500, steps=200, last_steps=400, rounds=8, candidates=60_000),
+    ),
+    "longest": Budget(
+        (600, 1000, 15_000),
+        (700, 1400, 20_000),
+        Cooling(levels=7, first_steps=1500, steps=200, last_steps=400, rounds=24, candidates=60_000),
+    ),
+}
+"""Steps of the stages: "short" takes up to 3 CPU minutes on one core of 2026 for alanine dipeptide, "long" up to 8,
+"quick" seconds; the others are for larger molecules."""
+WAYS = ("example", "energy")
+"""What flows learn from: frames and the energy, or the energy alone."""
+ALANINE = "A"
+"""The molecule whose frames and reference come with p4lab."""
+ITS_ATOMS = 22
+"""So many atoms it has, which is known without OpenMM."""
+SIZED = {ITS_ATOMS: "long", 32: "longer", math.inf: "longest"}
+"""The budget "sized", by the largest number of atoms: alanine dipeptide has 22, two residues have 32, three 42."""
 LEAST_SAMPLES = 1000
 """Fewer samples do not judge a flow."""
 COLUMNS = {
@@ -51,6 +101,7 @@ COLUMNS = {
     "phi > 0 %": ("phi_positive", ".2%"),
     "reweighted %": ("phi_positive_weighted", ".2%"),
     "its error": ("phi_positive_weighted_error", ".2%"),
+    "energies": ("evaluations", ".2g"),
     "CPU minutes": ("minutes", ".1f"),
 }
 
@@ -62,10 +113,13 @@ class MoleculeRun(Described):
     Attributes:
         method: name of the architecture.
         seed: of start, batches and samples; the data's split is always the same.
-        example_steps, forces_steps, mixed_steps: optimizer steps of the stages in `KINDS`.
+        example_steps, forces_steps, mixed_steps: optimizer steps of the stages in `KINDS`; 0 in a training by energy.
         rate: peak learning rate; of the mixed stage, half of it.
         merge_every: steps between two merges of P4 layers; 0 where there are none.
         samples: that the flow is judged by.
+        molecule: a sequence, or a PDB file with its `Molecule.digest`.
+        nanoseconds: of the simulation that made the frames; 0 for those that come with p4lab.
+        cooling: how it learns by energy alone (None: by example).
     """
 
     method: str
@@ -76,6 +130,22 @@ class MoleculeRun(Described):
     rate: float
     merge_every: int
     samples: int
+    molecule: str = ALANINE
+    nanoseconds: float = 0.0
+    cooling: Cooling | None = None
+
+    @property
+    def label(self) -> str:
+        """The row of its table."""
+        molecule = f"{self.molecule}, " * (self.molecule != ALANINE)
+        return molecule + self.method + ", by energy alone" * (self.cooling is not None)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps, if it does not end early."""
+        if self.cooling is None:
+            return self.example_steps + self.forces_steps + self.mixed_steps
+        return self.cooling.all_steps
 
     def stages(self) -> list[Stage]:
         """Return the stages of the training, see `KINDS`; those without steps are left out."""
@@ -89,58 +159,59 @@ class MoleculeRun(Described):
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Data, coordinates and energy of alanine dipeptide, as all runs share them.
+class Trained:
+    """What came of a training.
 
     Attributes:
-        data: all frames.
-        parts: of them for training, validation and test.
-        coordinates: fitted to the training frames.
-        examples: the training frames in these coordinates, with forces.
-        energy: OpenMM's.
-        reference: of a longer simulation.
-        minutes: CPU minutes that all this took; they count as part of each run.
+        flow: as it trained.
+        training: what became of it.
+        coordinates: what the flow is a density of.
+        evaluations: energies that it took; those of a simulation, from which frames come, are not among them.
     """
 
-    data: Frames
-    parts: tuple[Frames, Frames, Frames]
+    flow: MoleculeFlow
+    training: Training
     coordinates: Coordinates
-    examples: Examples
-    energy: OpenMMEnergy
-    reference: Reference
-    minutes: float
-
-    @classmethod
-    def of(cls, data: Frames | None = None) -> "Problem":
-        """Return the problem of the frames that come with p4lab, or of others."""
-        start = time.process_time()
-        data = load() if data is None else data
-        parts = split(data)
-        energy = OpenMMEnergy(temperature=data.temperature)
-        coordinates = Coordinates.fit(parts[0].x.double())
-        examples = Examples.of(coordinates, parts[0].x, energy)
-        minutes = (time.process_time() - start) / 60
-        return cls(data, parts, coordinates, examples, energy, reference(), minutes)
-
-    def target(self) -> InternalEnergy:
-        """Return the reduced energy of internal coordinates."""
-        return InternalEnergy(self.coordinates, self.energy)
+    evaluations: int
 
 
-def fit(run: MoleculeRun, problem: Problem) -> tuple[MoleculeFlow, Training]:
-    """Train one flow; return it as it trained, and what became of it."""
-    flow = molecule_flow(run.method, problem.examples.y[:, 0], run.seed)
+def fit(run: MoleculeRun, problem: Problem) -> Trained:
+    """Train one flow, by example or by energy alone."""
+    if run.cooling:
+        molecule, temperature = problem.coordinates.molecule, problem.data.temperature
+        cooled = cool(molecule, temperature, run.cooling, run.method, run.seed, on_record=_minutely(run))
+        training = Training(cooled.flow, cooled.records, [], cooled.minutes, cooled.reason)
+        return Trained(cooled.trained, training, cooled.coordinates, cooled.evaluations)
+    flow = molecule_flow(run.method, problem.examples.y[:, 0], run.seed, problem.coordinates.circular)
     validation = problem.coordinates.encode(problem.parts[1].x.double())[0].float()
+    before = problem.energy.evaluations
     target, stages = problem.target(), run.stages()
-    return flow, train(flow, problem.examples, target, stages, validation, run.seed, merge_every=run.merge_every)
+    training = train(flow, problem.examples, target, stages, validation, run.seed, _minutely(run), run.merge_every)
+    training.minutes += problem.minutes
+    return Trained(flow, training, problem.coordinates, len(problem.examples) + problem.energy.evaluations - before)
 
 
-def judged(run: MoleculeRun, problem: Problem) -> tuple[Result, Training]:
+def _minutely(run: MoleculeRun) -> Callable[[Record], None]:
+    """Return what says after each CPU minute how far a training is."""
+    told = 0.0
+
+    def tell(record: Record) -> None:
+        nonlocal told
+        if record.minutes >= told + 1:
+            told = record.minutes
+            step = f"step {record.step} of {run.steps}"
+            say(f"{run.label}, seed {run.seed}: {step}, {told:.0f} min, {record.loss:.2f} nats")
+
+    return tell
+
+
+def judged(run: MoleculeRun, problem: Problem) -> tuple[Result, Trained]:
     """Train and judge one flow; return figures by name, and the training."""
-    flow, training = fit(run, problem)
+    trained = fit(run, problem)
+    training = trained.training
     figures: Evaluation = evaluate(
         training.flow,
-        problem.coordinates,
+        trained.coordinates,
         problem.energy,
         problem.data,
         problem.parts[2],
@@ -149,13 +220,14 @@ def judged(run: MoleculeRun, problem: Problem) -> tuple[Result, Training]:
         seed=10_000 + run.seed,
     )
     more = {
-        "parameters": trainable(flow),
+        "parameters": trainable(trained.flow),
         "steps": len(training.records),
         "skipped": sum(not record.taken for record in training.records),
-        "minutes": training.minutes + problem.minutes,
+        "evaluations": trained.evaluations,
+        "minutes": training.minutes,
         "reason": training.reason,
     }
-    return {**vars(figures), **more}, training
+    return {**vars(figures), **more}, trained
 
 
 def entropy(runs: Iterable[Mapping[str, Any]]) -> float:
@@ -167,42 +239,52 @@ def entropy(runs: Iterable[Mapping[str, Any]]) -> float:
     return float(best["test_nll"] - best["test_kl"])
 
 
-def table(results: Mapping[str, Runs], of_frames: float) -> str:
-    """Return one row for each method, medians [min, max] over seeds.
-
-    Args:
-        results: figures of the runs of each method.
-        of_frames: entropy of the test frames' distribution: what their likelihood is above it is the divergence.
-    """
-    rows = {
-        method: [{**run, "test_kl": run["test_nll"] - of_frames} for run in runs] for method, runs in results.items()
-    }
-    return method_table(rows, COLUMNS, lambda run: bool(run["reason"]))
+def table(results: Mapping[str, Runs]) -> str:
+    """Return one row for each method, medians [min, max] over seeds."""
+    return method_table(results, COLUMNS, lambda run: bool(run["reason"]))
 
 
 @command(
     "p4lab.experiments.molecules",
     __doc__,
-    {"seeds": 1, "samples": LEAST_SAMPLES, "budgets": ("quick",)},
+    {"seeds": 1, "samples": LEAST_SAMPLES, "budgets": ("quick",), "nanoseconds": 0.05},
     methods=Names(ARCHITECTURES),
     seeds=3,
-    budgets=Names(BUDGETS, ("short", "long")),
+    budgets=Names((*BUDGETS, "sized"), ("short", "long")),
+    ways=Names(WAYS, ("example",)),
     samples=50_000,
+    molecules=ALANINE,
+    nanoseconds=4.0,
+    folder=None,
     file=None,
+    known=False,
     save=None,
 )
 def main(options: argparse.Namespace) -> None:
-    """Run what is missing and print the table; with a checkpoint, the first method with the first seed alone."""
+    """Run what is missing and print the table; with a checkpoint, the first method with the first seed alone.
+
+    Raises:
+        ConfigError: what is known is asked for without a file.
+    """
     torch.set_num_threads(1)
     budgets = runs_for(options)
+    if options.known:
+        if options.file is None:
+            raise ConfigError("--known without --file: say which file")
+        done = read(options.file)
+        budgets = {budget: [run for run in runs if run.key() in done] for budget, runs in budgets.items()}
     if options.save:
+        writable(options.save, folders=True)
         budgets = {budget: runs[:1] for budget, runs in budgets.items()}
-    problem = lru_cache(Problem.of)
+
+    @lru_cache
+    def problem(molecule: str) -> Problem:
+        return problem_of(molecule.rpartition(", ")[0] or molecule, options.nanoseconds, options.folder)
 
     def work(run: MoleculeRun) -> Result:
-        result, training = judged(run, problem())
+        result, trained = judged(run, problem(run.molecule))
         if options.save:
-            loss = save(options.save, training.flow, run.method, problem().coordinates, result)
+            loss = save(options.save, trained.training.flow, run.method, trained.coordinates, result)
             say(f"saved {options.save}; storage moved log q by {loss:.4f} nats (root mean square)")
             if options.file:
                 append(options.file, run, result)
@@ -211,13 +293,56 @@ def main(options: argparse.Namespace) -> None:
     everything = [run for runs in budgets.values() for run in runs]
     results = perform(everything, work, summary, None if options.save else options.file)
     print(machine())
+    report(budgets, results)
+
+
+def report(budgets: Mapping[str, Iterable[MoleculeRun]], results: Mapping[str, Result]) -> None:
+    """Print a table for each budget, of runs whose results are found by their keys."""
+    of_molecule: dict[str, list[Result]] = {}
+    for run in itertools.chain.from_iterable(budgets.values()):
+        of_molecule.setdefault(run.molecule, []).append(results[run.key()])
+    entropies = {molecule: entropy(some) for molecule, some in of_molecule.items()}
+    title = ", ".join("Alanine dipeptide" if molecule == ALANINE else molecule for molecule in entropies)
     for budget, runs in budgets.items():
-        by_method: dict[str, list[Result]] = {}
+        rows: dict[str, list[Result]] = {}
         for run in runs:
-            by_method.setdefault(run.method, []).append(results[run.key()])
-        print(f"\n{budget}\n\n{table(by_method, entropy(results.values()))}")
-    truth = reference()
-    print(f"\nReference: phi > 0 {truth.phi_positive:.2%} ± {truth.phi_positive_error:.2%} ({truth.provenance}).")
+            result = results[run.key()]
+            divergence = result["test_nll"] - entropies[run.molecule]
+            rows.setdefault(run.label, []).append({**result, "test_kl": divergence})
+        print(f"\n### {title}, {budget}\n\n{table(rows)}")
+    if ALANINE in entropies:
+        truth = reference()
+        print(f"\nReference: phi > 0 {truth.phi_positive:.2%} ± {truth.phi_positive_error:.2%} ({truth.provenance}).")
+
+
+def molecules_of(text: str) -> dict[str, int]:
+    """Return the atoms of the sequences and PDB files that are joined by +, by what runs call them.
+
+    Raises:
+        MoleculeError: something is none.
+    """
+    return dict(map(_known, text.split("+")))
+
+
+def _known(name: str) -> tuple[str, int]:
+    if name == ALANINE:
+        return name, ITS_ATOMS
+    molecule = Molecule.named(name)
+    return f"{name}, {molecule.digest}" if name.lower().endswith(".pdb") else name, len(molecule)
+
+
+def problem_of(molecule: str, nanoseconds: float, folder: Path | None) -> Problem:
+    """Return the problem of a molecule by its sequence or PDB file; other frames than alanine's are simulated.
+
+    Args:
+        molecule: see `Molecule.named`.
+        nanoseconds: of the simulation.
+        folder: where it is kept, in a folder of its name.
+    """
+    if molecule == ALANINE:
+        return Problem.of()
+    made = Molecule.named(molecule)
+    return Problem.of(simulate(made, nanoseconds, folder and folder / Path(molecule).stem), made)
 
 
 def runs_for(options: argparse.Namespace) -> dict[str, list[MoleculeRun]]:
@@ -228,25 +353,49 @@ def runs_for(options: argparse.Namespace) -> dict[str, list[MoleculeRun]]:
     """
     if options.samples < LEAST_SAMPLES:
         raise ConfigError(f"--samples {options.samples}: expected at least {LEAST_SAMPLES}")
+    molecules = molecules_of(options.molecules)
     return {
         budget: [
-            MoleculeRun(method, seed, *_steps(method, budget), RATES[method], MERGES.get(method, 0), options.samples)
+            MoleculeRun(
+                method,
+                seed,
+                *(_steps(method, _budget(budget, atoms)) if way == "example" else (0, 0, 0)),
+                RATES[method],
+                MERGES.get(method, 0),
+                options.samples,
+                molecule,
+                0.0 if molecule == ALANINE else options.nanoseconds,
+                None if way == "example" else _cooling(method, _budget(budget, atoms)),
+            )
             for seed in range(options.seeds)
+            for molecule, atoms in molecules.items()
+            for way in options.ways
             for method in options.methods
         ]
         for budget in options.budgets
     }
 
 
-def _steps(method: str, budget: str) -> tuple[int, int, int]:
-    return (REALNVP_STEPS if method.startswith("realnvp") else SPLINE_STEPS)[budget]
+def _budget(name: str, atoms: int) -> Budget:
+    if name == "sized":
+        name = next(budget for most, budget in SIZED.items() if atoms <= most)
+    return BUDGETS[name]
+
+
+def _cooling(method: str, budget: Budget) -> Cooling:
+    cooling = budget.cooling
+    return replace(cooling, rate=RATES[method], merge_every=MERGES.get(method, cooling.merge_every))
+
+
+def _steps(method: str, budget: Budget) -> tuple[int, int, int]:
+    return budget.realnvp if method.startswith("realnvp") else budget.spline
 
 
 def summary(run: MoleculeRun, result: Result) -> str:
     """Return a line about a finished run."""
     early = f", ended early: {result['reason']}" * bool(result["reason"])
     return (
-        f"{run.method} seed {run.seed}: ESS {result['ess']:.1%}, energy {result['energy_shift']:+.2f} kJ/mol, "
+        f"{run.label}, seed {run.seed}: ESS {result['ess']:.1%}, energy {result['energy_shift']:+.2f} kJ/mol, "
         f"{result['minutes']:.1f} min{early}"
     )
 

@@ -1,6 +1,7 @@
 """The labs as values: one file per notebook, and what they are made of."""
 
 from p4lab.labs.lab import (
+    BELOW,
     PRESET,
     Axes,
     Bar,
@@ -16,10 +17,12 @@ from p4lab.labs.lab import (
     Number,
     Picture,
     Sight,
+    Try,
     View,
 )
 
 __all__ = [
+    "BELOW",
     "PRESET",
     "Axes",
     "Bar",
@@ -35,5 +38,6 @@ __all__ = [
     "Number",
     "Picture",
     "Sight",
+    "Try",
     "View",
 ]

@@ -14,7 +14,7 @@ from p4lab import boltzmann, flows
 from p4lab.labs import estimates, numbers
 from p4lab.labs.curves import training_figure
 from p4lab.labs.estimates import BINS, COARSE, FINE, Weighed, comparison, density_layer, energy_range, pairs
-from p4lab.labs.lab import Axes, Bar, Board, Lab, Number, Picture, Sight, View, diagnostics, weights_of
+from p4lab.labs.lab import BELOW, Axes, Bar, Board, Lab, Number, Picture, Sight, Try, View, diagnostics, weights_of
 from p4lab.plots import Loss
 from p4lab.plots.format import DASH, number
 from p4lab.plots.gallery import finite
@@ -398,38 +398,88 @@ NUMBERS = (
 )
 TRAINING = {
     "Optimizer": ("learning_rate", "batch_size"),
-    "P4Inv": ("merge_every", "skip"),
-    "Run": ("seed", "device", "dtype", "speed"),
-    "Diagnostics": ("view",),
+    "P4Inv": ("merge_every",),
+    "Run": ("speed",),
 }
 """Groups of settings that do not depend on the flow."""
+MORE_TRAINING = {"P4Inv": ("skip",), "Run": ("seed", "device", "dtype"), "Diagnostics": ("view",)}
+"""Further ones, for the second page."""
 
 BOLTZMANN = Lab(
     name="boltzmann",
     title="Boltzmann generators",
-    subtitle="A flow learns exp(−u) by example, by energy, or by both",
+    subtitle="exp(−u) by example, by energy, or by both",
     config=BoltzmannConfig(),
     view=BoltzmannView(),
     trainer=Engine,
     groups={
         "Truth": ("energy",),
-        "Flow": ("flow", "blocks", "hidden"),
-        "By energy": ("path_gradient", "threshold"),
+        "Flow": ("flow", "blocks"),
         **TRAINING,
     },
+    more={"Flow": ("hidden",), "By energy": ("path_gradient", "threshold"), **MORE_TRAINING},
+    tries=(
+        Try(
+            "By example",
+            "Press *Start*. The density comes to look like the wells of the energy. In the free energy along "
+            "x orange estimates, reweighted and with error bars, meet the dashed truth long before the blue "
+            "line of the flow does.",
+            {"energy": "double_well", "share": 0.0, "page:pictures": "Samples", "restart": True},
+        ),
+        Try(
+            "By energy",
+            "Press *Start*. Within 300 steps the ESS is above 90%, and the right well is gone. KL(p‖q) knows, "
+            "KL(q‖p) and ESS do not: so a generator's ESS should never be reported alone.",
+            {"energy": "double_well", "share": 1.0, "page:pictures": "Samples", "restart": True},
+        ),
+        Try(
+            "Forget a well",
+            "Press *Start*. After 600 steps by example drag *Learn* to the right: KL(q‖p) falls, and the "
+            "right well empties. The clipped ESS looks excellent, the raw one sinks to 1%: the last samples "
+            "there carry all weight.",
+            {"energy": "double_well", "share": 0.0, "page:pictures": "Samples", "restart": True},
+        ),
+        Try(
+            "A mixture",
+            "Press *Start*. Energies fit closely, and the rare well is found more slowly than by example: "
+            "after 1,000 steps it holds 1.2% of the samples, in truth 3.4%. At 80 % energy it holds 0.2%.",
+            {"energy": "double_well", "share": 0.5, "page:pictures": "Energies and sample size", "restart": True},
+        ),
+        Try(
+            "Two runs, compared",
+            "Pause, drag *Time travel* back to the first steps, move *Learn*, and press *Branch here* and *Start*.",
+        ),
+        Try(
+            "Another landscape",
+            "Press *Start*. Müller–Brown has a bent valley. Try another *Architecture*, too: splines come "
+            "closer than RealNVP.",
+            {"energy": "mueller_brown", "share": 0.0, "page:pictures": "Samples", "restart": True},
+        ),
+    ),
     pictures=(
-        Picture(Axes("Energy", "and the flow's samples", "x", "y", False, 300), potential, 0.5, "potential"),
-        Picture(Axes("Flow", "density q(x)", "x", "", False, 300), density, 0.5, "density"),
-        Picture(Axes("Free energy along x", "kT", "x", "", False, 300), profile, 0.5, "profile"),
-        Picture(Axes("Energies", "of samples, share per kT", "u (kT)", "", False, 240), energies, 0.5, "energies"),
-        Picture(Axes("Effective sample size", "% of samples", "step", "", False, 240), sizes, 0.7, "sizes"),
+        Picture(Axes("Energy", "and the flow's samples", "x", "y", False, 300), potential, 0.5, "potential", "Samples"),
+        Picture(Axes("Flow", "density q(x)", "x", "", False, 300), density, 0.5, "density", "Samples"),
+        Picture(Axes("Free energy along x", "kT", "x", "", False, 300), profile, 0.5, "profile", "Samples"),
+        Picture(
+            Axes("Energies", "of samples, share per kT", "u (kT)", "", False, 240),
+            energies,
+            0.5,
+            "energies",
+            "Energies and sample size",
+        ),
+        Picture(
+            Axes("Effective sample size", "% of samples", "step", "", False, 240),
+            sizes,
+            0.7,
+            "sizes",
+            "Energies and sample size",
+        ),
         Picture(Bar(("share", "samples", "log")), area="bar"),
-        Picture(Board("Estimates"), board, 1.0, "board"),
+        Picture(Board("Estimates"), board, 1.0, "board", BELOW),
     ),
     numbers=NUMBERS,
     curves=lambda sight: training_figure(sight, LOSS),
     loss=LOSS,
-    layout="wide",
-    style=estimates.style("boltzmann", "sizes"),
+    style=estimates.THREE,
 )
 """The lab of Boltzmann generators in the plane."""

@@ -1,7 +1,7 @@
 """A P4Inv layer that is driven toward det = 0, in float32 and float64 side by side, and what rescues it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from p4lab.errors import ConfigError
 from p4lab.labs import numbers
-from p4lab.labs.curves import exact_curves, exact_loss, training_figure
-from p4lab.labs.lab import Axes, Button, Lab, Number, Picture, Sight, View, diagnostics
+from p4lab.labs.curves import training_figure
+from p4lab.labs.lab import Axes, Button, Lab, Number, Picture, Sight, Try, View, diagnostics
 from p4lab.p4 import P4Inv
 from p4lab.plots import RUN_COLORS, Figure, Loss, gallery
 from p4lab.plots.format import DASH
@@ -30,7 +30,7 @@ COLORS = dict(zip(LANES, RUN_COLORS, strict=False))
 LARGEST_ANGLE = math.pi / 3
 DAMAGE, WRECK = 0.1, 0.5
 """Noise on a frozen inverse that refinement mends, and noise that is too much for it."""
-LOSS = Loss("loss |W − T|² / d", log=True, bits=False, test=False)
+LOSS = Loss("loss |W − T|² / d", log=True, bits=False, test=False, exact=True)
 EXTENTS = (1.4, 2.5, 5.0)
 """How far the picture of eigenvalues may reach; what is farther out is left out."""
 LOWEST = 1e-17
@@ -280,7 +280,7 @@ def _marks(points: list[NDArray[Any]]) -> list[Layer]:
 
 def curves(sight: Look) -> Figure:
     """Return the exact losses of both lanes."""
-    return exact_loss(training_figure(sight, LOSS, change=exact_curves))
+    return training_figure(sight, LOSS)
 
 
 def _number(value: Any) -> str:
@@ -290,7 +290,7 @@ def _number(value: Any) -> str:
 def _of_lane(key: str, name: str, lane: str, label: str, help: str) -> Number:
     return Number(
         f"{name}_{lane}",
-        f"{label}, {lane.removeprefix('float')} bit",
+        f"{label}, f{lane.removeprefix('float')}",
         lambda sight: _number(sight.lanes[lane].pictures[key]),
         help=help,
         color=COLORS[lane],
@@ -319,10 +319,21 @@ def _counts(*kinds: Kind) -> Callable[[Look], dict[str, str]]:
 RESIDUAL = "Largest entry of |A A⁻¹ − I|"
 ERROR = "Carried log|det W| against a factorization in float64, nats"
 
+CALM: Mapping[str, Any] = {
+    "push": 1.0,
+    "skip": True,
+    "penalty": False,
+    "refine_every": 0,
+    "speed": 100,
+    "page:below": "Diagnostics",
+    "restart": True,
+}
+"""What an attack begins with: a fresh run, and no rescue but skip."""
+
 BREAK = Lab(
     name="break",
     title="Break it: P4Inv near det = 0",
-    subtitle="One layer in float32 and in float64, the same start, target and directions",
+    subtitle="One layer in float32 and in float64",
     config=StabilityConfig(),
     view=StabilityView(),
     trainer=precisions,
@@ -330,10 +341,64 @@ BREAK = Lab(
         "Attacks": ("push", *(name for name in BUTTONS if name != "recompute")),
         "Rescues": ("skip", "penalty", "refine_every", "refine_order", "recompute"),
         "Steps": ("learning_rate", "merge_every", "speed"),
-        "Layer": ("dim", "rank", "optimizer", "seed"),
-        "Diagnostics": ("view",),
     },
+    more={"Layer": ("dim", "rank", "optimizer", "seed"), "Diagnostics": ("view",)},
     buttons=BUTTONS,
+    tries=(
+        Try(
+            "Drive to 0, unprotected",
+            "*Start*, after 2 s *Drive to 0*, after 5 s *Back to safety*. The residual climbs, in float64 "
+            "from a lower place. The loss falls as if nothing had happened, yet residual and log|det| stay "
+            "wrong, until you press *Recompute A⁻¹*.",
+            {**CALM, "skip": False},
+        ),
+        Try(
+            "The same with skip",
+            "*Start*, *Drive to 0*, *Back to safety*. Float32 refuses the merges that would ruin it, and its "
+            "residual stops rising. After 16 refusals in a row the layer factorizes itself anew in float64, "
+            "and goes on merging.",
+            CALM,
+        ),
+        Try(
+            "The same with the penalty",
+            "*Start*, *Drive to 0*, *Back to safety*. The smallest singular value stops well above 0, nothing "
+            "is refused, and the inverse stays exact. With this seed the way back is free.",
+            {**CALM, "skip": False, "penalty": True},
+        ),
+        Try(
+            "Cross det = 0",
+            "*Start*, *Cross det = 0*. The layer steps over the wall unharmed; only lingering there hurts. "
+            "With *Penalty on det* it is held up for some seconds. That is no proof: with *Seed* 2 or 3 (and "
+            "*Reset*) it jumps across at once.",
+            CALM,
+        ),
+        Try(
+            "Hover at 1e-3",
+            "*Start*, after 2 s *Hover at 1e-3*, after 5 s *Back to safety*. Hardly a merge is refused, yet "
+            "the residual stays where it has risen to. *Refine every n merges* 1 clears it; the error of "
+            "log|det|, a sum of past factors, remains.",
+            CALM,
+        ),
+        Try(
+            "Damage the inverse",
+            "*Start*, *Damage A⁻¹*. Skip refuses the merges that would trust it, until refinement has mended "
+            "it in stairs: in float64 five with *Order of refinement* 2, three with 3, two with 7. Without "
+            "*Skip bad merges*, log|det| stays wrong.",
+            {**CALM, "refine_every": 5, "speed": 20},
+        ),
+        Try(
+            "Wreck the inverse",
+            "*Start*, *Wreck A⁻¹*. Noise of 50% is too much for refinement of any order. With *Skip bad "
+            "merges* the layer factorizes itself anew after 16 refusals; without, *Recompute A⁻¹* is what is "
+            "left.",
+            {**CALM, "refine_every": 1},
+        ),
+        Try(
+            "Another rescue",
+            "Go back by *Time travel* to the moment before an attack, choose another rescue, and press "
+            "*Branch here* and *Start*: both runs are in the curves.",
+        ),
+    ),
     pictures=(
         Picture(Axes("Eigenvalues of W", "complex plane", "Re λ", "Im λ", height=264), eigenvalues, area="eigenvalues"),
         Picture(
@@ -356,24 +421,18 @@ BREAK = Lab(
             help="Smallest singular value of W, float32",
         ),
         *(_of_lane("residual", "residual", lane, "residual", RESIDUAL) for lane in LANES),
-        *(_of_lane("logabsdet_error", "error", lane, "log|det| off by", ERROR) for lane in LANES),
+        *(_of_lane("logabsdet_error", "error", lane, "log|det| off", ERROR) for lane in LANES),
     ),
     curves=curves,
     loss=LOSS,
     alarm="error",
     style="""
 .p4-side .p4-group:has(.p4-item-button) {
-  display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 6px;
+  display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 5px 6px;
 }
 .p4-side .p4-group:has(.p4-item-button) > :is(h3, .p4-item:not(.p4-item-button)) { grid-column: 1 / -1; }
 .p4-side .p4-group:has(.p4-item-button) > :is(h3, .p4-item) { margin-bottom: 0; }
 .p4-side .p4-item-button .p4-button { width: 100%; height: 30px; padding: 0 2px; font-size: 12px; }
 .p4-side .p4-item-button[data-name="recompute"] { grid-column: 1 / -1; }
-.p4-head .p4-group:has(.p4-item-readout) {
-  display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); row-gap: 8px;
-}
-@container (min-width: 1280px) {
-  .p4-head .p4-group:has(.p4-item-readout) { grid-template-columns: repeat(10, minmax(0, 1fr)); }
-}
 """,
 )

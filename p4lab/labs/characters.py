@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from p4lab.errors import TrainingError
 from p4lab.labs import equal_time, numbers
-from p4lab.labs.lab import Axes, Board, Grid, Grids, Lab, Picture, Sight, fixed, per_second, weights_of
+from p4lab.labs.lab import BELOW, Axes, Board, Grid, Grids, Lab, Picture, Sight, Try, fixed, per_second, weights_of
 from p4lab.p4 import ORTHOGONAL, p4_modules
 from p4lab.plots import Figure, Shown, gallery
 from p4lab.plots.format import count, number
@@ -308,7 +308,7 @@ def _lines(snapshot: Snapshot) -> list[Shown]:
 CHARACTERS = Lab(
     name="characters",
     title="Your own model",
-    subtitle="A transformer with plain projections, and one that keeps a property",
+    subtitle="A transformer that keeps a property",
     config=CharactersConfig(),
     view=CharactersView(),
     trainer=character_lanes,
@@ -316,10 +316,41 @@ CHARACTERS = Lab(
     groups={
         "Property": ("keeps", "rank", "merge_every"),
         "Show": ("projection", "axis"),
-        "Transformer": ("dim", "blocks", "length", "batch_size"),
         "Training": ("rate_factor", "budget"),
-        "Run": ("seed", "device", "speed"),
     },
+    more={"Transformer": ("dim", "blocks", "length", "batch_size"), "Run": ("seed", "device", "speed")},
+    tries=(
+        Try(
+            "Singular values",
+            "Press *Start*. Those of the plain weights spread while they train. Those of the other lane, "
+            "whose rows start with length 1, stay on their grey line; and it learns all the same, if more "
+            "slowly.",
+            {"keeps": "spectrum", "restart": True},
+        ),
+        Try(
+            "Singular vectors",
+            "What moves instead. The squares compare those of the start with those of now: a sharp diagonal "
+            "means that nothing has turned yet. Those of the plain weights turn further.",
+        ),
+        Try(
+            "Text",
+            "What both make of “def ”. Within a minute they know how words look, and in some minutes of "
+            "training (raise *Time each*) how lines are indented.",
+            {"page:below": "Text"},
+        ),
+        Try(
+            "Another matrix",
+            "Choose another *Projection*. In the plain lane those of the network, up and down, turn furthest; "
+            "in the other one query, key and up do.",
+            {"projection": "0.up"},
+        ),
+        Try(
+            "Rotations",
+            "Press *Start*. Now all singular values are 1, and so their vectors have no meaning of their own. "
+            "Which is ahead, after the same time?",
+            {"keeps": "orthogonal", "page:below": "Lanes", "restart": True},
+        ),
+    ),
     pictures=(
         Picture(
             Axes("Singular values", "grey: at the start", "number", "value", equal=False, height=300),
@@ -331,14 +362,14 @@ CHARACTERS = Lab(
             Grids(
                 [Grid("", color=COLORS[lane]) for lane in ("plain", "kept")],
                 255,
-                ends=("singular vectors of the start (down) and of now: orthogonal", "the same"),
+                ends=("singular vectors, start (down) and now: orthogonal", "same"),
             ),
             turned,
             0.5,
             "turned",
         ),
-        Picture(Board("Text"), texts, 2.0, "texts"),
-        Picture(Board("Lanes"), board, 0.5, "board"),
+        Picture(Board("Text"), texts, 2.0, "texts", BELOW),
+        Picture(Board("Lanes"), board, 0.5, "board", BELOW),
     ),
     numbers=(
         *equal_time.TURNS,
@@ -364,16 +395,12 @@ CHARACTERS = Lab(
     ),
     curves=curves,
     hint=hint,
-    layout="wide",
     style="""
-.p4-layout .p4-pictures { grid-template-columns: minmax(0, 1fr) minmax(0, 1.3fr); gap: 12px 20px; }
-.p4-layout .p4-characters-turned {
-  display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 8px 16px; align-content: start;
-}
-.p4-panel.p4-board.p4-characters-texts .p4-table :is(th, td):last-child {
+.p4-pictures { grid-template-columns: minmax(0, 1fr) minmax(0, 1.3fr); }
+.p4-characters-turned { display: grid; grid-template: minmax(0, 1fr) auto / repeat(2, minmax(0, 1fr)); gap: 4px 16px; }
+.p4-grids > .p4-scale { grid-column: 1 / -1; }
+.p4-characters-texts .p4-table :is(th, td):last-child {
   text-align: left; font-family: var(--jp-code-font-family); white-space: pre;
 }
-.p4-grid figcaption { flex-direction: row; gap: 6px; }
-.p4-curves { min-height: 460px; }
 """,
 )

@@ -7,7 +7,6 @@ from typing import Any
 from p4lab.labs.lab import Sight
 from p4lab.plots import RUN_COLORS, Figure, Loss, Shown, training_curves
 from p4lab.plots.curves import Curves
-from p4lab.plots.exact_loss import exact_loss
 from p4lab.training import Snapshot
 
 Change = Callable[[Snapshot], Curves]
@@ -27,31 +26,26 @@ def training_figure(
 ) -> Figure:
     """Return the training curves of all runs; those of the active one in full, or of each of its lanes.
 
+    Of a run with lanes that is there for comparison the lane is drawn that comes first.
+
     Args:
         sight: what is seen.
         loss: how losses read.
         names: what the lanes are called, if not by their names; the first ones come first.
-        change: the curves of a lane that are drawn.
+        change: the curves of a run, or of a lane, that are drawn.
         colors: of the lanes (None: of runs, in order).
     """
     frame, lanes = sight.frame, sight.lanes
     runs = sorted(frame.runs, key=lambda run: not run.active)
-    shown = [
-        Shown(run.name, run_color(run.number), snapshot.curves, snapshot.events)
-        for run, snapshot in ((run, frame.snapshot if run.active else run.snapshot) for run in runs)
-    ]
+    order = [*(name for name in names if name in lanes), *(name for name in lanes if name not in names)]
+    shown = []
+    for run in runs:
+        snapshot = frame.snapshot if run.active else run.snapshot
+        first = snapshot.lanes.get(order[0], snapshot) if order else snapshot
+        shown.append(Shown(run.name, run_color(run.number), change(first), first.events))
     if lanes:
         colors = colors or dict(zip(lanes, RUN_COLORS, strict=False))
-        order = [*(name for name in names if name in lanes), *(name for name in lanes if name not in names)]
         shown[:1] = [
             Shown(names.get(name, name), colors[name], change(lanes[name]), lanes[name].events) for name in order
         ]
     return training_curves(shown, sight.view.view, loss, frame.shown, frame.run)
-
-
-def exact_curves(snapshot: Snapshot) -> Curves:
-    """Return the curves of a lane whose loss is exact: a running mean would hide how far it has come."""
-    return {**snapshot.curves, "smooth_loss": snapshot.curves["loss"]}
-
-
-__all__ = ["Change", "exact_curves", "exact_loss", "run_color", "training_figure"]

@@ -75,6 +75,12 @@ def lines(
     ]
 
 
+def moment_in_time(sight: Sight[Any, Any]) -> float | None:
+    """Return the seconds of training at the moment that is shown; None at the present, and on an axis of steps."""
+    turns = sight.frame.shown
+    return None if turns is None or sight.view.axis != "seconds" else turns * sight.config.turn / 1000
+
+
 def curves(
     sight: Sight[Any, Any],
     shown: Callable[[Snapshot], Sequence[Shown]],
@@ -89,13 +95,13 @@ def curves(
         marks: from a run to the seconds of training that are marked.
         options: of `race_curves`.
     """
-    frame, in_time = sight.frame, sight.view.axis == "seconds"
+    frame = sight.frame
     return race_curves(
         shown(sight.snapshot),
         [line for run in frame.runs if not run.active for line in shown(run.snapshot)],
         sight.view.axis,
         run=frame.run,
-        marks=marks(sight.snapshot) if in_time else (),
-        cursor=frame.shown * sight.config.turn / 1000 if in_time and frame.shown is not None else None,
+        marks=marks(sight.snapshot) if sight.view.axis == "seconds" else (),
+        cursor=moment_in_time(sight),
         **options,
     )

@@ -33,17 +33,8 @@ COLORS = ("var(--jp-ui-font-color1, #222)", "var(--p4-blue)", "var(--p4-orange)"
 """Of the table's rows: those of the curves, in every theme."""
 
 
-def style(lab: str, wide: str) -> str:
-    """Return the CSS of a lab with three pictures in a row and two below; that in the area ``wide`` takes two columns.
-
-    The first column has room for an axis title and a colour bar.
-    """
-    return f"""
-.p4-layout .p4-pictures {{
-  grid-template-columns: calc((100% - 40px - 94px) / 3 + 94px) minmax(0, 1fr) minmax(0, 1fr);
-}}
-.p4-{lab}-{wide} {{ grid-column: 2 / -1; }}
-"""
+THREE = ".p4-pictures { grid-template-columns: calc((100% - 40px - 94px) / 3 + 94px); }"
+"""The style of a lab with three pictures in a row: the first has room for an axis title and a colour bar."""
 
 
 # --- samples ----------------------------------------------------------------------------------------------------------

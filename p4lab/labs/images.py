@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from p4lab.flows.glow import MultiScale, glow
 from p4lab.flows.mixing import MIXINGS
 from p4lab.labs import equal_time, numbers
-from p4lab.labs.lab import Axes, Board, Grid, Grids, Lab, Picture, Sight, per_second
+from p4lab.labs.lab import BELOW, Axes, Board, Grid, Grids, Lab, Picture, Sight, Try, per_second
 from p4lab.labs.ways import EACH, SAMPLES, TEST, ShownDigits, Way, digits, draw_samples, shipped
 from p4lab.p4 import EVERYTHING
 from p4lab.plots import Figure, Shown
@@ -307,28 +307,68 @@ IMAGES = Lab(
     trainer=side_by_side,
     lanes=lambda config: NAMES,
     groups={
-        "Samples": ("digit", "temperature"),
         "Between two digits": ("flow", "first", "second", "way"),
-        "Training": ("learning_rate", "batch_size", "merge_every", "budget", "axis"),
+        "Samples": ("digit", "temperature"),
+        "Training": ("learning_rate", "merge_every", "budget"),
+    },
+    more={
+        "Training": ("batch_size", "axis"),
         "Flows": ("blocks", "hidden"),
         "Run": ("seed", "device", "dtype", "speed"),
     },
+    tries=(
+        Try(
+            "Between two digits",
+            "Drag the ring. An arc joins the latent vectors of two test digits, and each of its points is "
+            "decoded. The curve is what the flow thinks of the picture: high in the middle means that it has "
+            "never seen such a digit.",
+            {"page:pictures": "Between two digits", "flow": "shipped", "first": 4, "second": 9},
+        ),
+        Try(
+            "Another way",
+            "Choose other digits by *From a* and *to a*, or the *Way of* a lane that trains. *▶ Play* goes along it.",
+            {"page:pictures": "Between two digits", "first": 0, "second": 1},
+        ),
+        Try(
+            "Temperature",
+            "Samples from a narrower prior, N(0, T I), are cleaner and more alike. Drag *Temperature* above "
+            "1: they fall apart.",
+            {"page:pictures": "Samples", "temperature": 0.3},
+        ),
+        Try(
+            "One class",
+            "All flows are asked for one class. Press *Start*: four of them learn it, the same time for each.",
+            {"page:pictures": "Samples", "digit": "7", "temperature": 0.7},
+        ),
+        Try(
+            "Condition",
+            "Press *Start*, and see what training does to the mixing matrices: their condition numbers grow, "
+            "and that of a permutation stays 1.",
+            {"page:below": "Diagnostics"},
+        ),
+    ),
     pictures=(
-        Picture(Grids([Grid("Here"), Grid("Between two digits")], LEVELS - 1), strip, 0.3, "strip"),
         Picture(
-            Axes("Along the way", "drag the ring", "t, from the first digit to the second", "bits/pixel", False, 150),
+            Grids([Grid("Here"), Grid("Between two digits")], LEVELS - 1), strip, 0.3, "strip", "Between two digits"
+        ),
+        Picture(
+            Axes(
+                "Along the way", "", "t, from the first digit to the second", "bits/pixel", False, 150, "drag the ring"
+            ),
             along,
             0.3,
             "along",
-            moved=moved,
+            "Between two digits",
+            moved,
         ),
         Picture(
             Grids([Grid(text, color=COLORS.get(name, "")) for name, text in FLOWS.items()], LEVELS - 1),
             samples,
             1.0,
             "samples",
+            "Samples",
         ),
-        Picture(Board("Lanes"), board, 1.0, "board"),
+        Picture(Board("Lanes"), board, 1.0, "board", BELOW),
     ),
     numbers=(
         *equal_time.TURNS,
@@ -339,14 +379,14 @@ IMAGES = Lab(
     ),
     curves=curves,
     hint=hint,
-    layout="wide",
     # The digit under the ring stands beside the way; samples of the shipped flow are a line, those of lanes two rows.
     style="""
-.p4-layout .p4-pictures { grid-template-columns: minmax(0, 1fr); gap: 10px; }
-.p4-layout .p4-images-strip { display: grid; grid-template-columns: 150px minmax(0, 1fr); gap: 20px; }
-.p4-layout .p4-images-samples { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 10px 20px; }
-.p4-images-strip figure, .p4-images-samples figure { margin: 0; }
-.p4-images-samples figure:nth-of-type(1), .p4-images-samples .p4-scale { grid-column: 1 / -1; }
-.p4-images-strip .p4-scale { display: none; }
+.p4-pictures { grid-auto-flow: row; grid-template: none / minmax(0, 1fr); grid-auto-rows: minmax(0, 1fr); gap: 8px; }
+.p4-images-strip { display: grid; grid-template: minmax(0, 1fr) / 150px minmax(0, 1fr); gap: 20px; }
+.p4-images-samples {
+  display: grid; grid-template: repeat(3, minmax(0, 1fr)) / repeat(2, minmax(0, 1fr)); gap: 6px 20px;
+}
+.p4-images-samples figure:nth-of-type(1) { grid-column: 1 / -1; }
+.p4-grids > .p4-scale { display: none; }
 """,
 )

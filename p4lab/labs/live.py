@@ -96,15 +96,14 @@ def live_lab(
         groups={
             "Optimizer": LEARNING,
             **({"Perturbations": perturbations} if perturbations else {}),
-            "Run": ("seed", "speed"),
-            "Diagnostics": ("view",),
+            "Run": ("speed",),
         },
+        more={"Run": ("seed",), "Diagnostics": ("view",)},
         pictures=(*(table.pictures() if table else pictures), *spectrum),
         numbers=numbers.usual(reading),
         curves=lambda sight: training_figure(sight, reading),
         loss=reading,
         offers=table.offers() if table else {},
-        layout="wide" if table else "side",
         style=STYLE if table else "",
     )
 

@@ -85,7 +85,12 @@ def usual(loss: Loss) -> list[Number]:
             lambda sight: loss_text(sight.snapshot.last("smooth_loss"), loss),
             help=f"{loss.label}, running mean",
         ),
-        Number("test", "test loss", lambda sight: loss_text(sight.snapshot.last("test_loss"), loss), help=loss.label),
+        Number(
+            "test",
+            "test loss",
+            lambda sight: loss_text(sight.snapshot.last("test_loss"), loss),
+            help=f"{loss.label}, as last measured",
+        ),
         *merges(),
         Number(
             "refines",
@@ -99,11 +104,11 @@ def usual(loss: Loss) -> list[Number]:
 
 def loss_text(value: float, loss: Loss) -> dict[str, str]:
     """Return how a loss reads in the header."""
-    if math.isnan(value):
+    if not math.isfinite(value):
         return {"value": DASH, "unit": ""}
     if loss.bits:
-        return {"value": f"{value:.3f}", "unit": f"nats = {bits(value):.2f} bits"}
-    return {"value": f"{value:.2e}" if loss.log else f"{value:.4g}", "unit": ""}
+        return {"value": number(value, ".3f"), "unit": f"nats = {number(bits(value), '.2f')} bits"}
+    return {"value": number(value, ".2e" if loss.log else ".4g"), "unit": ""}
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

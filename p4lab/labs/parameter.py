@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from p4lab.errors import OptionError
 from p4lab.labs import numbers
-from p4lab.labs.curves import exact_curves, exact_loss, training_figure
-from p4lab.labs.lab import Axes, Box, Control, Lab, Number, Picture, Sight, View, per_second
+from p4lab.labs.curves import training_figure
+from p4lab.labs.lab import Axes, Box, Control, Lab, Number, Picture, Sight, Try, View, per_second
 from p4lab.plots import RUN_COLORS, Figure, Loss, gallery
 from p4lab.plots.eigenvalues import eigenvalue_paths
 from p4lab.plots.format import number
@@ -41,7 +41,7 @@ PAIRS = {
 """What start and target may be set to together: how it reads, start, target."""
 DIMS = {2: 0.05, 8: 0.2, 32: 0.4}
 """The widths on offer, and a learning rate that suits each."""
-LOSS = Loss("loss |W − T|² / d", log=True, bits=False, test=False)
+LOSS = Loss("loss |W − T|² / d", log=True, bits=False, test=False, exact=True)
 ROOM = 1.25
 """How much further a box reaches than what it holds."""
 BIGGEST = 1.6
@@ -301,10 +301,8 @@ def eigenvalues(sight: Look) -> Plot:
 
 
 def curves(sight: Look) -> Figure:
-    """Return the losses of all routes; an exact one has no running mean, which would hide how far it has come."""
-    if sight.config.sampled:
-        return training_figure(sight, LOSS, ROUTES)
-    return exact_loss(training_figure(sight, LOSS, ROUTES, exact_curves))
+    """Return the losses of all routes."""
+    return training_figure(sight, replace(LOSS, exact=not sight.config.sampled), ROUTES)
 
 
 def off(sight: Look) -> str:
@@ -340,9 +338,13 @@ PARAMETER = Lab(
     groups={
         "Matrices": ("pair", "from", "target", "dim", "sampled"),
         "Steps": ("learning_rate", "optimizer"),
-        "Perturbations": ("merge_every", "reset", "rank", "train_v", "skip", "penalty"),
+        "Perturbations": ("merge_every", "reset"),
+        "Run": ("speed",),
+    },
+    more={
+        "Perturbations": ("rank", "train_v", "skip", "penalty"),
         "Show": ("map",),
-        "Run": ("speed", "seed", "dtype"),
+        "Run": ("seed", "dtype"),
         "Diagnostics": ("view",),
     },
     controls={
@@ -367,14 +369,66 @@ PARAMETER = Lab(
             to_width,
         ),
     },
+    tries=(
+        Try(
+            "Turn by 120°",
+            "Press *Start*. The plain weight goes straight, P4Inv in rank-one strokes, each towards the best "
+            "point of its loss map; both are there after 200 steps. Through the inverse the way is a detour "
+            "that keeps clear of the surface: some 800 steps.",
+            {"dim": 2, "pair": "rotation", "page:pictures": "Within reach", "restart": True},
+        ),
+        Try(
+            "Opposite sign of det",
+            "Press *Start*. The target lies inside the cone. Plain weight and P4Inv walk through the surface, "
+            "for P4Inv only a line of its map. Through the inverse nothing gets there: a W⁻¹ without an "
+            "inverse would need an infinite W.",
+            {"dim": 2, "pair": "opposite_sign", "page:pictures": "Within reach", "restart": True},
+        ),
+        Try(
+            "Half turn",
+            "Press *Start*. From I to −I the plain weight runs through the tip of the cone, the zero matrix. "
+            "P4Inv passes beside it: on *Diagnostics* its log|det| dips less.",
+            {"dim": 2, "pair": "half_turn", "page:below": "Diagnostics", "restart": True},
+        ),
+        Try(
+            "Move the target",
+            "Press *Start*, and drag the ring of the target: it moves at once, and what is already learned "
+            "stays. The ring of the start acts at *Reset*.",
+        ),
+        Try(
+            "Singular target",
+            "Press *Start*. P4Inv comes as close as it likes, but from step 360 on nearly every merge is "
+            "refused (red): it would spoil the inverse. The perturbation stays and trains on. Rest the "
+            "pointer on a red dot.",
+            {"pair": "singular", "restart": True},
+        ),
+        Try(
+            "Too large a rate",
+            "Press *Start*. The loss of P4Inv jumps up again and again, where its random v happens to be "
+            "long. Then choose *Directions* gradient: these have length 1, and it arrives.",
+            {"dim": 2, "pair": "rotation", "learning_rate": 0.5, "reset": "gaussian", "restart": True},
+        ),
+        Try(
+            "Width 32",
+            "Press *Start*. There is no room in space for matrices of this width. You see the plane that "
+            "holds most of the ways, coloured by log|det|.",
+            {"pair": "rotation", "dim": 32, "restart": True},
+        ),
+        Try(
+            "Two runs, compared",
+            "Pause, go back by *Time travel* to a step before a turn, change *Merge every*, and press *Branch "
+            "here* and *Start*: a second run starts from there.",
+        ),
+    ),
     pictures=(
         Picture(
             Box(
                 "The space of 2 × 2 matrices",
-                "drag the rings: start and target",
+                "",
                 ("p: half the trace", "s: turn", "q′: stretch"),
                 height=600,
                 home=(-52.0, 28.0),
+                hint="drag the rings: start and target",
             ),
             space,
             area="space",
@@ -396,8 +450,15 @@ PARAMETER = Lab(
             Axes("Loss within reach of u", "W = A + u vᵀ", "|v| u, first direction", "second direction", height=264),
             loss_in_reach,
             area="map",
+            page="Within reach",
         ),
-        Picture(Axes("Eigenvalues of W", "complex plane", "Re λ", "Im λ", height=264), eigenvalues, 0.2, "eigenvalues"),
+        Picture(
+            Axes("Eigenvalues of W", "complex plane", "Re λ", "Im λ", height=264),
+            eigenvalues,
+            0.2,
+            "eigenvalues",
+            "Eigenvalues",
+        ),
     ),
     numbers=(
         *numbers.steps(rate_help="Speed"),
@@ -411,22 +472,9 @@ PARAMETER = Lab(
     ),
     curves=curves,
     loss=LOSS,
-    layout="own",
+    share=0.58,
     style="""
-@container (min-width: 1080px) {
-  .p4-layout {
-    grid-template:
-      "head head" auto "time time" auto "side pictures" auto "side plot" 1fr "runs runs" auto / 216px minmax(0, 1fr);
-  }
-  .p4-curves { height: 440px; min-height: 0; }
-}
-.p4-pictures { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 10px 20px; }
-.p4-pictures > :nth-child(-n + 2) { grid-column: 1 / span 2; grid-row: auto; }
-@container (min-width: 1080px) {
-  .p4-pictures { grid-template-columns: minmax(0, 1.9fr) minmax(0, 1fr); }
-  .p4-pictures > :nth-child(-n + 2) { grid-column: 1; grid-row: 1 / span 2; }
-}
-.p4-side .p4-select { width: 100px; }
+.p4-pictures { grid-template-columns: minmax(0, 1.3fr) minmax(0, 1fr); }
 .p4-side .p4-item-text .p4-flag { display: inline; margin-left: auto; }
 """,
 )

@@ -1,7 +1,7 @@
 """What a property costs and what it is worth: five ways to learn a matrix that has it, side by side."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from p4lab.baselines.properties import MAP_TEXTS, PROPERTIES, WAYS, Spec, label_of
 from p4lab.labs import numbers
-from p4lab.labs.lab import Axes, Board, Grid, Grids, Lab, Picture, Sight, View, diagnostics, per_second
+from p4lab.labs.lab import BELOW, Axes, Board, Grid, Grids, Lab, Picture, Sight, Try, View, diagnostics, per_second
 from p4lab.plots import RUN_COLORS, Figure, Loss, Shown, gallery
 from p4lab.plots.format import number
 from p4lab.plots.layers import Images, Layer, Path, Plot, Points, Rows, Tile
@@ -134,7 +134,7 @@ class PropertyConfig(RunConfig):
         problem = PropertyProblem(target, **settings, **self.where)  # type: ignore[arg-type]
         prop = PROPERTIES[self.prop]
         bound = self.bound if prop.bounded else None
-        spec = Spec(self.dim, self.rank, self.reset, bound, self.orthogonal_map, self.seed, self.where)
+        spec = Spec(self.dim, self.rank, self.reset, bound, self.orthogonal_map, self.seed, self.where, prop.begin)
         return problem, prop.ways[self.way].build(spec)
 
     def update(self, problem: PropertyProblem) -> None:
@@ -378,22 +378,73 @@ def without_meaning(config: PropertyConfig) -> list[str]:
 
 HOW_FAR = "How far the effective weights are from the property"
 
+ORTHOGONAL: Mapping[str, Any] = {"prop": "orthogonal", "dim": 64, "noise": 0.1, "samples": 0, "strength": 1.0}
+"""What most things to try begin with."""
+
 PROPERTY = Lab(
     name="property",
     title="Every property on the poster",
-    subtitle="P4 beside the usual ways: same target, start, batches",
+    subtitle="P4 beside the usual ways",
     config=PropertyConfig(),
     view=PropertyView(),
     trainer=side_by_side,
     lanes=labels,
     groups={
         "Property": ("prop", "bound", "orthogonal_map", "dim"),
-        "Show": ("matrix",),
-        "Data": ("noise", "samples", "batch_size"),
         "Optimizer": ("rate_factor", "strength"),
-        "P4": ("merge_every", "rank", "reset"),
-        "Run": ("seed", "device", "dtype", "speed"),
+        "P4": ("merge_every", "rank"),
+        "Show": ("matrix",),
+        "Run": ("speed",),
     },
+    more={
+        "Data": ("noise", "samples", "batch_size"),
+        "P4": ("reset",),
+        "Run": ("seed", "device", "dtype"),
+    },
+    tries=(
+        Try(
+            "Orthogonal",
+            "Press *Start*. P4, torch and geotorch stay at rounding level; penalty and plain weights end at a "
+            "violation that the noise dictates. On *Loss*, compare the errors over steps and over seconds.",
+            {**ORTHOGONAL, "page:below": "Diagnostics", "restart": True},
+        ),
+        Try(
+            "Noise",
+            "Set this up after some 300 steps: *Noise of y* (page *More*) goes to 0, and plain weights find "
+            "the target, and the property with it. Drag it up: they lose it at once. P4 cannot lose it.",
+            {"noise": 0.0, "page:below": "Diagnostics"},
+        ),
+        Try(
+            "Few samples",
+            "Press *Start*. 32 samples do not determine the 64 × 64 numbers of plain weights, but the 64 of a "
+            "circulant matrix they do: the error of the one is thousands of times that of the other.",
+            {**ORTHOGONAL, "prop": "circulant", "samples": 32, "restart": True},
+        ),
+        Try(
+            "A stronger penalty",
+            "Press *Start*, and raise *Penalty* to 3: a little less violation. At 10 its steps are too long, "
+            "and the lane stops within ten of them.",
+            {**ORTHOGONAL, "page:below": "Diagnostics", "restart": True},
+        ),
+        Try(
+            "Lipschitz",
+            "Press *Start*. The target has norm 1, the bound is 0.8: what falls below the dashed line, the "
+            "least error that the bound allows, has broken it. The estimate in torch's spectral_norm lags "
+            "behind: violation 0.2.",
+            {**ORTHOGONAL, "prop": "lipschitz", "bound": 0.8, "restart": True},
+        ),
+        Try(
+            "Wider",
+            "Press *Start*. The step times tell who pays O(d³) in each step: P4 takes about a tenth of what "
+            "torch's map and geotorch take.",
+            {**ORTHOGONAL, "dim": 256, "page:below": "Diagnostics", "restart": True},
+        ),
+        Try(
+            "Back in time",
+            "Pause, and drag *Time travel*: matrices, eigenvalues and singular values as they were.",
+            {"page:pictures": "Eigenvalues and singular values"},
+        ),
+    ),
     pictures=(
         Picture(
             Grids(
@@ -405,20 +456,23 @@ PROPERTY = Lab(
             heatmaps,
             0.25,
             "matrices",
+            "Matrices",
         ),
         Picture(
             Axes("Eigenvalues", "of every W", "real part", "imaginary part", height=250),
             eigenvalue_picture,
             0.5,
             "eigenvalues",
+            "Eigenvalues and singular values",
         ),
         Picture(
             Axes("Singular values", "the largest first", "share of the d directions", equal=False, height=250),
             singular_value_picture,
             0.5,
             "singular-values",
+            "Eigenvalues and singular values",
         ),
-        Picture(Board("Lanes"), board, 0.5, "board"),
+        Picture(Board("Lanes"), board, 0.5, "board", BELOW),
     ),
     numbers=(
         *numbers.steps("Optimizer steps of every lane", "Steps of all lanes together"),
@@ -431,17 +485,11 @@ PROPERTY = Lab(
     curves=curves,
     loss=LOSS,
     disabled=without_meaning,
-    layout="wide",
     style="""
-.p4-layout .p4-pictures { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 14px 20px; }
-.p4-property-matrices {
-  grid-column: 1 / -1; display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 8px 12px; padding: 0 4px;
+.p4-pictures > .p4-grids {
+  display: grid; grid-template: repeat(2, minmax(0, 1fr)) auto / repeat(3, minmax(0, 1fr)); gap: 4px 16px;
 }
-.p4-grid canvas {
-  width: 100% !important; height: auto !important; image-rendering: pixelated; box-sizing: border-box;
-}
+.p4-grids > .p4-scale { grid-column: 1 / -1; }
 .p4-table :is(th, td):nth-child(2) { text-align: left; }
-.p4-curves { min-height: 560px; }
-.p4-side .p4-select { width: 92px; }
 """,
 )

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from p4lab.baselines import METHODS, Method
-from p4lab.labs.equal_time import RaceView, clock_text, time_is_up
-from p4lab.labs.lab import Axes, Board, Button, Control, Grid, Grids, Lab, Number, Picture, Sight
+from p4lab.labs.equal_time import RaceView, clock_text, moment_in_time, time_is_up
+from p4lab.labs.lab import Axes, Board, Button, Control, Grid, Grids, Lab, Number, Picture, Sight, Try
 from p4lab.plots import Figure, Shown, gallery
 from p4lab.plots.format import DASH, number
 from p4lab.plots.layers import Images, Layer, Plot, Points, Row, Rows, Tile
@@ -57,7 +57,7 @@ def tick(method: Method) -> Control:
         chosen = {*config.names} - {method.name} | ({method.name} if on else set())
         return {"methods": SEPARATOR.join(name for name in METHODS if name in chosen)}
 
-    setting = Setting(method.label, kind="toggle", help=f"{method.label}. Source: {method.source}")
+    setting = Setting(method.label, kind="toggle", look="chip", help=f"{method.label}. Source: {method.source}")
     return Control(setting, lambda config: method.name in config.names, write)
 
 
@@ -186,8 +186,9 @@ def curves(sight: Look) -> Figure:
         [line for run in other_seeds(sight) for line in _lines(run.snapshot)],
         sight.view.axis,  # type: ignore[arg-type]
         log=maps,
-        label="test error, mean of squares" if maps else "test loss (nats/dim)",
+        label="test error (squares)" if maps else "test loss (nats/dim)",
         run=sight.frame.run,
+        cursor=moment_in_time(sight),
     )
 
 
@@ -207,7 +208,12 @@ RACE = Lab(
     trainer=race,
     lanes=lambda config: {name: METHODS[name].label for name in config.names},
     groups={
-        "Race": ("task", "dim", "budget", "rate_factor", "anneal", "seed", "next_seed", "axis"),
+        "Race": ("task", "dim", "budget", "rate_factor", "anneal"),
+        "Run": ("seed", "next_seed"),
+        "Show": ("axis",),
+    },
+    more_label="Methods",
+    more={
         **{
             text: tuple(METHOD + name for name, method in METHODS.items() if method.group == group)
             for group, text in GROUP_TEXTS.items()
@@ -219,14 +225,73 @@ RACE = Lab(
     },
     buttons={"next_seed": Button("Next seed", next_seed, "Keep this race, and run it again with another seed")},
     disabled=impossible,
+    tries=(
+        Try(
+            "A rotation",
+            "Press *Start*. Every method can do this one. Switch *Curves over* from Time to Steps: step for "
+            "step the exponential is ahead of PLU, second for second it is behind.",
+            {"task": "so", "dim": 64, "page:pictures": "Leaderboard", "restart": True},
+        ),
+        Try(
+            "det < 0",
+            "Press *Start*. From the identity the determinant must change its sign. What cannot cross det = 0 "
+            "stays behind, however long it trains: the exponential here, GL+ and a rotation group among the "
+            "*Methods*.",
+            {"task": "negative", "dim": 64, "page:pictures": "Eigenvalues", "restart": True},
+        ),
+        Try(
+            "Ill-conditioned",
+            "Press *Start*. Singular values go from 1/10 to 10. Do not watch the loss alone: *Diagnostics* "
+            "shows the errors of the inverses and of log|det|.",
+            {
+                "task": "ill_conditioned",
+                "dim": 64,
+                "page:pictures": "Leaderboard",
+                "page:below": "Diagnostics",
+                "restart": True,
+            },
+        ),
+        Try(
+            "ICA of photographs",
+            "Press *Start*. Patches of photographs, whitened and mixed by a rotation, are to be separated. "
+            "The images are the filters of the method that is ahead: edges appear.",
+            {"task": "ica_photos", "dim": 64, "method:p4relative": True, "page:pictures": "Images", "restart": True},
+        ),
+        Try(
+            "A flow of digits",
+            "Press *Start*. The likelihood of a flow of five linear layers needs log|det| of each of them in "
+            "every step.",
+            {"task": "digits", "page:pictures": "Images", "restart": True},
+        ),
+        Try(
+            "Wider",
+            "Press *Start*. What is cubic in d falls behind: a step of the exponential takes fifty times as "
+            "long as one of P4Inv. Methods that see a few directions only fall behind, too.",
+            {"task": "so", "dim": 512, "page:pictures": "Leaderboard", "restart": True},
+        ),
+        Try(
+            "Both ways",
+            "Press *Start*. Tasks of this name train W and its inverse in every step: who solves for the "
+            "inverse pays each time.",
+            {"task": "so_both", "dim": 64, "page:pictures": "Leaderboard", "restart": True},
+        ),
+        Try(
+            "Another seed",
+            "When time is up, press *Next seed*: it races again with other data, and keeps the first race. "
+            "The leaderboard then shows medians, with the range behind them.",
+        ),
+    ),
     pictures=(
-        Picture(Board("Leaderboard"), leaderboard, 0.5, "board"),
+        Picture(Board("Leaderboard"), leaderboard, 0.5, "board", "Leaderboard"),
         Picture(
             Axes("Eigenvalues", "of every method's W, target as crosses", "Re λ", "Im λ", height=300),
             eigenvalue_picture,
             area="eigenvalues",
+            page="Eigenvalues",
         ),
-        Picture(Grids([Grid("The leader's images", "filters, or samples", 8)], 16), images, area="images"),
+        Picture(
+            Grids([Grid("The leader's images", "filters, or samples", 8)], 16), images, area="images", page="Images"
+        ),
     ),
     numbers=(
         Number("count", "turn", lambda sight: f"{sight.snapshot.step:,}", help="Turns that every method has had"),
@@ -236,27 +301,8 @@ RACE = Lab(
     ),
     curves=curves,
     hint=hint,
-    layout="own",
     style="""
-.p4-layout .p4-pictures { grid-template-columns: minmax(0, 1fr); }
-.p4-pictures > :first-child { grid-row: auto; }
-.p4-board { grid-column: auto; order: 0; }
-@container (min-width: 1080px) {
-  .p4-layout {
-    grid-template:
-      "head head" auto "time time" auto "side pictures" auto "side plot" 1fr "runs runs" auto / 216px minmax(0, 1fr);
-  }
-  .p4-layout .p4-pictures { grid-template-columns: minmax(0, 2fr) minmax(280px, 1fr); }
-  .p4-curves { height: 460px; min-height: 0; }
-}
-.p4-board .p4-table caption {
-  display: table-caption; caption-side: top; text-align: left; font-weight: 600; padding-bottom: 6px;
-}
-.p4-side .p4-select { width: 100px; }
-.p4-side .p4-item-toggle { min-height: 22px; margin-bottom: 4px; }
-.p4-side .p4-item-toggle .p4-label { overflow: hidden; text-overflow: ellipsis; max-width: 164px; }
-.p4-side .p4-item-toggle .p4-flag { font-size: 0; }
-.p4-side .p4-item-toggle .p4-flag::before { font-size: 10px; }
+.p4-race-board { overflow: hidden auto; scrollbar-width: thin; }
 .p4-item-readout[data-name="leader"] { flex-grow: 2; }
 """,
 )

@@ -1,7 +1,7 @@
 """The lab of recurrent networks: orthogonal weights by P4, by a parametrization, and not at all, for the same time."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p4lab.labs import equal_time, numbers
-from p4lab.labs.lab import Axes, Board, Grid, Grids, Lab, Number, Picture, Sight, per_second
+from p4lab.labs.lab import BELOW, Axes, Board, Grid, Grids, Lab, Number, Picture, Sight, Try, per_second
 from p4lab.plots import Figure, Shown, gallery
 from p4lab.plots.format import DASH, count, number
 from p4lab.plots.layers import Images, Layer, Path, Plot, Points, Rows, Tile
@@ -255,6 +255,9 @@ def _changed(snapshot: Snapshot) -> Sequence[float]:
     return sorted({snapshot.seconds_at(event.step) for event in snapshot.events if event.kind == "set"})
 
 
+COPYING: Mapping[str, Any] = {"task": "copy", "delay": 60, "dim": 128, "initial": "rotations", "rate_factor": 1.0}
+"""What most things to try begin with."""
+
 RNN = Lab(
     name="rnn",
     title="Orthogonal memory",
@@ -264,12 +267,66 @@ RNN = Lab(
     trainer=rnn_race,
     lanes=labels,
     groups={
-        "Task": ("task", "delay", "batch_size"),
+        "Task": ("task", "delay"),
         "Recurrent weights": ("rival", "dim", "initial"),
-        "Training": ("rate_factor", "budget", "axis"),
-        "P4": ("merge_every", "rank", "reset"),
-        "Run": ("seed", "device", "dtype", "speed"),
+        "Training": ("rate_factor", "budget"),
+        "P4": ("merge_every",),
+        "Show": ("axis",),
     },
+    more={"Training": ("batch_size",), "P4": ("rank", "reset"), "Run": ("seed", "device", "dtype", "speed")},
+    tries=(
+        Try(
+            "Copy",
+            "Press *Start*. The losses fall below the best without memory after a few steps, and the symbols "
+            "at the end light up one after the other. By *Curves over* compare Steps and Time: per step the "
+            "lanes hardly differ.",
+            {**COPYING, "page:pictures": "Answers", "restart": True},
+        ),
+        Try(
+            "The circle",
+            "Press *Start*. The eigenvalues of P4 and of the rival stay on the circle, the unconstrained ones "
+            "leave it. Drag *Learning rates ×* to 5: all forget what they knew, and the unconstrained lane "
+            "stops.",
+            {**COPYING, "page:pictures": "Eigenvalues and gradients", "restart": True},
+        ),
+        Try(
+            "Wider",
+            "Press *Start*. The parametrization falls behind in steps done: compare ms/step, three times that of P4.",
+            {**COPYING, "dim": 256, "page:below": "Lanes", "restart": True},
+        ),
+        Try(
+            "A faster rival",
+            "Press *Start*. torch's Cayley map solves one system of equations in place of an exponential: a "
+            "step takes as long as one of P4. At these widths it is the hardest to beat.",
+            {**COPYING, "rival": "cayley", "page:below": "Lanes", "restart": True},
+        ),
+        Try(
+            "Longer",
+            "Press *Start*. Three hundred factors W in a row: what shrinks or stretches by one per cent is "
+            "lost, or twenty times as large. All three are slower; the gradients show how close to orthogonal "
+            "the plain weights have to stay.",
+            {**COPYING, "delay": 300, "page:pictures": "Eigenvalues and gradients", "restart": True},
+        ),
+        Try(
+            "Start: identity",
+            "Press *Start*. The same property, but no mixing: states are sums, and the order of the symbols "
+            "is lost. After six seconds each, more than 80% of the loss is left. Orthogonality is not "
+            "everything.",
+            {**COPYING, "initial": "identity", "page:pictures": "Answers", "restart": True},
+        ),
+        Try(
+            "Adding",
+            "Press *Start*. This task needs the nonlinearity, not only a good memory: all are slower, and "
+            "being orthogonal is less of a help. Plain weights are there first.",
+            {**COPYING, "task": "adding", "page:pictures": "Answers", "restart": True},
+        ),
+        Try(
+            "Other directions",
+            "Press *Start*. One Gaussian direction, merged every 100 steps (the recommended ones follow the "
+            "gradient): P4 solves the task all the same.",
+            {**COPYING, "reset": "gaussian", "rank": 1, "merge_every": 100, "page:below": "Lanes", "restart": True},
+        ),
+    ),
     pictures=(
         Picture(
             Grids(
@@ -280,18 +337,21 @@ RNN = Lab(
             answers,
             0.2,
             "answers",
+            "Answers",
         ),
         Picture(
             Axes("Sums", "64 sequences of the test set", "right sum", "answer", equal=False, height=372),
             sums,
             0.2,
             "sums",
+            "Answers",
         ),
         Picture(
             Axes("Eigenvalues", "of the recurrent weights", "real part", "imaginary part", height=372),
             eigenvalue_picture,
             0.2,
             "eigenvalues",
+            "Eigenvalues and gradients",
         ),
         Picture(
             Axes(
@@ -305,8 +365,9 @@ RNN = Lab(
             gradients,
             0.2,
             "gradients",
+            "Eigenvalues and gradients",
         ),
-        Picture(Board("Lanes"), board, 0.5, "board"),
+        Picture(Board("Lanes"), board, 0.5, "board", BELOW),
     ),
     numbers=(
         *equal_time.TURNS,
@@ -316,6 +377,7 @@ RNN = Lab(
                 label,
                 lane,
                 lambda snapshot: number(share(snapshot), ".2g"),
+                unit="× no memory",
                 help="Test loss as a share of the best one without memory",
             )
             for name, label, lane in (
@@ -334,21 +396,13 @@ RNN = Lab(
     ),
     curves=curves,
     hint=hint,
-    layout="wide",
-    # The answers stand above gradients with the same axis of time, eigenvalues beside both.
     style="""
-.p4-layout .p4-pictures { grid-template-columns: minmax(0, 1.45fr) minmax(0, 1fr); gap: 12px 20px; }
-.p4-rnn-eigenvalues { grid-column: 2; grid-row: 2 / span 2; }
-.p4-layout .p4-rnn-answers { display: flex; flex-flow: column nowrap; gap: 6px; min-width: 0; }
-.p4-rnn-answers > * { flex: none; min-width: 0; margin: 0; }
+.p4-rnn-answers { overflow: hidden auto; }
+.p4-layout .p4-grids > .p4-grid { flex: none; }
 .p4-grid canvas {
-  width: 100% !important; height: 45px !important; image-rendering: pixelated; outline-offset: 0;
+  width: 100% !important; height: 30px !important; image-rendering: pixelated; outline-offset: 0;
 }
-.p4-grid figcaption { flex-direction: row; gap: 6px; margin-bottom: 2px; }
-.p4-grid figcaption span { min-height: 0; }
-.p4-grid .p4-chip { margin-right: 0; }
-.p4-curves { min-height: 460px; }
-.p4-side .p4-select { width: 96px; }
+.p4-grid figcaption { margin-bottom: 2px; }
 .p4-item-readout[data-name="leader"] { flex-grow: 2; }
 """,
 )

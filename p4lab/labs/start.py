@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from p4lab.errors import ConfigError
 from p4lab.labs import numbers
-from p4lab.labs.curves import exact_loss, training_figure
-from p4lab.labs.lab import Axes, Equations, Lab, Number, Picture, Sight, View
+from p4lab.labs.curves import training_figure
+from p4lab.labs.lab import Axes, Equations, Lab, Number, Picture, Sight, Try, View
 from p4lab.plots import Figure, Loss
+from p4lab.plots.curves import merge_marks
 from p4lab.plots.gallery import CIRCLE, square
 from p4lab.plots.layers import Arrow, Handle, Heatmap, Layer, Path, Plot, Points, Term
 from p4lab.problems.matrix import MatrixModel, MatrixProblem, as_text, matrix
@@ -30,7 +31,13 @@ CONFIG = MatrixConfig(
     measure_every=1,
     dtype="float64",
 )
-LOSS = Loss("loss |W − T|² / 2", log=True, bits=False, test=False)
+LOSS = Loss("loss |W − T|² / 2", log=True, bits=False, test=False, exact=True)
+FRESH = {
+    **{name: getattr(CONFIG, name) for name in ("target", "learning_rate", "merge_every", "seed")},
+    "speed": 5.0,
+    "restart": True,
+}
+"""What each thing to try begins with, whatever was tried before: the lab's own settings, and a new run."""
 CONTOURS = np.concatenate([np.vstack([r * CIRCLE, [[np.nan] * 2]]) for r in (0.25, 0.5, 1.0, 1.5)])
 WINDOWS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 PIXELS = 64
@@ -201,14 +208,30 @@ def phase(snapshot: Snapshot) -> str:
     """Return what is happening: frozen, perturbed, merged, or not merged."""
     tried = next((event for event in reversed(snapshot.events) if event.kind in TRIED), None)
     if snapshot.step == 0:
-        return "Frozen: A stands still, and W = A, because u = 0. Press Step or Start to perturb it."
+        return "Frozen: W = A, because u = 0. Press Step or Start to perturb it; the target, in orange, can be dragged."
     if tried is None or tried.step != snapshot.step:
-        left = until_merge(snapshot)
-        when = f"{left} step{'s' if left > 1 else ''}"
-        return f"Perturbed: W = A + u vᵀ moves with u, A stands still. Next merge in {when}."
+        when = _steps(until_merge(snapshot))
+        return f"Perturbed: W = A + u vᵀ moves with u, A stands still. Next merge in {' '.join(when.values())}."
     if tried.kind == "merge":
         return "Merged: A ← W and u ← 0, with a new direction v. W, and with it the loss, stays as it was."
     return "Not merged: A would become nearly singular, or its inverse inaccurate. u stays, and trains on."
+
+
+def _steps(n: int) -> dict[str, str]:
+    return {"value": str(n), "unit": "step" if n == 1 else "steps"}
+
+
+def next_merge(sight: Look) -> dict[str, str]:
+    """Return how many steps are left until the next merge, with their unit."""
+    return _steps(until_merge(sight.snapshot))
+
+
+def loss_seen(snapshot: Snapshot) -> float:
+    """Return the loss before the last step; if the target has moved since, what it is now."""
+    moved = any(e.kind == "set" and e.step == snapshot.step and e.text.startswith("target") for e in snapshot.events)
+    if not moved:
+        return snapshot.last("loss")
+    return float(np.square(snapshot.pictures["weight"] - snapshot.pictures["target"]).sum() / 2)
 
 
 def until_merge(snapshot: Snapshot) -> int:
@@ -219,14 +242,16 @@ def until_merge(snapshot: Snapshot) -> int:
 
 def curves(sight: Look) -> Figure:
     """Return the training curves, the loss with a mark at each merge."""
-    return exact_loss(training_figure(sight, LOSS), sight.snapshot.merge_points.steps)
+    figure = training_figure(sight, LOSS)
+    marks = merge_marks(sight.snapshot.curves["loss"], sight.snapshot.merge_points.steps)
+    return {**figure, "data": [*figure["data"], marks]}
 
 
 MERGES, SKIPS = numbers.merges(label="merges", help="")
 START = Lab(
     name="start",
     title="Freeze, perturb, merge",
-    subtitle="Only u trains. Drag the orange rings: they are the target.",
+    subtitle="Only u trains.",
     config=CONFIG,
     view=StartView(),
     trainer=engine,
@@ -238,14 +263,57 @@ START = Lab(
         },
         "seed": {"help": "Other directions v"},
     },
-    groups={"Try": ("merge_every", "learning_rate", "speed"), "Directions": ("seed",)},
+    groups={"Training": ("merge_every", "learning_rate", "speed"), "Directions": ("seed",)},
+    tries=(
+        Try(
+            "One step at a time",
+            "Press *Step* a few times. Only u moves, and W with it; A stands still. The line above the "
+            "numbers says which of the three moves is going on.",
+            FRESH,
+        ),
+        Try(
+            "Merge",
+            "Press *Step*, then *To merge*. The grey circle jumps onto the blue one, u snaps back to 0, and a new v "
+            "shows it another bowl. The blue circle stays where it is, and so does the loss; from here on it falls "
+            "along the new direction.",
+            FRESH,
+        ),
+        Try(
+            "Move the target",
+            "Press *Start*, and drag an orange ring: the target moves, and W follows it.",
+            FRESH,
+        ),
+        Try(
+            "Merge seldom",
+            "Press *Start*. After some 30 steps u sits on the green cross, the best point for its one v, and "
+            "the loss stands still until the merge after step 60.",
+            {**FRESH, "merge_every": 60, "speed": 20.0, "restart": True},
+        ),
+        Try(
+            "Merge every step",
+            "Press *Start*. Each step has a direction of its own. Yet after 60 steps the loss is about where "
+            "a merge every 15 steps brings it, at 0.003.",
+            {**FRESH, "merge_every": 1, "restart": True},
+        ),
+        Try(
+            "Cross det = 0",
+            "The rings have changed places, so that det T < 0. Press *Step* six times: u steps over the "
+            "dashed red line, det W changes its sign, and the layer keeps the right inverse on the other "
+            "side.",
+            {**FRESH, "target": "-1.3 0.4; 0.7 1.1", "restart": True},
+        ),
+        Try(
+            "Two runs, compared",
+            "Press *Start*, and after some 30 steps *Pause*; drag *Time travel* back, choose another "
+            "*Merge every*, and press *Branch here* and *Start*: both runs are in the curves.",
+            {**FRESH, "page:below": "Loss"},
+        ),
+    ),
     pictures=(
         Picture(Equations(), equations, area="equations"),
+        Picture(Axes("The plane", "under A, W and T", height=400), plane, area="plane", moved=moved),
         Picture(
-            Axes("The plane under A, W and T", "unit circle, e₁ and e₂", height=400), plane, area="plane", moved=moved
-        ),
-        Picture(
-            Axes("u, all that trains", "on the loss that it sees; least at the cross", "u₁", "u₂", height=400),
+            Axes("u, all that trains", "least loss at the cross", "u₁", "u₂", height=400),
             search,
             area="search",
         ),
@@ -255,37 +323,31 @@ START = Lab(
         Number(
             "train",
             "loss",
-            lambda sight: numbers.loss_text(sight.snapshot.last("loss"), LOSS),
-            help="|W − T|² / 2 before the last step",
+            lambda sight: numbers.loss_text(loss_seen(sight.snapshot), LOSS),
+            help="|W − T|² / 2 before the last step; once the target has moved, as it is now",
         ),
         MERGES,
-        Number("next", "next merge in", lambda sight: str(until_merge(sight.snapshot)), unit="steps"),
+        Number("next", "next merge in", next_merge),
         Number("skips", SKIPS.label, SKIPS.read, help="Merges refused, because A would become nearly singular"),
     ),
     hint=lambda sight: phase(sight.snapshot),
     curves=curves,
     loss=LOSS,
-    layout="own",
     style="""
-:is(.p4-time [data-name="keep"], .p4-runs .p4-group:has([data-name="config"])) { display: none !important; }
-.p4-runs:not(:has(tr:nth-of-type(3))) { display: none !important; }
-.p4-pictures { display: contents; }
+.p4-time [data-name="keep"] { display: none !important; }
 .p4-layout {
-  grid-template: "head head head" auto "time time time" auto "side formula formula" auto "left left right" auto
-    "plot plot plot" auto "runs runs runs" auto / 208px calc((100% - 20px) / 2 - 228px) minmax(0, 1fr);
-  align-items: start;
+  grid-template:
+    "head head head" auto "time time time" auto "side plane search" calc(var(--p4-body) * var(--p4-share))
+    "equations below below" calc(var(--p4-body) * (1 - var(--p4-share)) - 10px) / 356px minmax(0, 1fr) minmax(0, 1fr);
 }
-.p4-pictures > .p4-formula { grid-area: formula; padding-left: 20px; gap: 12px; }
-.p4-pictures > .p4-start-plane { grid-area: left; }
-.p4-pictures > .p4-start-search { grid-area: right; }
-.p4-curves { height: 360px; min-height: 0; }
-@container (min-width: 1080px) {
-  .p4-layout {
-    grid-template: "head head head" auto "time time time" auto "side left right" auto "formula left right" 1fr
-      "plot plot plot" auto "runs runs runs" auto / 390px minmax(0, 1fr) minmax(0, 1fr);
-    gap: 16px 28px;
-  }
-  .p4-pictures > .p4-formula { padding: 8px 0 0; gap: 16px; }
-}
+.p4-show, .p4-pictures { display: contents; }
+.p4-layout > .p4-side { height: auto; }
+.p4-start-equations { grid-area: equations; justify-content: center; }
+.p4-start-plane { grid-area: plane; }
+.p4-start-search { grid-area: search; }
+.p4-pictures > .p4-formula { gap: 12px; font-size: 11.5px; }
+.p4-formula span { min-width: 31px; }
+.p4-equation { gap: 4px; }
+.p4-matrix { padding: 0 4px; gap: 0 7px; }
 """,
 )

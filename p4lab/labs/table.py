@@ -47,17 +47,9 @@ class TableView(View):
 
 
 STYLE = """
-.p4-layout .p4-pictures { grid-template-columns: minmax(0, 1.6fr) repeat(3, minmax(0, 1fr)); gap: 10px 16px; }
-.p4-layout .p4-pictures:not(:has(> .p4-table-column-4)) {
-  grid-template-columns: minmax(0, 1.6fr) repeat(2, minmax(0, 1fr));
-}
-.p4-layout .p4-pictures:not(:has(> .p4-table-column-2)) { grid-template-columns: minmax(0, 1.6fr) minmax(0, 1fr); }
-.p4-layout .p4-pictures:not(:has(> .p4-table-column-1)) { grid-template-columns: minmax(0, 1fr); }
-.p4-layout .p4-pictures > .p4-table-pair { grid-row: span 2; }
-@container (max-width: 760px) {
-  .p4-layout .p4-pictures:has(> .p4-table-column-1) { grid-template-columns: repeat(2, minmax(0, 1fr)); }
-  .p4-layout .p4-pictures > .p4-table-pair { grid-column: 1 / -1; grid-row: auto; }
-}
+.p4-pictures { grid-auto-flow: column; grid-template: repeat(2, minmax(0, 1fr)) / minmax(0, 1.6fr); gap: 6px 16px; }
+.p4-pictures:not(:has(> .p4-table-column-1)) { grid-template: minmax(0, 1fr) / minmax(0, 1fr); }
+.p4-pictures > .p4-table-pair { grid-row: span 2; }
 .p4-bar .p4-group { flex-wrap: wrap; gap: 6px 20px; }
 .p4-bar .p4-item { display: flex; align-items: center; gap: 8px; min-width: 0; }
 .p4-bar .p4-select { width: auto; max-width: 220px; }

@@ -1,1 +1,1 @@
-"""Molecules, with the extra p4lab[molecules]: energies, coordinates, data and flows of alanine dipeptide."""
+"""Molecules, with the extra p4lab[molecules]: energies, coordinates, data, flows and their training."""

@@ -6,14 +6,14 @@ States are columns, shape (d, B): halves are then views, and the bins of splines
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from p4lab.baselines.designed import coupling_network
-from p4lab.errors import OptionError
+from p4lab.errors import OptionError, SingularMatrixError
 from p4lab.flows.bijection import Carried, Carrying, own
 from p4lab.flows.coupling import Affine, Coupling, InTurn, Transformer
 from p4lab.flows.linear_layers import Linear, Permutation, through
@@ -136,11 +136,12 @@ class CircularCoupling(Coupling):
 
     Args:
         dim: number of angles.
-        stay: which of them stay.
+        stay: which of them stay; of a single angle none.
         hidden: width of the network's two hidden layers.
         bins: bins of the splines.
         harmonics: of the angles that stay, the network sees cosines and sines of so many multiples.
         generator: CPU generator for the network.
+        context: width of the context (0: none).
 
     Raises:
         OptionError: something is out of range.
@@ -152,19 +153,26 @@ class CircularCoupling(Coupling):
     back: Tensor
 
     def __init__(
-        self, dim: int, stay: Sequence[int], hidden: int, bins: int, harmonics: int, generator: torch.Generator
+        self,
+        dim: int,
+        stay: Sequence[int],
+        hidden: int,
+        bins: int,
+        harmonics: int,
+        generator: torch.Generator,
+        context: int = 0,
     ) -> None:
         super().__init__()
-        if not 0 < len(set(stay)) < dim or bins < 2 or harmonics < 1:
+        if not min(1, dim - 1) <= len(set(stay)) < dim or bins < 2 or harmonics < 1:
             raise OptionError(f"stay={stay} of {dim}, bins={bins}, harmonics={harmonics}: expected some, >= 2 and >= 1")
-        self.dim, self.harmonics, self.transformer = dim, harmonics, CircularSpline(bins)
-        stays = torch.tensor(sorted(set(stay)), device="cpu")
+        self.dim, self.harmonics, self.transformer, self.context = dim, harmonics, CircularSpline(bins), context
+        stays = torch.tensor(sorted(set(stay)), dtype=torch.long, device="cpu")
         goes = torch.tensor([i for i in range(dim) if i not in stay], device="cpu")
         self.register_buffer("stay", stays, persistent=False)
         self.register_buffer("go", goes, persistent=False)
         self.register_buffer("back", torch.cat([stays, goes]).argsort(), persistent=False)
         write = self.transformer.parameters * len(goes)
-        self.network = Network(2 * harmonics * len(stays), hidden, write, 2, generator)
+        self.network = Network((2 * harmonics * len(stays) or 1) + context, hidden, write, 2, generator)
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the angles that stay, and those that move."""
@@ -176,7 +184,7 @@ class CircularCoupling(Coupling):
 
     def read(self, a: Tensor, context: Tensor | None) -> Tensor:
         """Return what the network reads."""
-        return embedded(a, self.harmonics)
+        return super().read(embedded(a, self.harmonics) if len(a) else a.new_zeros(1, a.shape[1]), context)
 
 
 class Unrolled(Coupling):
@@ -226,13 +234,20 @@ class ConditionalAffine(Carrying):
 
     .. math:: y = e^{s(c)} \odot L^{-1} (x - \mu(c))
 
-    L is fixed: the Cholesky factor of the data's covariance. It starts as ``L^-1 x``.
+    L is fixed: the Cholesky factor of the data's covariance. It starts as ``L^-1 (x - mean)``. With a temperature,
+    whose logarithm is the last number of the context, the data's deviations start as its root:
+    :math:`y = e^{s(c)} \odot L^{-1} (x - \mu(c)) / \sqrt{T}`.
 
     Args:
         covariance: of the data, shape (d, d).
         context: width c of the context.
         hidden: width of the network's two hidden layers.
         generator: CPU generator for the network.
+        tempered: whether there is a temperature.
+        mean: of the data, shape (d,) (None: 0).
+
+    Raises:
+        SingularMatrixError: the covariance has no inverse: fewer data than numbers.
 
     Cost for a batch of B: O(B d (d + hidden)), forward and inverse alike.
     """
@@ -240,11 +255,27 @@ class ConditionalAffine(Carrying):
     axis = 0
     colouring: Tensor
 
-    def __init__(self, covariance: Tensor, context: int, hidden: int, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        covariance: Tensor,
+        context: int,
+        hidden: int,
+        generator: torch.Generator,
+        tempered: bool = False,
+        mean: Tensor | None = None,
+    ) -> None:
         super().__init__()
-        self.dim, self.context = len(covariance), context
-        self.register_buffer("colouring", torch.linalg.cholesky(covariance.detach().cpu().double()).float())
+        self.dim, self.context, self.tempered = len(covariance), context, tempered
+        root, failed = torch.linalg.cholesky_ex(covariance.detach().cpu().double())
+        if failed:
+            raise SingularMatrixError(
+                f"the covariance of {self.dim} numbers has no inverse: train with more than {self.dim} different frames"
+            )
+        self.register_buffer("colouring", root.float())
         self.network = Network(context, hidden, 2 * self.dim, 2, generator)
+        if mean is not None:
+            with torch.no_grad():
+                cast(Any, self.network.layers[-1]).bias[: self.dim] = mean
 
     def map(self, x: Tensor, inverse: bool = False, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return ``(y, log|det dy/dx|)`` of shapes (d, B) and (B,)."""
@@ -272,6 +303,8 @@ class ConditionalAffine(Carrying):
     def _map(self, x: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
         assert context is not None
         centre, s = self.network(context).split(self.dim)
+        if self.tempered:
+            s = s - 0.5 * context[-1:]
         if inverse:
             return self.colouring @ (x * (-s).exp()) + centre, -s
         return torch.linalg.solve_triangular(self.colouring, x - centre, upper=False) * s.exp(), s

@@ -1,6 +1,6 @@
-"""The data of alanine dipeptide that come with p4lab, and the reference that flows are judged by.
+"""Frames of molecules: those of alanine dipeptide that come with p4lab, simulated ones, and one's own.
 
-Both were made by `p4lab.molecules.replica_exchange`; the files say with what settings. To make them anew:
+What comes with p4lab was made by `p4lab.molecules.replica_exchange`; the files say with what settings. To make it anew:
 
     python -m p4lab.molecules.replica_exchange run data --nanoseconds 4 --seed 0
     python -m p4lab.molecules.replica_exchange run reference --nanoseconds 120 --seed 1
@@ -8,9 +8,9 @@ Both were made by `p4lab.molecules.replica_exchange`; the files say with what se
 """
 
 import argparse
-import json
 import math
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from p4lab.errors import DataFileError, OptionError, ShapeError
-from p4lab.molecules import alanine
-from p4lab.molecules.replica_exchange import DAMAGED, SETTINGS, arrays, chunks
+from p4lab.molecules.molecule import LONGEST_BOND, Molecule
+from p4lab.molecules.replica_exchange import DAMAGED, Settings, arrays, chunks, described, run
+from p4lab.molecules.units import check_temperature
+from p4lab.p4.validate import check_tensor
 
 FOLDER = Path(__file__).parent / "data"
 FRAMES_FILE, REFERENCE_FILE = FOLDER / "alanine_dipeptide.npz", FOLDER / "alanine_dipeptide_reference.npz"
@@ -45,16 +47,32 @@ class Frames:
     """Frames of a simulation.
 
     Attributes:
-        x: positions, shape (n, 22, 3), nm, float32.
-        energy: of the frames, shape (n,), kJ/mol, float64.
+        x: positions, shape (frames, n, 3), nm, float32.
+        energy: of the frames, shape (frames,), kJ/mol, float64.
         temperature: K.
         provenance: how they were made.
+
+    Raises:
+        ShapeError, DtypeError: not an energy for each frame; no tensors.
+        OptionError: a temperature that is not finite and above 0; energies that are not finite.
     """
 
-    x: Tensor
-    energy: Tensor
+    x: Tensor = field(repr=False)
+    energy: Tensor = field(repr=False)
     temperature: float
     provenance: str
+
+    def __post_init__(self) -> None:
+        for given in (self.x, self.energy):
+            check_tensor("Frames", given)
+        if self.energy.shape != self.x.shape[:-2]:
+            raise ShapeError(
+                f"positions of shape {tuple(self.x.shape)} and energies of shape {tuple(self.energy.shape)}: expected "
+                "(frames, n, 3) and (frames,)"
+            )
+        check_temperature(self.temperature)
+        if count := int((~self.energy.isfinite()).sum()):
+            raise OptionError(f"{count} of {len(self)} frames without a finite energy: leave them out")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -90,20 +108,24 @@ class Reference:
     provenance: str
 
 
-def load(path: Path = FRAMES_FILE) -> Frames:
+def load(path: Path = FRAMES_FILE, n_atoms: int = 22) -> Frames:
     """Return the frames that come with p4lab: 20,000 of 4 ns at 300 K, L form and trans amides only.
 
     Positions were stored in 16 bits, centred; their energies are of the stored positions.
+
+    Args:
+        path: of a file that `make_frames` wrote.
+        n_atoms: of the molecule.
 
     Raises:
         DataFileError: the file is missing or damaged.
     """
     saved = _read(path, {"x", "energy", "temperature", "provenance"})
     x = saved["x"]
-    if x.ndim != 3 or x.shape[1:] != (alanine.N_ATOMS, 3) or saved["energy"].shape != x.shape[:1]:
+    if x.ndim != 3 or x.shape[1:] != (n_atoms, 3) or saved["energy"].shape != x.shape[:1]:
         raise DataFileError(
             f"{path}: positions of shape {x.shape} and energies of shape {saved['energy'].shape}: expected "
-            f"(n, {alanine.N_ATOMS}, 3) and (n,)"
+            f"(n, {n_atoms}, 3) and (n,)"
         )
     return Frames(
         torch.from_numpy(x.astype(np.float32)),
@@ -113,42 +135,89 @@ def load(path: Path = FRAMES_FILE) -> Frames:
     )
 
 
-def frames_of(trajectory: Any, temperature: float = TEMPERATURE) -> Frames:
-    """Return the frames of a simulation of one's own, of the L form and with trans amides, with their energies.
+def frames_of(trajectory: Any, molecule: Molecule, temperature: float = TEMPERATURE) -> Frames:
+    """Return the frames of a simulation of one's own that are `Molecule.valid`, with their energies.
 
     Args:
-        trajectory: a ``mdtraj.Trajectory`` of alanine dipeptide alone, its atoms in any order.
+        trajectory: a ``mdtraj.Trajectory`` of the molecule alone, in one piece, its atoms in any order.
+        molecule: what it is of.
         temperature: of the simulation, K.
 
     Raises:
         UnknownAtomsError: it has other atoms, or calls them by other names.
-        DataFileError: no frame is left, or positions are not finite.
-        OptionError: the temperature is not positive.
+        DataFileError: no frame is left, or positions are not finite, or a molecule is broken by a periodic box.
+        OptionError: the temperature is not positive; positions are not in nm; an energy is not finite; no trajectory.
         MissingPackageError: openmm is not installed.
 
     Cost: one energy for each frame.
 
     Example:
         >>> import mdtraj
-        >>> own = mdtraj.Trajectory(load().x[:5].numpy(), mdtraj.Topology.from_openmm(alanine.topology()))
-        >>> len(frames_of(own))
+        >>> molecule = Molecule.from_sequence("A")
+        >>> own = mdtraj.Trajectory(load().x[:5].numpy(), mdtraj.Topology.from_openmm(molecule.topology))
+        >>> len(frames_of(own, molecule))
         5
     """
-    from p4lab.molecules.openmm_energy import OpenMMEnergy
-
-    names = [f"{atom.residue.name}-{atom.name}" for atom in trajectory.topology.atoms]
-    x = torch.from_numpy(trajectory.xyz[:, alanine.places(names)])
+    if not (hasattr(trajectory, "xyz") and hasattr(trajectory, "topology")):
+        raise OptionError(
+            f"a trajectory of type {type(trajectory).__name__}: expected a mdtraj.Trajectory, as mdtraj.load(...) makes"
+        )
+    x = torch.from_numpy(trajectory.xyz[:, molecule.places(trajectory.topology)])
     if not bool(torch.isfinite(x).all()):
         raise DataFileError("the trajectory has positions that are not finite: leave those frames out")
-    natural = is_natural(x.double())
-    if not bool(natural.any()):
+    return _usable(x, molecule, temperature, f"a trajectory at {temperature:g} K")
+
+
+def simulate(
+    molecule: Molecule,
+    nanoseconds: float,
+    folder: str | Path | None = None,
+    settings: Settings | None = None,
+    progress: bool = True,
+) -> Frames:
+    """Return the frames at the coldest temperature of a replica exchange simulation that are `Molecule.valid`.
+
+    Args:
+        molecule: what is simulated.
+        nanoseconds: length.
+        folder: where the run is kept, and gone on with if it is there already (None: it is not kept).
+        settings: of the run, seed and temperatures among them (None: 300 to 1000 K, and files of 500 frames).
+        progress: whether to show a progress bar.
+
+    Raises:
+        DataFileError: the folder belongs to another run, or is damaged; no frame is left.
+        FileError, OptionError, TrainingError: as `p4lab.molecules.replica_exchange.run`.
+        MissingPackageError: openmm or tqdm is not installed.
+
+    Cost: on one core of 2026, 2 ns of two alanines (32 atoms) take 4 CPU minutes, of three (42) 7.
+    """
+    settings = settings or Settings(chunk=500)
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(folder or scratch)
+        run(place, nanoseconds, settings, progress, molecule)
+        x = torch.from_numpy(np.concatenate([frames for frames, _ in chunks(place)]))
+        text = _described(place, len(x))
+    return _usable(x, molecule, settings.coldest, text)
+
+
+def _usable(x: Tensor, molecule: Molecule, temperature: float, text: str) -> Frames:
+    x = molecule.canonical(x)
+    if len(x):
+        molecule.check_units(x)
+    if count := int((molecule.bond_lengths(x) > LONGEST_BOND).any(1).sum()):
         raise DataFileError(
-            f"none of the {len(x)} frames is of the L form with both amides trans, in which flows are trained"
+            f"{count} of {len(x)} frames have bonds longer than {LONGEST_BOND} nm, as a periodic box makes them: make "
+            "molecules whole first (make_molecules_whole of mdtraj)"
         )
-    with OpenMMEnergy(temperature=temperature) as energy:
-        energies = energy.kilojoules(x[natural].double())
-    text = f"{int(natural.sum())} of {len(x)} frames of a trajectory at {temperature:g} K"
-    return Frames(x[natural].float(), energies, temperature, text)
+    valid = molecule.valid(x.double())
+    if not bool(valid.any()):
+        raise DataFileError(
+            f"none of the {len(x)} frames has the hands and amides (cis or trans) of the molecule's start, in which "
+            "flows are trained: start from one of the frames, as by from_pdb"
+        )
+    with molecule.energy(temperature) as energy:
+        energies = energy.kilojoules(x[valid].double())
+    return Frames(x[valid].float(), energies, temperature, f"{int(valid.sum())} of {len(x)} frames of {text}")
 
 
 def reference(path: Path = REFERENCE_FILE) -> Reference:
@@ -178,7 +247,7 @@ def _read(path: Path, names: set[str]) -> dict[str, NDArray[Any]]:
 def split(frames: Frames, shares: tuple[float, float] = SHARES, seed: int = 0) -> tuple[Frames, Frames, Frames]:
     """Return training, validation and test frames.
 
-    Neighbours in time are alike, so blocks of 100 frames are dealt, not frames.
+    Neighbours in time are alike, so blocks of 100 frames are dealt, not frames; of fewer than 1,000, tenths of them.
 
     Args:
         frames: in the order of time.
@@ -186,19 +255,24 @@ def split(frames: Frames, shares: tuple[float, float] = SHARES, seed: int = 0) -
         seed: of the deal.
 
     Raises:
-        OptionError: shares that leave nothing for one of the three.
+        OptionError: shares, or so few frames, that leave nothing for one of the three.
     """
     train, validation = shares
-    if min(train, validation, 1 - train - validation) <= 0:
+    if not min(train, validation, 1 - train - validation) > 0:
         raise OptionError(f"shares={shares}: expected two above 0 with a sum below 1")
-    block = torch.arange(len(frames), device="cpu") // 100
-    order = torch.randperm(int(block[-1]) + 1, generator=torch.Generator().manual_seed(seed), device="cpu")
+    block = torch.arange(len(frames), device="cpu") // max(1, min(100, len(frames) // 10))
+    order = torch.randperm(len(block.unique()), generator=torch.Generator().manual_seed(seed), device="cpu")
     place = order.argsort()[block] / len(order)  # where in the deal a frame's block comes
-    return (
+    parts = (
         frames[place < train],
         frames[(place >= train) & (place < train + validation)],
         frames[place >= train + validation],
     )
+    if not all(map(len, parts)):
+        raise OptionError(
+            f"{len(frames)} frames: expected more, so that each part has some (here {[*map(len, parts)]})"
+        )
+    return parts
 
 
 def dihedral(x: Tensor, atoms: tuple[int, int, int, int]) -> Tensor:
@@ -213,15 +287,6 @@ def dihedral(x: Tensor, atoms: tuple[int, int, int, int]) -> Tensor:
     before, after = torch.linalg.cross(a - b, axis), torch.linalg.cross(d - c, axis)
     sine = (torch.linalg.cross(before, after) * axis).sum(-1) / axis.norm(dim=-1)
     return torch.atan2(sine, (before * after).sum(-1))
-
-
-def is_natural(x: Tensor) -> Tensor:
-    """Return which frames of shape (n, 22, 3) are of the L form with both amides trans, shape (n,)."""
-    n, ca, c, cb = 6, 8, 14, 10
-    left = (torch.linalg.cross(x[:, n] - x[:, ca], x[:, c] - x[:, ca]) * (x[:, cb] - x[:, ca])).sum(-1) > 0
-    amides = ((1, 4, 6, 8), (8, 14, 16, 18))
-    trans = torch.stack([dihedral(x, atoms).abs() > math.pi / 2 for atoms in amides]).all(0)
-    return left & trans
 
 
 def phi_positive(phi: Tensor) -> Tensor:
@@ -240,7 +305,9 @@ def histogram(phi: Tensor, psi: Tensor, weights: Tensor | None = None) -> NDArra
         raise ShapeError(f"phi of shape {tuple(phi.shape)} and psi of {tuple(psi.shape)}: expected equal ones")
     edges = np.linspace(-np.pi, np.pi, BINS + 1)
     w = None if weights is None else weights.detach().cpu().numpy()
-    counts, _, _ = np.histogram2d(phi.detach().cpu().numpy(), psi.detach().cpu().numpy(), (edges, edges), weights=w)
+    # pi in float32 is above pi in float64, and would lie in no bin
+    x, y = (angle.detach().cpu().double().clamp(-math.pi, math.pi).numpy() for angle in (phi, psi))
+    counts, _, _ = np.histogram2d(x, y, (edges, edges), weights=w)
     shares: NDArray[np.float64] = counts / counts.sum()
     return shares
 
@@ -257,51 +324,59 @@ def histogram_kl(p: NDArray[np.float64], q: NDArray[np.float64], floor: float = 
     return float((p[seen] * np.log(p[seen] / (q[seen] + floor))).sum())
 
 
-def _described(folder: Path, frames: int, what: str) -> str:
-    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+def _described(folder: Path, frames: int) -> str:
+    settings = described(folder)
     nanoseconds = frames * settings["step"] * settings["sweep"] / 1000
     return (
-        f"{what} of {nanoseconds:g} ns of replica exchange, {settings['replicas']} replicas from "
-        f"{settings['coldest']:g} to {settings['hottest']:g} K, seed {settings['seed']}, "
-        "ff99SB-ILDN with OBC: p4lab.molecules.replica_exchange"
+        f"{nanoseconds:g} ns of replica exchange of {settings['molecule']}, {settings['replicas']} replicas "
+        f"from {settings['coldest']:g} to {settings['hottest']:g} K, seed {settings['seed']}, "
+        f"{settings['force_field']}: p4lab.molecules.replica_exchange"
     )
 
 
-def make_frames(folder: Path, path: Path = FRAMES_FILE, number: int = SHIPPED) -> None:
-    """Write the file of `load` from a run: every so many frames, of the L form and with trans amides.
+def make_frames(
+    folder: Path, path: Path = FRAMES_FILE, number: int = SHIPPED, molecule: Molecule | None = None
+) -> None:
+    """Write the file of `load` from a run: every so many frames of those that are `Molecule.valid`.
+
+    Args:
+        folder: of the run.
+        path: of the file.
+        number: of frames.
+        molecule: what was simulated (None: alanine dipeptide).
 
     Raises:
         DataFileError: the folder holds fewer frames.
     """
-    from p4lab.molecules.openmm_energy import OpenMMEnergy
-
+    molecule = molecule or Molecule.from_sequence("A")
     frames = torch.from_numpy(np.concatenate([x for x, _ in chunks(folder)]))
-    natural = frames[is_natural(frames.double())]
+    natural = frames[molecule.valid(frames.double())]
     if len(natural) < number:
         raise DataFileError(f"{folder} holds {len(natural)} frames that can be used: expected at least {number}")
     chosen = natural[torch.arange(number, device="cpu") * len(natural) // number].double()
     stored = (chosen - chosen.mean(1, keepdim=True)).half()
-    with OpenMMEnergy() as energy:
+    with molecule.energy(TEMPERATURE) as energy:
         energies = energy.kilojoules(stored.double())
     path.parent.mkdir(exist_ok=True)
-    text = _described(folder, len(frames), f"{number} frames")
+    text = f"{number} frames of {_described(folder, len(frames))}"
     np.savez_compressed(
         path, x=stored.numpy(), energy=energies.float().numpy(), temperature=TEMPERATURE, provenance=text
     )
 
 
 def make_reference(folder: Path, path: Path = REFERENCE_FILE) -> Reference:
-    """Write the file of `reference` from a run; error bars are from 20 blocks of equal length.
+    """Write the file of `reference` from a run of alanine dipeptide; error bars are from 20 blocks of equal length.
 
     Raises:
         DataFileError: the folder holds no frames.
     """
+    molecule = Molecule.from_sequence("A")
     phi, psi, energy = [], [], []
     for x, energies in chunks(folder):
         frames = torch.from_numpy(x).double()
-        natural = is_natural(frames)
-        phi.append(torch.where(natural, dihedral(frames, alanine.PHI), torch.nan))
-        psi.append(torch.where(natural, dihedral(frames, alanine.PSI), torch.nan))
+        natural = molecule.valid(frames)
+        phi.append(torch.where(natural, dihedral(frames, molecule.torsions["phi"]), torch.nan))
+        psi.append(torch.where(natural, dihedral(frames, molecule.torsions["psi"]), torch.nan))
         energy.append(torch.where(natural, torch.from_numpy(energies[:, 0]), torch.nan))
     total = sum(len(part) for part in phi)
     blocks = [[part[torch.isfinite(part)] for part in torch.cat(series).chunk(BLOCKS)] for series in (phi, psi, energy)]
@@ -318,7 +393,7 @@ def make_reference(folder: Path, path: Path = REFERENCE_FILE) -> Reference:
         float(means.mean()),
         float(means.std(ddof=1) / count),
         total,
-        _described(folder, total, f"{total} frames"),
+        f"{total} frames of {_described(folder, total)}",
     )
     path.parent.mkdir(exist_ok=True)
     np.savez_compressed(path, **vars(summary))

@@ -1,6 +1,7 @@
 """How good a flow of a molecule is: energies, importance weights, likelihood, torsions."""
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch import Tensor
 from p4lab.boltzmann.weights import clipped_ess, ess, log_weights, normalized, weighted_share
 from p4lab.errors import OptionError
 from p4lab.molecules.coordinates import Coordinates
-from p4lab.molecules.dataset import Frames, Reference, histogram, histogram_kl, phi_positive
+from p4lab.molecules.dataset import Frames, Reference, dihedral, histogram, histogram_kl, phi_positive
 from p4lab.molecules.density import MoleculeFlow
+from p4lab.molecules.molecule import Molecule
 from p4lab.molecules.target import ReducedEnergy
 from p4lab.molecules.units import BOLTZMANN
 
@@ -25,27 +27,21 @@ class Samples:
     """Samples of a flow with what is needed to weigh them.
 
     Attributes:
-        y: internal coordinates, shape (n, 60).
+        y: internal coordinates, shape (n, d).
+        x: positions, shape (n, n_atoms, 3), nm, float64.
         log_q: their log-density under the flow, shape (n,), float64.
         energy: kJ/mol, shape (n,), float64; inf where there is none.
         log_weights: of the Boltzmann distribution, shape (n,), float64, up to a constant; -inf for frames that are not
-            `Coordinates.valid`.
+            `Molecule.valid`.
+        torsions: those of `Molecule.torsions` by name (radians), each of shape (n,).
     """
 
     y: Tensor
+    x: Tensor
     log_q: Tensor
     energy: Tensor
     log_weights: Tensor
-
-    @property
-    def phi(self) -> Tensor:
-        """Phi (radians), shape (n,)."""
-        return self.y[:, 0]
-
-    @property
-    def psi(self) -> Tensor:
-        """Psi (radians), shape (n,)."""
-        return self.y[:, 1]
+    torsions: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -58,14 +54,14 @@ class Evaluation:
         below_maximum: share of samples below the highest energy of the data.
         ess: effective sample size as a share of the samples.
         ess_clipped: the same with the largest 0.1 % of the weights set to the smallest of them.
-        test_nll: mean of -log q over test frames; q per nm^60, up to rigid motion (nats).
+        test_nll: mean of -log q over test frames; q per nm^d, up to rigid motion (nats).
         test_kl: what that is above -log p: an estimate of KL(p | q) (nats).
-        torsion_kl: KL of the samples' histogram of phi and psi from the reference's (nats).
+        torsion_kl: KL of the samples' histogram of phi and psi from the reference's (nats); mean over `Molecule.maps`.
         torsion_kl_weighted: the same with weights.
-        phi_positive: share of samples with phi in (0, 2.4).
-        phi_positive_error: its standard error.
+        phi_positive: share of samples with phi, or the first of `Molecule.torsions`, in (0, 2.4).
+        phi_positive_error: its standard error, likewise.
         phi_positive_weighted: the same with weights.
-        phi_positive_weighted_error: its standard error, by a jackknife over 50 blocks.
+        phi_positive_weighted_error: its standard error, by a jackknife over 50 blocks; inf if too few are there.
         samples: number of samples.
     """
 
@@ -107,22 +103,26 @@ def draw(
         chunk: samples at a time.
 
     Raises:
-        OptionError: n < 1.
+        OptionError: a number below 1; an energy that is known to be at another temperature.
         TrainingError: the energy failed.
 
     Cost: n samples and n energies.
     """
-    if n < 1:
-        raise OptionError(f"n={n}: expected at least 1 sample")
+    for name, number in (("n", n), ("chunk", chunk)):
+        if not isinstance(number, int) or number < 1:
+            raise OptionError(f"{name}={number}: expected a whole number of at least 1")
+    if (kelvin := getattr(energy, "temperature", temperature)) != temperature:
+        raise OptionError(f"temperature={temperature} K and an energy at {kelvin} K: expected the same")
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for start in range(0, n, chunk):
         y, log_q = flow.sample_with_log_prob(min(chunk, n - start), generator=generator)
         x, logabsdet = coordinates.decode(y.double())
         u = energy(x)
-        log_w = torch.where(coordinates.valid(x), log_weights(u - logabsdet, log_q.double()), -torch.inf)
-        parts.append((y, log_q.double(), u * (BOLTZMANN * temperature), log_w))
-    return Samples(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        log_w = torch.where(coordinates.molecule.valid(x), log_weights(u - logabsdet, log_q.double()), -torch.inf)
+        parts.append((y, log_q.double(), u * (BOLTZMANN * temperature), log_w, x))
+    y, log_q, kilojoules, log_w, x = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Samples(y, x, log_q, kilojoules, log_w, torsions_of(coordinates.molecule, x))
 
 
 def evaluate(
@@ -144,7 +144,7 @@ def evaluate(
         data: all frames: for their energies, and their torsions if there is no reference.
         test: frames that training did not see.
         n: number of samples.
-        reference: of a longer simulation, for the torsions.
+        reference: of a longer simulation, for the torsions of the first of `Molecule.maps`.
         seed: of the samples.
     """
     return judge(draw(flow, coordinates, energy, n, seed, data.temperature), flow, coordinates, data, test, reference)
@@ -158,18 +158,34 @@ def judge(
     test: Frames,
     reference: Reference | None = None,
 ) -> Evaluation:
-    """Return the figures of `evaluate` from samples that are already there."""
+    """Return the figures of `evaluate` from samples that are already there.
+
+    Raises:
+        OptionError: fewer than 2 samples.
+    """
     n = len(samples.y)
     w = samples.log_weights
     of_test = frame_log_probs(flow, coordinates, test)
     u_test = test.energy / (BOLTZMANN * data.temperature)
+    if n < 2:
+        raise OptionError(f"{n} samples: expected at least 2, better thousands, to judge a flow by")
     log_z = float(torch.logsumexp(w, 0)) - math.log(n)
     energies = torch.nan_to_num(samples.energy, nan=LARGEST_ENERGY).clamp(max=LARGEST_ENERGY)
-    wanted = reference.histogram if reference else _torsions(coordinates, data)
-    rare = phi_positive(samples.phi.double())
+    first, *_ = samples.torsions.values()
+    rare = phi_positive(first.double())
     raw = float(rare.double().mean())
     weighted = weighted_share(w, rare)
     weights = normalized(w)
+    maps = coordinates.molecule.maps
+    wanted = (
+        [reference.histogram] if reference else histograms(maps, torsions_of(coordinates.molecule, data.x.double()))
+    )
+    raw_kl, weighted_kl = (
+        float(
+            np.mean([histogram_kl(p, q) for p, q in zip(wanted, histograms(maps, samples.torsions, by), strict=False)])
+        )
+        for by in (None, weights)
+    )
     return Evaluation(
         energy_shift=float(energies.mean() - data.energy.mean()),
         energy_shift_error=float(energies.std() / math.sqrt(n)),
@@ -178,10 +194,10 @@ def judge(
         ess_clipped=float(clipped_ess(w)),
         test_nll=float(-of_test.mean()),
         test_kl=float((-u_test - of_test).mean()) - log_z,
-        torsion_kl=histogram_kl(wanted, histogram(samples.phi, samples.psi)),
-        torsion_kl_weighted=histogram_kl(wanted, histogram(samples.phi, samples.psi, weights)),
+        torsion_kl=raw_kl,
+        torsion_kl_weighted=weighted_kl,
         phi_positive=raw,
-        phi_positive_error=math.sqrt(raw * (1 - raw) / n),
+        phi_positive_error=weighted_share(torch.zeros_like(w), rare).error,
         phi_positive_weighted=weighted.value,
         phi_positive_weighted_error=weighted.error,
         samples=n,
@@ -190,12 +206,24 @@ def judge(
 
 @torch.no_grad()
 def frame_log_probs(flow: MoleculeFlow, coordinates: Coordinates, frames: Frames) -> Tensor:
-    """Return log q of frames as a density of positions up to rigid motion, per nm^60, shape (n,), float64."""
+    """Return log q of frames as a density of positions up to rigid motion, per nm^d, shape (n,), float64."""
     y, logabsdet = coordinates.encode(frames.x.double())
     like = next(flow.parameters())
     return torch.cat([flow.log_prob(part).double() for part in y.to(like.dtype).split(2048)]) + logabsdet
 
 
-def _torsions(coordinates: Coordinates, data: Frames) -> NDArray[np.float64]:
-    y = coordinates.encode(data.x.double())[0]
-    return histogram(y[:, 0], y[:, 1])
+def torsions_of(molecule: Molecule, x: Tensor) -> dict[str, Tensor]:
+    """Return the torsions of `Molecule.torsions` of frames (radians), by name.
+
+    Args:
+        molecule: whose frames they are.
+        x: shape (B, n, 3).
+    """
+    return {name: dihedral(x, atoms) for name, atoms in molecule.torsions.items()}
+
+
+def histograms(
+    maps: Iterable[tuple[str, str]], torsions: Mapping[str, Tensor], weights: Tensor | None = None
+) -> list[NDArray[np.float64]]:
+    """Return a `histogram` of each pair of torsions."""
+    return [histogram(torsions[a], torsions[b], weights) for a, b in maps]

@@ -1,4 +1,4 @@
-"""Coordinates of alanine dipeptide whose volume element is the same everywhere."""
+"""Coordinates of a molecule whose volume element is the same everywhere."""
 
 import math
 from typing import Any
@@ -8,10 +8,7 @@ from torch import Tensor, nn
 
 from p4lab.errors import ShapeError
 from p4lab.flows import Whitening
-from p4lab.molecules.coordinates import COLUMNS, Coordinates
-
-_KINDS = [kind for kind, _ in COLUMNS[Coordinates.circular :]]
-_PARTS = (_KINDS.count("bond"), _KINDS.count("angle"), _KINDS.count("torsion"))
+from p4lab.molecules.coordinates import Coordinates
 
 
 class FlatCoordinates(nn.Module):
@@ -22,14 +19,15 @@ class FlatCoordinates(nn.Module):
 
     Volume in bonds r, angles :math:`\theta` and torsions is :math:`\prod r^2 \sin \theta`, which does not depend on
     temperature: the densities of `Coordinates` at two temperatures are therefore not powers of each other. Those of f
-    are, since :math:`r^2 dr = d(r^3 / 3)` and :math:`\sin \theta\, d\theta = -d \cos \theta`. L whitens the 55 numbers.
+    are, since :math:`r^2 dr = d(r^3 / 3)` and :math:`\sin \theta\, d\theta = -d \cos \theta`. L whitens the numbers.
 
     Args:
         coordinates: of bonds, angles and torsions.
-        y: coordinates of training frames, shape (n, 60), which L is fitted to; with permuted hydrogens, if these count.
+        y: coordinates of training frames, shape (n, d), which L is fitted to; with permuted hydrogens, if these count.
 
     Attributes:
         angles: number of circular torsions, the first columns.
+        dim: width d.
 
     Raises:
         ShapeError, DtypeError: y has another shape, or is neither float32 nor float64.
@@ -38,12 +36,11 @@ class FlatCoordinates(nn.Module):
     Cost for a batch of B: O(B d^2) in either direction. Source: ours.
     """
 
-    angles = Coordinates.circular
-    dim = Coordinates.dim
-
     def __init__(self, coordinates: Coordinates, y: Tensor) -> None:
         super().__init__()
-        self.coordinates = coordinates
+        self.coordinates, self.angles, self.dim = coordinates, coordinates.circular, coordinates.dim
+        kinds = [kind for kind, _ in coordinates.columns[self.angles :]]
+        self._parts = [kinds.count(kind) for kind in ("bond", "angle", "torsion")]
         self.whitening = Whitening.fit(self._cubes(y.double()))
 
     @property
@@ -52,15 +49,15 @@ class FlatCoordinates(nn.Module):
         return float(self.whitening.logabsdet())
 
     def flat(self, y: Tensor) -> Tensor:
-        """Return f for coordinates y of `Coordinates.encode`; both of shape (n, 60), in the dtype of y."""
+        """Return f for coordinates y of `Coordinates.encode`; both of shape (n, d), in the dtype of y."""
         numbers = self.whitening(self._cubes(y.double())).to(y.dtype)
         return torch.cat([y[:, : self.angles], numbers], 1)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(f, log|det df/dx|)`` of frames, shapes (n, 60) and (n,), float64; the latter is one number.
+        """Return ``(f, log|det df/dx|)`` of frames, shapes (n, d) and (n,), float64; the latter is one number.
 
         Args:
-            x: shape (n, 22, 3), nm.
+            x: shape (n, atoms, 3), nm.
 
         Raises:
             ShapeError, DtypeError: x does not fit.
@@ -69,13 +66,13 @@ class FlatCoordinates(nn.Module):
         return f, f.new_full((len(f),), self.logabsdet)
 
     def decode(self, f: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(x, log|det dx/df|)``, shapes (n, 22, 3) and (n,), nm, float64.
+        """Return ``(x, log|det dx/df|)``, shapes (n, atoms, 3) and (n,), nm, float64.
 
         Where there is no bond or angle (r^3 not above 0, a cosine beyond 1), or a narrow torsion is more than pi from
         its mean, positions are finite and log|det| is -inf, so that such samples have weight 0.
 
         Args:
-            f: shape (n, 60).
+            f: shape (n, d).
 
         Raises:
             ShapeError: f does not fit.
@@ -83,7 +80,7 @@ class FlatCoordinates(nn.Module):
         if f.ndim != 2 or f.shape[1] != self.dim:
             raise ShapeError(f"coordinates of shape {tuple(f.shape)}: expected (n, {self.dim}); one sample is f[None]")
         f = f.double()
-        cubes, cosines, torsions = self.whitening.inverse(f[:, self.angles :]).split(_PARTS, 1)
+        cubes, cosines, torsions = self.whitening.inverse(f[:, self.angles :]).split(self._parts, 1)
         inside = (cubes > 0).all(1) & (cosines.abs() < 1).all(1)
         # Forces of what lies outside would be NaN at the ends.
         bonds = (3 * cubes.clamp(min=1e-9)).pow(1 / 3)
@@ -95,7 +92,7 @@ class FlatCoordinates(nn.Module):
 
     def _cubes(self, y: Tensor) -> Tensor:
         q = y[:, self.angles :] * self._of("std") + self._of("mean")
-        bonds, theta, torsions = q.split(_PARTS, 1)
+        bonds, theta, torsions = q.split(self._parts, 1)
         return torch.cat([bonds.pow(3) / 3, -theta.cos(), torsions], 1)
 
     def _of(self, name: str) -> Any:

@@ -87,6 +87,7 @@ def spline_flow(
     angle_blocks: int = 4,
     angle_bins: int = 12,
     rank: int = 16,
+    tempered: bool = False,
 ) -> MoleculeFlow:
     """Return circular spline couplings for the angles, and conditional couplings for the rest.
 
@@ -105,15 +106,25 @@ def spline_flow(
         angle_blocks: number of circular couplings.
         angle_bins: bins of their splines.
         rank: of the P4 layers.
+        tempered: whether all layers read the logarithm of a temperature, in units of that of the data: the flow then
+            has a context of length 1, and may have no angles.
+
+    Raises:
+        OptionError: no angles.
     """
+    if circular < 1 and not tempered:
+        raise OptionError("spline flows need an angle that turns: take realnvp or realnvp_p4inv")
     networks, directions = (torch.Generator().manual_seed(2 * seed + i) for i in (0, 1))
     n = y.shape[-1] - circular
-    context = 2 * HARMONICS * circular
-    stays = [tuple(range(0, circular, 2)), tuple(range(1, circular, 2))]
+    context = 2 * HARMONICS * circular + tempered
+    stays = [tuple(range(0, circular, 2)), tuple(range(1, circular, 2))] if circular > 1 else [(), ()]
     angles: list[Carrying] = [
-        CircularCoupling(circular, stays[i % 2], 64, angle_bins, 2, networks) for i in range(angle_blocks)
+        CircularCoupling(circular, stays[i % 2], 64, angle_bins, 2, networks, int(tempered))
+        for i in range(angle_blocks if circular else 0)
     ]
-    layers: list[Carrying] = [ConditionalAffine(torch.cov(y[:, circular:].double().t()), context, 128, networks)]
+    numbers = y[:, circular:].double()
+    mean = None if circular else numbers.mean(0)  # numbers of a molecule have a mean of 0
+    layers: list[Carrying] = [ConditionalAffine(torch.cov(numbers.t()), context, 128, networks, tempered, mean)]
     for i in range(blocks):
         order = (
             torch.randperm(n, generator=directions, device="cpu")
@@ -131,7 +142,7 @@ def spline_flow(
                 n, context, hidden, depth, bins[i % len(bins)], networks, affine or not bins[i % len(bins)]
             )
         )
-    return MoleculeFlow(y.shape[-1], circular, angles, layers)
+    return MoleculeFlow(y.shape[-1], circular, angles, layers, int(tempered))
 
 
 def _architecture(build: Callable[..., MoleculeFlow], mixing: str) -> Callable[..., MoleculeFlow]:
@@ -150,8 +161,9 @@ ARCHITECTURES: dict[str, Callable[..., MoleculeFlow]] = {
 }
 
 
+@torch.inference_mode(False)
 def molecule_flow(name: str, y: Tensor, seed: int = 0, circular: int = 5, **options: Any) -> MoleculeFlow:
-    """Return a flow by the name of its architecture.
+    """Return a flow by the name of its architecture, in the dtype of the data.
 
     Args:
         name: of `ARCHITECTURES`: "realnvp", "realnvp_p4inv", "spline", "spline_p4".
@@ -169,4 +181,4 @@ def molecule_flow(name: str, y: Tensor, seed: int = 0, circular: int = 5, **opti
     if y.ndim != 2 or len(y) < 2 or y.shape[1] <= circular:
         raise ShapeError(f"data of shape {tuple(y.shape)}: expected (n, d) with n >= 2 and d > {circular}")
     check_known(f"architecture {name!r}", options, options_of(ARCHITECTURES[name]))
-    return ARCHITECTURES[name](y, circular, seed, **options)
+    return ARCHITECTURES[name](y, circular, seed, **options).to(y.dtype)

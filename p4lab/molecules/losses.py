@@ -14,7 +14,7 @@ LARGEST_EXCESS = 50.0
 """Values (nats) this far above the median count as that much in what a loss says."""
 
 
-def by_forces(flow: MoleculeFlow, y: Tensor, score: Tensor) -> Tensor:
+def by_forces(flow: MoleculeFlow, y: Tensor, score: Tensor, context: Tensor | None = None) -> Tensor:
     r"""Return the mean negative log-likelihood (nats), whose gradient also uses the forces at the examples.
 
     .. math:: \nabla_\theta L = E_{y \sim p} \left[ \nabla_z \left(\log p_Z(z) - \log p_0(z)\right) \cdot
@@ -27,14 +27,21 @@ def by_forces(flow: MoleculeFlow, y: Tensor, score: Tensor) -> Tensor:
         flow: q.
         y: examples, shape (n, d).
         score: the gradient of log p there, shape (n, d).
+        context: of the flow, shape (c,) or (n, c), None for a flow without.
 
     Source: Vaitl et al., arXiv:2403.15881.
     """
-    z, log_q, carried = flow.latent_with_score(y, score)
+    z, log_q, carried = flow.latent_with_score(y, score, context)
     return _along(z, carried, -log_q)
 
 
-def by_energy(flow: MoleculeFlow, target: InternalEnergy, n: int, generator: torch.Generator | None = None) -> Tensor:
+def by_energy(
+    flow: MoleculeFlow,
+    target: InternalEnergy,
+    n: int,
+    generator: torch.Generator | None = None,
+    context: Tensor | None = None,
+) -> Tensor:
     r"""Return the mean of u + log q over samples (nats), with its path gradient.
 
     As `p4lab.boltzmann.by_energy`, but the score of q is carried along with the samples, and energies are not
@@ -54,13 +61,14 @@ def by_energy(flow: MoleculeFlow, target: InternalEnergy, n: int, generator: tor
         target: u of internal coordinates.
         n: number of samples.
         generator: CPU generator.
+        context: of the flow, shape (c,), the same for all samples; None for a flow without.
 
     Raises:
         TrainingError: the energy failed.
 
     Source: Vaitl et al., arXiv:2206.09016 (path gradients); the term of the angles is p4lab's.
     """
-    y, log_q, of_q = flow.sample_with_score(n, generator)
+    y, log_q, of_q = flow.sample_with_score(n, generator, context)
     there = torch.isfinite(y).all(-1, keepdim=True)
     at = torch.where(there, y.detach(), 0.0)
     value, score = target.value_and_score(at)
@@ -71,7 +79,7 @@ def by_energy(flow: MoleculeFlow, target: InternalEnergy, n: int, generator: tor
     log_w = torch.where(there.squeeze(-1), -value - log_q.detach(), -torch.inf)
     log_w = torch.where(torch.isfinite(log_w), log_w, -torch.inf)
     w = torch.nan_to_num(torch.softmax(log_w, 0) * n, nan=1.0).clamp(max=LARGEST_WEIGHT)
-    pull = ((w.mean() - w) * flow.log_prob_of_angles(at[:, : flow.circular])).mean()
+    pull = ((w.mean() - w) * flow.log_prob_of_angles(at[:, : flow.circular], context)).mean()
     return loss + pull - pull.detach()
 
 

@@ -151,7 +151,7 @@ class _Bin(torch.autograd.Function):
         share = shares.gather(1, at)
         start = below.gather(1, (at - 1).clamp_min_(0)).masked_fill_(first, 0.0)
         side = (share * kept + SMALLEST) * span
-        corner = (start * kept + k * SMALLEST) * span - bound
+        corner = (start * kept + k.to(p.dtype) * SMALLEST) * span - bound
         slopes = p[2 * bins :]
         if closed:
             k_left, k_right = k, (k + 1) % bins

@@ -68,10 +68,16 @@ class Stage:
             raise OptionError(f"kind={self.kind!r} is not known: choose one of {KINDS}")
         if (self.minutes > 0) == (self.steps > 0) or min(self.minutes, self.steps) < 0:
             raise OptionError(f"minutes={self.minutes}, steps={self.steps}: expected one of the two, above 0")
-        if min(self.examples, self.samples) < 1 or not 0 <= self.average < 1 or not (self.rate > 0 and self.clip > 0):
+        if any(not isinstance(number, int) for number in (self.steps, self.examples, self.samples, self.patience)):
+            raise OptionError(f"{self}: expected whole numbers of steps, examples and samples, and as patience")
+        if (
+            min(self.examples, self.samples) < 1
+            or not 0 <= self.average < 1
+            or not (0 < self.rate < math.inf and self.clip > 0)
+        ):
             raise OptionError(
                 f"examples={self.examples}, samples={self.samples}, average={self.average}, rate={self.rate}, "
-                f"clip={self.clip}: expected at least 1, at least 1, below 1, and above 0"
+                f"clip={self.clip}: expected at least 1, at least 1, below 1, and above 0 (a finite rate)"
             )
 
 
@@ -119,44 +125,52 @@ class Training:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train(
     flow: MoleculeFlow,
-    examples: Examples,
+    examples: Examples | None,
     target: InternalEnergy | None,
     stages: Sequence[Stage],
     validation: Tensor | None = None,
     seed: int = 0,
     on_record: Callable[[Record], object] | None = None,
     merge_every: int = 8,
+    loss: Callable[[Stage, torch.Generator], Tensor] | None = None,
 ) -> Training:
     """Train a flow in place, stage by stage; after an "example" stage it is at its best validation likelihood.
 
     Args:
         flow: the flow.
-        examples: of the target.
+        examples: of the target, for all stages but "energy".
         target: reduced energy of internal coordinates, for stages "energy" and "mixed".
         stages: what to do.
         validation: held-out examples, shape (n, d), for the early stopping of "example" stages.
         seed: of batches and samples.
         on_record: called after each step; what it returns is not looked at.
         merge_every: steps between two merges of P4 layers.
+        loss: of a step of a stage (None: that of its kind).
 
     Returns:
         The averaged flow, and the records. If an energy fails, or gradients stay not finite, they are those so far and
         ``reason`` says why.
 
     Raises:
-        OptionError: a stage by energy without a target.
+        OptionError: a stage by energy without a target, or another one without examples.
     """
-    if target is None and any(stage.kind in ("energy", "mixed") for stage in stages):
+    kinds = {stage.kind for stage in stages}
+    if target is None and kinds & {"energy", "mixed"}:
         raise OptionError("stages by energy need a target: pass an InternalEnergy")
+    if examples is None and kinds - {"energy"}:
+        raise OptionError('all stages but "energy" need examples: pass Examples')
     generator = torch.Generator().manual_seed(seed)
+    loss = loss or partial(_loss, flow, examples, target)
     start = time.process_time()
     result, average = Training(flow), Average(flow)
     for place, stage in enumerate(stages):
         loop = _Loop(flow, average, stage, place, result, start, validation, on_record)
         try:
-            loop.run(partial(_loss, flow, examples, target, stage, generator), merge_every)
+            loop.run(partial(loss, stage, generator), merge_every)
         except TrainingError as error:
             result.reason = str(error)
             break
@@ -166,10 +180,14 @@ def train(
 
 
 def _loss(
-    flow: MoleculeFlow, examples: Examples, target: InternalEnergy | None, stage: Stage, generator: torch.Generator
+    flow: MoleculeFlow,
+    examples: Examples | None,
+    target: InternalEnergy | None,
+    stage: Stage,
+    generator: torch.Generator,
 ) -> Tensor:
     terms = []
-    if stage.kind != "energy":
+    if stage.kind != "energy" and examples is not None:
         y, score = examples.batch(stage.examples, generator)
         terms.append(-flow.log_prob(y).mean() if stage.kind == "example" else by_forces(flow, y, score))
     if stage.kind in ("energy", "mixed") and target is not None:

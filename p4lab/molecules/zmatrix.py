@@ -92,7 +92,7 @@ class ZMatrix(nn.Module):
             self._index(f"_references_{step}", [place[row[column]] for column in (1, 2, 3) for row in own])
 
     def _index(self, name: str, values: list[int]) -> None:
-        self.register_buffer(name, torch.tensor(values, dtype=torch.long), persistent=False)
+        self.register_buffer(name, torch.tensor(values, dtype=torch.long, device="cpu"), persistent=False)
 
     def extra_repr(self) -> str:
         """Say how large it is."""

@@ -139,7 +139,7 @@ class Changes:
         """Write everything that was planned; what is raised meanwhile finds all of it done, or nothing.
 
         Raises:
-            whatever a write raises, after it was tried again and all others were done.
+            Exception: whatever a write raises, after it was tried again and all others were done.
         """
         counts = [target._version for target in self._targets.values()]
         try:

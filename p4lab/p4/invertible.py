@@ -74,7 +74,7 @@ class P4Inv(TrackedInverse, P4Factored):
     Raises:
         OptionError: dim, rank, reset, init, min_factor out of range.
         ShapeError, SingularMatrixError: ``init`` is a tensor that is not square, not finite or not invertible in
-        ``dtype``.
+            ``dtype``.
         DtypeError: a dtype other than float32 and float64.
 
     Cost for a batch of B: forward and backward 2 B d^2 + O(B d k) multiply-adds (an `nn.Linear` has 3 B d^2); merge

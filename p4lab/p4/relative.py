@@ -75,7 +75,7 @@ class P4Relative(Following, TrackedInverse):
     Raises:
         OptionError: dim, rank, init, turn out of range.
         ShapeError, SingularMatrixError: ``init`` is a tensor that is not square, not finite or not invertible in
-        ``dtype``.
+            ``dtype``.
         DtypeError: a dtype other than float32 and float64.
 
     Cost for a batch of B: forward and backward 2 B d^2, merge 3 B d^2 + O(B^2 d), and 2 to 4 B d^2 more while the

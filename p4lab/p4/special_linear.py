@@ -13,6 +13,7 @@ from p4lab.linalg import (
     initial_matrix,
     inverse_and_logabsdet,
     orthonormal_rows,
+    orthonormalized_rows,
     refined_inverse,
     residual,
     unit_determinant,
@@ -248,6 +249,7 @@ class P4SpecialLinear(VolumePreserving):
     def recompute(self) -> Tensor:
         """Correct the determinant, factorize the frozen matrix anew for its inverse, and return ``|log|det A||``.
 
+        The rows of v are made orthonormal anew: a cast up left them so to the digits of the narrow dtype only.
         Cost O(d^3).
         """
         weight, inverse, error = unit_determinant(self.frozen_weight, self.frozen_inverse)
@@ -255,6 +257,7 @@ class P4SpecialLinear(VolumePreserving):
         changes = Changes()
         changes.put(self.frozen_weight, weight)
         changes.put(self.frozen_inverse, torch.where(torch.isfinite(exact).all(), exact, inverse))
+        changes.put(self.v, orthonormalized_rows(self.v)[0])
         changes.commit()
         return error
 

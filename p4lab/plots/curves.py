@@ -18,13 +18,17 @@ Curves = Mapping[str, Curve]
 BLUE, ORANGE, GREEN, PURPLE, RED, GREY = "#3b82d6", "#e0791b", "#2f9e62", "#9b6ddb", "#e0443e", "#8a8f98"
 RUN_COLORS = (BLUE, "#c2479b", "#0d9aa8", "#a37b1c", "#6d6fd8", "#5f8f2f", "#b5533c", "#6b7a8f")
 """Colours of runs and lanes; none of them is used for anything else than the first."""
-GAP = 0.075
+GAP = 0.11
 USUAL, PEAK = 0.9, 30.0
 """A linear axis of losses ends above this share of them if the highest loss is so many times higher."""
+EMPTY = [-2.5, 0.5]
+"""Decades that a logarithmic axis of losses shows before the first step."""
 LABEL = 0.04
 """Width of a label of a changed setting, as a share of the axis of steps."""
 DRAG = 20
 NATS_PER_BIT = math.log(2)
+LEGEND = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "xanchor": "left", "itemwidth": 30}
+"""A legend in a line above the curves."""
 LEFT, RIGHT = [0.0, 0.56], [0.655, 1.0]
 
 
@@ -74,12 +78,20 @@ class Loss:
         log: whether the axis is logarithmic.
         bits: whether the hover text adds bits/dim (for losses in nats/dim).
         test: whether there is a test loss apart from the training loss.
+        exact: whether the loss of a step is that of all data, so that it is drawn itself, of every run: a running mean
+            would hide how far it has come.
     """
 
     label: str = "loss (nats/dim)"
     log: bool = False
     bits: bool = True
     test: bool = True
+    exact: bool = False
+
+    @property
+    def line(self) -> str:
+        """The curve that stands for a run: its training loss where that is exact, else the running mean."""
+        return "loss" if self.exact else "smooth_loss"
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,7 @@ class Diagnostic:
 VIEWS: dict[str, tuple[Diagnostic, Diagnostic, Diagnostic]] = {
     "inverse": (
         Diagnostic("logabsdet", "log|det| (nats)", GREEN, None),
-        Diagnostic("residual", "inverse residual |A A⁻¹ − I|", PURPLE, (1e-7, 1e-5)),
+        Diagnostic("residual", "residual |A A⁻¹ − I|", PURPLE, (1e-7, 1e-5)),
         Diagnostic("condition", "condition number", PURPLE, (1.0, 10.0)),
     ),
     "training": (
@@ -114,7 +126,7 @@ VIEWS: dict[str, tuple[Diagnostic, Diagnostic, Diagnostic]] = {
     ),
     "accuracy": (
         Diagnostic("logabsdet", "log|det| (nats)", GREEN, None),
-        Diagnostic("residual", "inverse residual |A A⁻¹ − I|", PURPLE, (1e-7, 1e-5)),
+        Diagnostic("residual", "residual |A A⁻¹ − I|", PURPLE, (1e-7, 1e-5)),
         Diagnostic("logabsdet_error", "error of log|det| (nats)", RED, (1e-7, 1e-5)),
     ),
 }
@@ -141,7 +153,7 @@ def training_curves(
     main, others = runs[0], runs[1:]
     color = main.color if others else BLUE
     traces = [
-        *(trace for other in others for trace in _other(other, view)),
+        *(trace for other in others for trace in _other(other, view, loss.line)),
         *_losses(main, color, loss, bool(others)),
         anchor("x", "y2"),
         *(_rug(main.events, kind, *style) for kind, style in _RUG_STYLES.items()),
@@ -160,19 +172,19 @@ def _losses(main: Shown, color: str, loss: Loss, named: bool) -> list[dict[str, 
     extra = _bits if loss.bits else None
     prefix = f"{main.name}: " if named else ""
     kind: dict[str, Any] = {"legend": True, "extra": extra}
-    lines = [
-        _line(main.curves["loss"], f"{prefix}train", color, "x", "y", width=1, opacity=0.35, **kind),
-        _line(main.curves["smooth_loss"], f"{prefix}train, running mean", color, "x", "y", width=2.2, **kind),
-    ]
+    name = (main.name if named else "loss") if loss.exact else f"{prefix}train, running mean"
+    lines = [_line(main.curves[loss.line], name, color, "x", "y", width=2.2, **kind)]
+    if not loss.exact:
+        lines.insert(0, _line(main.curves["loss"], f"{prefix}train", color, "x", "y", width=1, opacity=0.35, **kind))
     if loss.test:
         test = _line(main.curves["test_loss"], f"{prefix}test", ORANGE, "x", "y", width=2.2, **kind)
         lines.append(test)
     return lines
 
 
-def _other(shown: Shown, view: str) -> list[dict[str, Any]]:
+def _other(shown: Shown, view: str, line: str) -> list[dict[str, Any]]:
     """Draw a run that is there for comparison: one legend entry for all its lines."""
-    lines = [_line(shown.curves["smooth_loss"], shown.name, shown.color, "x", "y", width=1.4, legend=True)]
+    lines = [_line(shown.curves[line], shown.name, shown.color, "x", "y", width=1.4, legend=True)]
     for index, diagnostic in enumerate(VIEWS[view]):
         curve = _scaled(shown.curves[diagnostic.key], diagnostic)
         lines.append(_line(curve, shown.name, shown.color, "x2", f"y{index + 3}", width=1.2, opacity=0.8))
@@ -180,16 +192,18 @@ def _other(shown: Shown, view: str) -> list[dict[str, Any]]:
 
 
 def _diagnostics(main: Shown, view: str, color: str | None) -> list[dict[str, Any]]:
-    return [
+    """Draw the diagnostics in their own colours; beside other runs (with a ``color``), under the name of the run."""
+    lines = [
         _line(
             _scaled(main.curves[diagnostic.key], diagnostic),
-            diagnostic.title,
+            main.name if color else diagnostic.title,
             color or diagnostic.color,
             "x2",
             f"y{index + 3}",
         )
         for index, diagnostic in enumerate(VIEWS[view])
     ]
+    return [{**line, "legendgroup": main.name} for line in lines] if color else lines
 
 
 def _scaled(curve: Curve, diagnostic: Diagnostic) -> Curve:
@@ -267,6 +281,24 @@ def anchor(xaxis: str, yaxis: str, y: float = 0.0) -> dict[str, Any]:
     }
 
 
+def merge_marks(curve: Curve, merges: NDArray[np.int64]) -> dict[str, Any]:
+    """Return rings on the curve of an exact loss, at the first loss after each merge (a step's is that before it)."""
+    steps, values = curve
+    at = np.isin(steps, merges + 1)
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": steps[at],
+        "y": values[at],
+        "name": "merge",
+        "xaxis": "x",
+        "yaxis": "y",
+        "showlegend": True,
+        "marker": {"color": BLUE, "size": 8, "symbol": "circle-open", "line": {"width": 2}},
+        "hovertemplate": "right after a merge<extra></extra>",
+    }
+
+
 _RUG_STYLES = {
     "merge": ("merged", 0, GREY, "line-ns-open", 7),
     "refine": ("inverse refined", 1, GREEN, "diamond", 7),
@@ -311,17 +343,18 @@ def _layout(runs: Sequence[Shown], view: str, loss: Loss, cursor: int | None, ru
     vertical = [_cursor(cursor, axis) for axis in ("x", "x2") if cursor is not None]
     return {
         "uirevision": f"{run} {view}",
+        "meta": {"parts": [["x"], ["x2"]]},
         "height": 430,
-        "margin": {"l": 58, "r": 10, "t": 30, "b": 42},
+        "margin": {"l": 70, "r": 10, "t": 24, "b": 36},
         "hovermode": "x unified",
         "hoverlabel": {"font": {"size": 11}},
         "font": {"size": 12},
-        "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "xanchor": "left", "itemwidth": 30},
+        "legend": LEGEND,
         "xaxis": {**steps, "domain": LEFT, "anchor": "y2", "title": _title("step")},
         "xaxis2": {**steps, "domain": RIGHT, "anchor": "y5", "title": _title("step"), "matches": "x"},
-        "yaxis": {"domain": [0.16, 1], "anchor": "x", "title": _title(loss.label), **_loss_axis(loss, runs)},
+        "yaxis": {"domain": [0.2, 1], "anchor": "x", "title": _title(loss.label), **_loss_axis(loss, runs)},
         "yaxis2": {
-            "domain": [0, 0.12],
+            "domain": [0, 0.16],
             "anchor": "x",
             "range": [-0.6, 2.6],
             "fixedrange": True,
@@ -329,14 +362,14 @@ def _layout(runs: Sequence[Shown], view: str, loss: Loss, cursor: int | None, ru
             "showticklabels": True,
             "tickvals": [0, 1, 2],
             "ticktext": ["merge", "refine", "skip"],
-            "tickfont": {"size": 10},
+            "tickfont": {"size": 9},
         },
         **{
             f"yaxis{index + 3}": {"domain": rows[index], "anchor": "x2", **_axis(diagnostic, runs)}
             for index, diagnostic in enumerate(diagnostics)
         },
         "annotations": [
-            *(_heading(diagnostic.title, rows[index][1]) for index, diagnostic in enumerate(diagnostics)),
+            *(heading(diagnostic.title, "x2", f"y{index + 3}") for index, diagnostic in enumerate(diagnostics)),
             *_setting_labels(changed, end),
         ],
         "shapes": [*(_setting_line(event, axis) for event in changed for axis in ("x", "x2")), *vertical],
@@ -346,7 +379,14 @@ def _layout(runs: Sequence[Shown], view: str, loss: Loss, cursor: int | None, ru
 def _loss_axis(loss: Loss, runs: Sequence[Shown]) -> dict[str, Any]:
     """Return the axis of losses; a linear one cuts off peaks that would press all else flat."""
     if loss.log:
-        return {"zeroline": False, "type": "log", "exponentformat": "power", "nticks": 8}
+        log = {"zeroline": False, "type": "log", "exponentformat": "power"}
+        keys = (loss.line, "test_loss") if loss.test else (loss.line,)
+        values = np.concatenate([shown.curves[key][1] for shown in runs for key in keys])
+        values = values[(values > 0) & np.isfinite(values)]
+        if not len(values):
+            return {**log, "range": EMPTY, "dtick": 1}
+        decades = math.log10(values.max() / values.min())
+        return {**log, "dtick": "D2" if decades < 2 else max(1, round(decades / 6))}
     axis: dict[str, Any] = {"zeroline": False}
     values = np.concatenate([shown.curves[key][1] for shown in runs for key in ("loss", "test_loss")])
     values = values[np.isfinite(values)]
@@ -373,14 +413,19 @@ def _ceiling(step: float) -> float:
 def _axis(diagnostic: Diagnostic, runs: Sequence[Shown]) -> dict[str, Any]:
     """Return a linear axis, or a logarithmic one that shows at least its span and labels at most five decades."""
     if diagnostic.span is None:
-        return {"zeroline": False, "nticks": 4}
+        return {"zeroline": False, "nticks": 4, "tickfont": {"size": 10}}
     values = np.concatenate([shown.curves[diagnostic.key][1] for shown in runs]) * diagnostic.scale
     y = values[(values > 0) & np.isfinite(values)]
     low, high = diagnostic.span
     bottom, top = math.log10(min(low, y.min(initial=low))), math.log10(max(high, y.max(initial=high)))
     bottom, top = math.floor(4 * bottom) / 4, math.ceil(4 * top) / 4  # as `_ceiling`
     room = 0.06 * (top - bottom)
-    ticks = {"exponentformat": "power", "dtick": math.ceil((top - bottom) / 4), "zeroline": False}
+    ticks = {
+        "exponentformat": "power",
+        "dtick": math.ceil((top - bottom) / 3),
+        "zeroline": False,
+        "tickfont": {"size": 10},
+    }
     return {"type": "log", "range": [bottom - room, top + room], **ticks}
 
 
@@ -388,8 +433,9 @@ def _title(text: str) -> dict[str, Any]:
     return {"text": text, "standoff": 6}
 
 
-def _heading(text: str, y: float) -> dict[str, Any]:
-    place = {"xref": "paper", "yref": "paper", "x": RIGHT[0], "y": y, "xanchor": "left", "yanchor": "bottom"}
+def heading(text: str, x: str, y: str) -> dict[str, Any]:
+    """Return the text above a pair of axes."""
+    place = {"xref": f"{x} domain", "yref": f"{y} domain", "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom"}
     return {**place, "text": text, "showarrow": False, "font": {"size": 12}}
 
 

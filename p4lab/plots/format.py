@@ -5,6 +5,8 @@ from typing import Any
 
 DASH = "–"
 """Stands where there is no number."""
+HUGE = 1e5
+"""From here on a number with decimals is told by its power of ten: it keeps its width, whatever happens to a run."""
 
 
 def number(value: Any, form: str, unit: str = "") -> str:
@@ -13,9 +15,13 @@ def number(value: Any, form: str, unit: str = "") -> str:
     Example:
         >>> number(-0.0321, ".1e"), number(math.nan, ".2f", " s")
         ('−3.2e−02', '–')
+        >>> number(2.7e17, ".3f", " nats"), number(-99999, ".1f")
+        ('2.7e+17 nats', '−99999.0')
     """
     if value is None or not math.isfinite(value):
         return DASH
+    if form.endswith("f") and abs(value) >= HUGE:
+        form = ".1e"
     return f"{float(value):{form}}".replace("-", "−") + unit
 
 

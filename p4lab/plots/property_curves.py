@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from p4lab.plots.curves import ORANGE, RED, Curve, Figure, Mark, Shown
+from p4lab.plots.curves import ORANGE, RED, Curve, Figure, Mark, Shown, heading
 from p4lab.plots.race import over
 
 LEFT, RIGHT = [0.0, 0.455], [0.545, 1.0]
@@ -131,6 +131,7 @@ def _layout(
     values["4"] = np.concatenate([step_times(lane.curves["step_seconds"])[1] for lane in lanes])
     layout: dict[str, Any] = {
         "uirevision": f"{run}",
+        "meta": {"parts": [["x", "x2"], ["x3", "x4"]]},
         "height": 520,
         "margin": {"l": 52, "r": 10, "t": 70, "b": 40},
         "hovermode": "closest",
@@ -146,7 +147,7 @@ def _layout(
             "itemwidth": 30,
             "traceorder": "reversed",
         },
-        "annotations": [_heading(text, *PLACES[axes]) for axes, text in headings.items()],
+        "annotations": [heading(text, f"x{axes}", f"y{axes}") for axes, text in headings.items()],
         "shapes": [
             *(
                 _vertical(f"x{axes}", f"y{axes}", at, ORANGE, "dot")
@@ -201,11 +202,6 @@ def _changed(events: Sequence[Mark]) -> list[int]:
     """Return the steps at which settings changed; a drag of a slider counts once, where it ended."""
     steps = [event.step for event in events if event.kind == "set"]
     return [step for step, after in zip(steps, [*steps[1:], math.inf], strict=False) if after - step > DRAG]
-
-
-def _heading(text: str, across: list[float], up: list[float]) -> dict[str, Any]:
-    place = {"xref": "paper", "yref": "paper", "x": across[0], "y": up[1], "xanchor": "left", "yanchor": "bottom"}
-    return {**place, "text": text, "showarrow": False, "font": {"size": 12}}
 
 
 def _vertical(x: str, y: str, step: int, color: str, dash: str) -> dict[str, Any]:

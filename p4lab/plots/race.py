@@ -8,7 +8,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from p4lab.plots.curves import GREY, LEFT, ORANGE, RED, RIGHT, RUN_COLORS, Curves, Figure, Shown, anchor
+from p4lab.plots.curves import (
+    GREY,
+    LEFT,
+    LEGEND,
+    ORANGE,
+    RED,
+    RIGHT,
+    RUN_COLORS,
+    Curves,
+    Figure,
+    Shown,
+    anchor,
+    heading,
+)
 
 Axis = Literal["seconds", "steps"]
 TITLES = {"seconds": "seconds of training", "steps": "optimizer steps"}
@@ -122,21 +135,16 @@ def _layout(axis: Axis, log: bool, label: str, run: int, small: Sequence[tuple[s
     rows = [[i * (third + GAP), i * (third + GAP) + third] for i in (2, 1, 0)]
     horizontal = {"title": {"text": TITLES[axis], "standoff": 6}, "zeroline": False, "rangemode": "tozero", "nticks": 6}
     power = {"type": "log", "exponentformat": "power", "zeroline": False, "nticks": 5}
-    headings = [
-        {
-            **{"xref": "paper", "yref": "paper", "x": RIGHT[0], "y": rows[row][1], "xanchor": "left"},
-            **{"yanchor": "bottom", "text": title, "showarrow": False, "font": {"size": 12}},
-        }
-        for row, (_, title) in enumerate(small)
-    ]
+    headings = [heading(title, "x2", f"y{row + 3}") for row, (_, title) in enumerate(small)]
     return {
         "uirevision": f"{run} {axis}",
+        "meta": {"parts": [["x"], ["x2"]]},
         "height": 430,
-        "margin": {"l": 58, "r": 10, "t": 52, "b": 42},
+        "margin": {"l": 70, "r": 10, "t": 52, "b": 42},
         "hovermode": "closest",
         "hoverlabel": {"font": {"size": 11}},
         "font": {"size": 12},
-        "legend": {"orientation": "h", "x": 0, "y": 1.04, "yanchor": "bottom", "xanchor": "left", "itemwidth": 30},
+        "legend": {**LEGEND, "y": 1.04},
         "xaxis": {**horizontal, "domain": LEFT, "anchor": "y"},
         "xaxis2": {**horizontal, "domain": RIGHT, "anchor": "y5", "matches": "x"},
         "yaxis": {"anchor": "x", "title": {"text": label, "standoff": 6}, "zeroline": False, **(power if log else {})},

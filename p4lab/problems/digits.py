@@ -7,6 +7,7 @@ from torch import Tensor
 
 from p4lab.errors import OptionError, ShapeError
 from p4lab.flows import Flow
+from p4lab.packages import require
 
 SIDE = 8
 """Pixels along a side of a digit."""
@@ -53,9 +54,7 @@ class Digits:
     dim = DIM
 
     def __init__(self, seed: int = 0, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
-        from sklearn.datasets import load_digits  # here: it takes a second to import
-
-        pixels = torch.as_tensor(load_digits().data, device="cpu").to(torch.float64)
+        pixels = torch.as_tensor(require("sklearn.datasets", "lab").load_digits().data, device="cpu").to(torch.float64)
         generator = torch.Generator().manual_seed(seed)
         pixels = pixels[torch.randperm(len(pixels), generator=generator, device="cpu")]
         n_test = round(TEST_FRACTION * len(pixels))

@@ -65,9 +65,8 @@ def photo_patches(dim: int, seed: int = 0) -> Sources:
 
 
 def _photos(side: int) -> list[Tensor]:
-    from sklearn.datasets import load_sample_images  # here: it takes a second to import
-
-    images = [torch.tensor(image, dtype=torch.float64, device="cpu") for image in load_sample_images().images]
+    samples = require("sklearn.datasets", "lab").load_sample_images()
+    images = [torch.tensor(image, dtype=torch.float64, device="cpu") for image in samples.images]
     if side > SIDES[0]:
         data = require("skimage.data", "lab")
         images += [torch.tensor(getattr(data, name)(), dtype=torch.float64, device="cpu") for name in MORE_PHOTOS]
@@ -80,10 +79,8 @@ def digit_patches(dim: int) -> Sources:
     Raises:
         OptionError: d > 60.
     """
-    from sklearn.datasets import load_digits  # here: it takes a second to import
-
     _check(dim, WIDEST_DIGITS)
-    x = torch.as_tensor(load_digits().data, device="cpu").double()
+    x = torch.as_tensor(require("sklearn.datasets", "lab").load_digits().data, device="cpu").double()
     x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0), device="cpu")]
     return _white(x, dim, torch.float64)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from p4lab.errors import OptionError, ShapeError
+from p4lab.packages import require
 from p4lab.problems.digits import Digits
 
 TABLES = ("wine", "breast_cancer", "digits")
@@ -180,9 +181,7 @@ def _sklearn(name: str) -> tuple[Tensor, list[str]]:
         raise OptionError(
             f"table {name!r} is not known: choose one of {', '.join(TABLES)}, or give a DataFrame, an array or a tensor"
         )
-    from sklearn import datasets  # here: it takes a second to import
-
-    bunch = getattr(datasets, f"load_{name}")()
+    bunch = getattr(require("sklearn.datasets", "lab"), f"load_{name}")()
     return torch.as_tensor(bunch.data, device="cpu"), [str(column) for column in bunch.feature_names]
 
 
@@ -208,13 +207,13 @@ def _numbers(source: Any) -> tuple[Tensor, list[str]]:
 
 
 def _frame(frame: Any) -> tuple[Tensor, list[str]]:
-    from pandas.api.types import is_complex_dtype, is_numeric_dtype
+    types = require("pandas.api.types", "lab")
 
     names = [str(column) for column in frame.columns]
     text = {
         column: str(kind)
         for column, kind in zip(names, frame.dtypes, strict=True)
-        if not is_numeric_dtype(kind) or is_complex_dtype(kind)
+        if not types.is_numeric_dtype(kind) or types.is_complex_dtype(kind)
     }
     if text:
         raise OptionError(

@@ -7,7 +7,7 @@ import sys
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -75,6 +75,12 @@ class Setting:
     look: str = "plain"
     brief: Callable[[Any], str] | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.rule, Rule):
+            raise ConfigError(f"rule={self.rule!r}: expected a Rule, such as whole(1, 9) or one_of('a', 'b')")
+        if self.kind is not None and self.kind not in get_args(ControlKind):
+            raise ConfigError(f"kind={self.kind!r}: expected one of {', '.join(get_args(ControlKind))}")
+
     def offered(self, config: Any, value: Any) -> dict[Any, str]:
         """Return the choices for a config, the present value among them if that is promised, with how they read."""
         choices = self.choices(config) if callable(self.choices) else self.choices
@@ -100,6 +106,9 @@ def setting(default: Any, label: str | None = None, rule: Rule | None = None, **
         rule: what a value must be (None: as in the base class; else one of the choices, or true or false).
         further: other attributes of `Setting`.
 
+    Raises:
+        ConfigError: an attribute that no `Setting` has; where the class is defined, also one without rule and choices.
+
     Example:
         >>> @dataclass(frozen=True)
         ... class Look(Settings):
@@ -107,6 +116,9 @@ def setting(default: Any, label: str | None = None, rule: Rule | None = None, **
         >>> Look.settings["size"].rule.text
         'one of 1, 2, 3'
     """
+    names = [field.name for field in dataclasses.fields(Setting)]
+    if unknown := [name for name in further if name not in names]:
+        raise ConfigError(f"setting({default!r}, {label!r}, {unknown[0]}=...): expected some of {', '.join(names)}")
     given = {"label": label, "rule": rule, **further}
     return dataclasses.field(
         default=default, metadata={GIVEN: {name: value for name, value in given.items() if value is not None}}
@@ -158,13 +170,24 @@ class Settings:
         for name, value in vars(cls).items():
             if isinstance(value, dataclasses.Field) and GIVEN in value.metadata:
                 given = value.metadata[GIVEN]
-                if name not in cls.settings and "rule" not in given and "choices" in given:
-                    given = {"rule": one_of(*given["choices"]), **given}
+                if name not in cls.settings and "rule" not in given and not isinstance(value.default, bool):
+                    choices = given.get("choices", ())
+                    if callable(choices) or not (choices := [*choices]):
+                        raise ConfigError(
+                            f"{cls.__name__}.{name} = setting({value.default!r}, ...): say what it may be, by a rule "
+                            "such as whole(1, 9), POSITIVE or Rule(kind, test, text), or by choices=(...)"
+                        )
+                    given = {"rule": one_of(*choices), **given}
                 cls.settings[name] = dataclasses.replace(cls.settings.get(name, Setting()), **given)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            given, rule = getattr(self, field.name), self.settings[field.name].rule
+            given = getattr(self, field.name)
+            if field.name not in self.settings:
+                raise ConfigError(
+                    f"{type(self).__name__}.{field.name} = {given!r}: declare it by setting({given!r}, label, rule)"
+                )
+            rule = self.settings[field.name].rule
             value = given.item() if isinstance(given, np.generic) else given
             if rule.kind is float and type(value) is int and abs(value) < sys.float_info.max:
                 value = float(value)

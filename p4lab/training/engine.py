@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]
 from torch.optim import SGD, Adam, Optimizer
 
-from p4lab.errors import ConfigError, TrainingError
+from p4lab.errors import ConfigError, OptionError, TrainingError
 from p4lab.p4 import MergeReport, MergeSchedule, MergeStatus, P4Inv, P4Module, p4_modules, penalty
 from p4lab.p4.linear import MIN_FACTOR, P4Linear
 from p4lab.training.config import RunConfig, value_text
@@ -118,7 +118,7 @@ class Engine:
         self._extras, self._stateful = extras, stateful
         self.clock = clock or type(self).clock
         if problem is None or model is None:
-            problem, model = config.parts()
+            problem, model = _parts(config)
         self.problem, self.model = problem, model
         self.layers = p4_modules(model)
         self.optimizer = optimizer or _optimizer(config, model)
@@ -183,6 +183,9 @@ class Engine:
         x = self.problem.batch(self.config.batch_size, self._batches)
         self.optimizer.zero_grad()
         loss = self.problem.loss(self.model, x)
+        if not (isinstance(loss, Tensor) and loss.ndim == 0 and loss.requires_grad):
+            got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{loss!r:.80}"
+            raise OptionError(f"{type(self.problem).__name__}.loss returned {got}: expected a scalar with a gradient")
         (loss + penalty(self.model) if self.config.penalty else loss).backward()
         grads = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         # The only wait for the device in a step: a loss that is not finite must be known before the optimizer acts.
@@ -190,9 +193,11 @@ class Engine:
         value, norm, moved = torch.stack([loss.detach(), *sizes]).tolist()
         if not (math.isfinite(value) and math.isfinite(norm)):
             self.optimizer.zero_grad()
+            off = [name for name in ("skip", "penalty") if self.schedule and not getattr(self.config, name)]
+            switches = f"switch {' or '.join(off)} on, " if off else ""
             raise TrainingError(
                 f"step {self.step + 1}: loss {value:.4g}, gradient norm {norm:.4g}. The step was not taken; "
-                "lower the learning rate, switch skip or penalty on, or reset"
+                f"lower the learning rate, {switches}or reset"
             )
         self.optimizer.step()
         reports = self.schedule.step() if self.schedule else []
@@ -329,6 +334,9 @@ class Engine:
 
     def _pictures(self) -> MappingProxyType[str, Any]:
         pictures = self.problem.pictures(self.model, self._z) if hasattr(self.problem, "pictures") else {}
+        if not (isinstance(pictures, Mapping) and all(hasattr(picture, "numpy") for picture in pictures.values())):
+            kind = type(self.problem).__name__
+            raise OptionError(f"{kind}.pictures returned {pictures!r:.80}: expected tensors by name")
         return MappingProxyType({name: picture.numpy() for name, picture in pictures.items()} | self._extras(self))
 
     @torch.no_grad()
@@ -409,6 +417,17 @@ def _threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _parts(config: RunConfig) -> tuple[Any, nn.Module]:
+    parts: Any = config.parts()
+    if not (isinstance(parts, tuple) and len(parts) == 2 and isinstance(parts[1], nn.Module)):
+        raise OptionError(f"{type(config).__name__}.parts() returned {parts!r:.120}: expected (problem, model)")
+    for needed in ("batch", "loss"):
+        if not callable(getattr(parts[0], needed, None)):
+            kind = type(parts[0]).__name__
+            raise OptionError(f"{type(config).__name__}.parts(): its problem, a {kind}, has no method {needed!r}")
+    return parts[0], parts[1]
 
 
 def _optimizer(config: RunConfig, model: nn.Module) -> Optimizer:

@@ -9,7 +9,9 @@ from typing import Any, BinaryIO
 
 import torch
 
-from p4lab.errors import ConfigError, P4Error, RunFileError
+from p4lab.errors import ConfigError, OptionError, P4Error, RunFileError
+from p4lab.files import read_whole, write_whole
+from p4lab.packages import require
 from p4lab.training.config import RunConfig
 from p4lab.training.engine import Engine
 from p4lab.training.lanes import Lanes
@@ -27,6 +29,9 @@ def save_run(run: Run, target: Target) -> None:
     Args:
         run: which run.
         target: a path (by custom ending in .p4run) or a binary file.
+
+    Raises:
+        FileError: the path cannot be written; what was there is as before.
     """
     content = {
         "format": FORMAT,
@@ -40,11 +45,9 @@ def save_run(run: Run, target: Target) -> None:
     if not isinstance(target, str | Path):
         torch.save(content, target)
         return
-    # A file that is there stays as it is until the new one is whole.
-    part = Path(target).with_name(Path(target).name + ".part")
-    with part.open("wb") as stream:
-        torch.save(content, stream)
-    part.replace(target)
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    write_whole(target, stream.getvalue())
 
 
 def load_run(source: Target | bytes, factory: Factory = Engine) -> Run:
@@ -57,7 +60,8 @@ def load_run(source: Target | bytes, factory: Factory = Engine) -> Run:
 
     Raises:
         RunFileError: not such a file, damaged, or of another kind of lab.
-        FileNotFoundError: no file at that path.
+        FileError: the path cannot be read.
+        OptionError: neither a path nor a file.
     """
     content = _read(source)
     try:
@@ -95,7 +99,11 @@ def _read(source: Target | bytes) -> dict[str, Any]:
 
 
 def _bytes_of(source: Target) -> bytes:
-    return Path(source).read_bytes() if isinstance(source, str | Path) else source.read()
+    if isinstance(source, str | Path):
+        return read_whole(source)
+    if not hasattr(source, "read"):
+        raise OptionError(f"source={source!r}: expected a path, a binary file, or the content of a file")
+    return source.read()
 
 
 def _name(source: Any) -> str:
@@ -169,12 +177,14 @@ def table_bytes(engine: Engine | Lanes, kind: str) -> bytes:
 
     Raises:
         ConfigError: unknown kind.
+        MissingPackageError: pandas, or pyarrow for Parquet, is not installed.
     """
     if kind not in ("csv", "parquet"):
         raise ConfigError(f"format={kind!r}: expected csv or parquet")
     frame = engine.frame()
     if kind == "csv":
         return str(frame.to_csv()).encode()
+    require("pyarrow", "lab")  # pandas writes with it, and would name several others
     stream = io.BytesIO()
     frame.reset_index().to_parquet(stream, index=False)
     return stream.getvalue()

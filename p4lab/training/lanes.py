@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from p4lab.errors import ConfigError, TrainingError
+from p4lab.packages import require
 from p4lab.training.config import RunConfig
 from p4lab.training.engine import Engine
 from p4lab.training.records import Moment, Records, Snapshot
@@ -168,7 +169,7 @@ class Lanes:
 
     def frame(self) -> "pandas.DataFrame":
         """Return the records as one table with a column for the lane."""
-        import pandas as pd  # here: it takes half a second to import
+        pd = require("pandas", "lab")
 
         return pd.concat({name: engine.frame() for name, engine in self.engines.items()}, names=["lane"])
 

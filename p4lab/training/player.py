@@ -1,10 +1,11 @@
 """The player: one thread that owns an engine and does what it is told."""
 
+import dataclasses
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
@@ -190,6 +191,21 @@ class Player:
             TimeoutError: as `ask`.
         """
         return self.ask(self._frame, timeout)
+
+    def recorded(self, limit: int, timeout: float | None = None) -> tuple[Frame, ...]:
+        """Return the recorded moments of the active run, and the present last, as they look while it rests.
+
+        What is shown stays as it is, and a run that goes on does.
+
+        Args:
+            limit: most frames, at least 2; the first and the last moment are always among them, the others evenly
+                spread.
+            timeout: as `ask`.
+
+        Raises:
+            TimeoutError: as `ask`.
+        """
+        return self.ask(lambda runs: self._recorded(runs, limit), timeout)
 
     def poke(self) -> None:
         """Have the views drawn again: something else that they show has changed."""
@@ -382,6 +398,17 @@ class Player:
             runs=runs.views(snapshot),
         )
 
+    def _recorded(self, runs: Runs, limit: int) -> tuple[Frame, ...]:
+        frame, present = self._frame(runs), runs.active.engine.snapshot()
+        state = State.PAUSED if frame.state is State.RUNNING else frame.state
+        frame = dataclasses.replace(frame, state=state, steps_per_second=0.0)
+        past = [moment for moment in runs.active.history.moments if moment.step < present.step]
+        snapshots = [(moment.step, present.at(moment)) for moment in spread(past, limit - 1)]
+        return tuple(
+            dataclasses.replace(frame, snapshot=snapshot, shown=shown, runs=runs.views(snapshot))
+            for shown, snapshot in (*snapshots, (None, present))
+        )
+
     def _rate(self) -> float:
         if self._state is not State.RUNNING or len(self._times) < 2:
             return 0.0
@@ -404,7 +431,16 @@ class Player:
         self.changed(asked)
 
 
+def spread(things: Sequence[T], limit: int) -> list[T]:
+    """Return at most so many of some things, evenly spread, the first always among them and of two or more the last."""
+    if len(things) <= limit:
+        return list(things)
+    return [things[round(k * (len(things) - 1) / max(1, limit - 1))] for k in range(limit)]
+
+
 def describe(error: BaseException) -> str:
-    """Return an error as one line for people; bugs carry their type's name."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, P4Error) else f"{type(error).__name__}: {text}"
+    """Return an error as one line for people, with the notes on where it was; bugs carry their type's name."""
+    text, kind = " ".join(str(error).split()), type(error).__name__
+    if not (text and isinstance(error, P4Error)):
+        text = f"{kind}: {text}" if text else kind
+    return text + "".join(f" ({' '.join(note.split())})" for note in getattr(error, "__notes__", ()))

@@ -36,7 +36,7 @@ class Screen(Protocol):
 class _Slot:
     screen: Screen
     seen: int = -1
-    error: Exception | None = None
+    error: BaseException | None = None
     next: float = 0.0
 
 
@@ -58,7 +58,7 @@ class Pump:
     """
 
     def __init__(self, player: Player, screens: Sequence[Screen]) -> None:
-        self._lost: Exception | None = None
+        self._lost: BaseException | None = None
         self._player = player
         self._slots = [_Slot(screen) for screen in screens]
         self._wake = threading.Event()
@@ -74,7 +74,7 @@ class Pump:
         return [slot.screen for slot in self._slots]
 
     @property
-    def error(self) -> Exception | None:
+    def error(self) -> BaseException | None:
         """Why there is no frame, or why a screen shows nothing at present; None if all is well."""
         return self._lost or next((slot.error for slot in self._slots if slot.error), None)
 
@@ -124,19 +124,22 @@ class Pump:
         except TimeoutError:  # one step takes longer than that, or the player is closing: look again
             self._wake.wait(PATIENCE)
             return
-        except Exception as error:  # of what the problem shows; the thread goes on, and so may the pictures
+        except BaseException as error:  # of what the problem shows, an exit too; thread and pictures go on
             self._lost = error
             self._wake.wait(PATIENCE)
             return
-        self._lost = None
+        self._lost, before = None, type(self.error)
         now = time.monotonic()
         for slot in due:
             slot.seen, slot.next = frame.version, self._next(now + slot.screen.interval)
             try:
                 slot.screen.draw(frame)
                 slot.error = None
-            except Exception as error:  # reported through `error`; the other screens go on
+            except BaseException as error:  # reported through `error`; the other screens go on
                 slot.error = error
+        if type(self.error) is not before:  # one of the other screens tells of it, and may have been drawn before
+            for slot in self._slots:
+                slot.seen = slot.seen if slot.error else -1
 
     def _next(self, end: float) -> float:
         """Return the beat nearest to the end of an interval."""

@@ -15,6 +15,7 @@ from p4lab.baselines import METHODS, Method, Plain, Rebase
 from p4lab.errors import ConfigError, TrainingError
 from p4lab.flows import Flow
 from p4lab.p4 import PRESETS, MergeSchedule
+from p4lab.packages import require
 from p4lab.problems.map_tasks import Task
 from p4lab.problems.rates import Choice, choice
 from p4lab.problems.tasks import TASKS, WIDEST, entry_of, task
@@ -279,7 +280,7 @@ def standings(snapshot: Snapshot) -> "pandas.DataFrame":
     done) with that number, "steps", "step_ms" (mean), "memory_kb" (parameters, buffers, gradients, optimizer state),
     "inverse_error", "logdet_error", and "stopped" with the reason.
     """
-    import pandas as pd  # here: it takes half a second to import
+    pd = require("pandas", "lab")
 
     lanes = snapshot.lanes
     common = common_step(lanes)

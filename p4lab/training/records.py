@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from p4lab.packages import require
+
 if TYPE_CHECKING:
     import pandas
 
@@ -236,7 +238,7 @@ class Records:
 
     def frame(self) -> "pandas.DataFrame":
         """Return one row per step with every column, NaN where nothing was measured, and bits/dim."""
-        import pandas as pd  # here: it takes half a second to import
+        pd = require("pandas", "lab")
 
         steps = pd.DataFrame({name: np.array(column) for name, column in self.steps.columns.items()})
         measures = pd.DataFrame({name: np.array(column) for name, column in self.measures.columns.items()})

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from p4lab.errors import ConfigError
+from p4lab.packages import require
 from p4lab.training.config import RunConfig
 from p4lab.training.engine import Engine
 from p4lab.training.lanes import Lanes
@@ -256,7 +257,7 @@ class Runs:
 
     def table(self) -> "pandas.DataFrame":
         """Return one row per run: steps, losses, merges, and the settings in which the runs differ."""
-        import pandas as pd  # here: it takes half a second to import
+        pd = require("pandas", "lab")
 
         configs = [run.engine.config.to_dict() for run in self.runs]
         names = dict.fromkeys(name for config in configs for name in config)

@@ -1,7 +1,12 @@
-"""Controls, live pictures and dashboards: the only room that displays."""
+"""Controls, live pictures and dashboards: the only room that displays. It needs the packages of p4lab[lab]."""
+# ruff: noqa: E402  (what is missing is named before anything needs it)
+
+from p4lab.packages import require
+
+for name in ("ipywidgets", "anywidget"):
+    require(name, "lab")
 
 from p4lab.widgets.catalog import (
-    alanine_lab,
     boltzmann_lab,
     break_lab,
     characters_lab,
@@ -10,6 +15,7 @@ from p4lab.widgets.catalog import (
     directions_lab,
     images_lab,
     linear_lab,
+    molecule_lab,
     parameter_lab,
     property_lab,
     race_lab,
@@ -41,7 +47,6 @@ __all__ = [
     "Plane",
     "Sketch",
     "Space",
-    "alanine_lab",
     "boltzmann_lab",
     "break_lab",
     "characters_lab",
@@ -50,6 +55,7 @@ __all__ = [
     "directions_lab",
     "images_lab",
     "linear_lab",
+    "molecule_lab",
     "parameter_lab",
     "property_lab",
     "race_lab",

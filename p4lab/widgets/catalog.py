@@ -1,8 +1,9 @@
 """The labs of the notebooks, ready to be shown."""
 
+from pathlib import Path
 from typing import Any, Protocol
 
-from p4lab.labs.alanine import ALANINE
+from p4lab.errors import P4Error
 from p4lab.labs.boltzmann import BOLTZMANN
 from p4lab.labs.break_it import BREAK
 from p4lab.labs.characters import CHARACTERS
@@ -12,6 +13,8 @@ from p4lab.labs.directions import DIRECTIONS
 from p4lab.labs.images import IMAGES
 from p4lab.labs.lab import Lab
 from p4lab.labs.linear import LINEAR
+from p4lab.labs.molecule import MOLECULE, lab_of
+from p4lab.labs.molecule_data import NANOSECONDS, prepare
 from p4lab.labs.parameter import PARAMETER
 from p4lab.labs.property import PROPERTY
 from p4lab.labs.race import RACE
@@ -19,6 +22,8 @@ from p4lab.labs.rnn import RNN
 from p4lab.labs.start import START
 from p4lab.labs.swaps import SWAPS
 from p4lab.labs.temperature import TEMPERATURE
+from p4lab.molecules.dataset import Frames
+from p4lab.molecules.molecule import Molecule
 from p4lab.training import RunConfig
 from p4lab.widgets.dashboard import Dashboard
 
@@ -50,7 +55,51 @@ def opener(lab: Lab[Any, Any]) -> Opener:
     return show
 
 
-alanine_lab = opener(ALANINE)
+def molecule_lab(
+    molecule: Molecule | str | Path | None = None,
+    frames: Frames | None = None,
+    nanoseconds: float = NANOSECONDS,
+    folder: str | Path | None = None,
+    config: RunConfig | str | None = None,
+    name: str | None = None,
+    **changes: Any,
+) -> Dashboard:
+    """Return the lab of a molecule: a Boltzmann generator that learns by example, by energy, or by both.
+
+    Alanine dipeptide comes with frames, a reference and a trained flow. Of any other molecule the frames are given, or
+    simulated first, with a progress bar; the simulation is kept, so that it is not made twice.
+
+    Args:
+        molecule: a sequence such as "AAA", the path of a PDB file, or a `Molecule` (None: alanine dipeptide).
+        frames: examples, as `p4lab.molecules.dataset.frames_of` and `simulate` make them (None: those that come with
+            p4lab, or a simulation).
+        nanoseconds: length of the simulation, which is of replica exchange from 300 to 1000 K, with the seed 0. For
+            training by energy alone (``by_energy=1``) a short one will do.
+        folder: where the simulation is kept, and gone on with (None: one of its own in ``simulations``, where Python
+            works).
+        config: settings of the first run (None: the lab's own).
+        name: see `Dashboard`.
+        changes: settings over those of ``config``, by name.
+
+    Raises:
+        MoleculeError: not a molecule that can be described, or one in which nothing turns.
+        OptionError: too few frames, or a length that is not above 0.
+        ShapeError: frames of another molecule.
+        ConfigError: unknown setting, or a value out of range.
+        MissingPackageError: openmm is not installed.
+
+    Example:
+        >>> lab = molecule_lab("AAA", nanoseconds=1.0)  # doctest: +SKIP
+    """
+    if molecule is None and frames is None:
+        return Dashboard(MOLECULE, config, name, **changes)
+    try:
+        data = prepare(molecule, frames, nanoseconds, folder)
+    except P4Error as error:
+        raise error.with_traceback(None) from None  # in a cell the message stands below the way to it, which is long
+    return Dashboard(lab_of(data), config, name, **changes)
+
+
 boltzmann_lab = opener(BOLTZMANN)
 break_lab = opener(BREAK)
 characters_lab = opener(CHARACTERS)

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from p4lab.errors import OptionError
+from p4lab.labs.lab import MOST_PAGES, PLACES
 from p4lab.training.config import value_text
 from p4lab.widgets.channel import FOLDER, STATIC, Channel
 
 Kind = Literal[
     "title",
+    "tabs",
     "button",
     "badge",
     "readout",
@@ -25,11 +27,25 @@ Kind = Literal[
     "runs",
     "table",
     "upload",
+    "cards",
 ]
 
 
-STYLE = (FOLDER / "dashboard.css").read_text(encoding="utf-8")
-"""How all labs look."""
+def _one_page(hidden: str, place: str, pages: Sequence[int]) -> str:
+    """Return the rule that hides what is on some pages while the lab's number for the place is another."""
+    others = "".join(f':not([data-{place}="{page}"])' for page in pages)
+    # Before anything was chosen there is no number, and the first page is seen.
+    return f".p4-lab{f'[data-{place}]' if 0 in pages else ''}{others} {hidden} {{ display: none !important; }}"
+
+
+STYLE = "\n".join(
+    [
+        (FOLDER / "dashboard.css").read_text(encoding="utf-8"),
+        *(_one_page(f".p4-{place}-{page}", place, [page]) for place in PLACES for page in range(MOST_PAGES)),
+        _one_page(".p4-curves", "below", [0, 1]),
+    ]
+)
+"""How all labs look; of each place with pages the one is seen whose number stands on the lab."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +58,13 @@ class Item:
         label: what people read.
         unit: behind its value.
         help: shown when the pointer rests on it.
-        choices: values to choose from (slider: ascending; choice; segments); file endings (upload).
+        choices: values to choose from (slider: ascending; choice; segments; tabs); file endings (upload); of cards the
+            title and the text of each, and whether it can be set up.
         texts: how they read (empty: as they are).
         live: whether it acts at once; if not, it is labelled so.
         look: of a button: "plain", "primary" or "attention"; of a text: "copy" adds a button that copies it; of a
-            slider: "play" adds a button that moves it to its end, notch by notch; of any control in a column: "wide"
-            gives it a line of its own.
+            slider: "play" adds a button that moves it to its end, notch by notch; of a toggle: "chip" makes it a word
+            to click on; of any control in a column: "wide" gives it a line of its own.
         color: of the line beside a readout.
     """
 
@@ -71,10 +88,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Group:
-    """Items under one heading."""
+    """Items under one heading; of a panel with tabs, on one of its pages."""
 
     label: str
     items: Sequence[Item] = field(default_factory=tuple)
+    page: int | None = None
 
 
 class ControlPanel(Channel):

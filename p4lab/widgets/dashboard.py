@@ -4,56 +4,64 @@ import atexit
 import dataclasses
 import difflib
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import ipywidgets
 from IPython import get_ipython
 
-from p4lab.errors import ConfigError, OptionError
+from p4lab.errors import ConfigError, OptionError, TrainingError
+from p4lab.files import writable, write_whole
 from p4lab.labs.lab import (
+    BUTTONS,
     CURVES,
+    DIAGNOSTICS,
+    LOSS_CURVES,
     PANEL,
-    Axes,
+    PLACES,
+    RUNS,
+    TRIES,
     Bar,
-    Board,
-    Box,
     Canvas,
     Drawing,
-    Equations,
-    Grids,
     Lab,
     Picture,
     Sight,
+    noted,
 )
 from p4lab.plots.format import DASH
-from p4lab.training import Engine, Frame, Lanes, Player, Pump, RunConfig, State, describe, load_run, save_run
+from p4lab.plots.parts import DIAGNOSTICS_PART, LOSS_PART, part
+from p4lab.training import Engine, Frame, Lanes, Player, Pump, RunConfig, State, describe, load_run
 from p4lab.training.config import Setting
 from p4lab.widgets import files
 from p4lab.widgets.channel import Channel
 from p4lab.widgets.controls import ControlPanel, Group, Item, Kind
-from p4lab.widgets.formula import Formula
-from p4lab.widgets.image_grid import ImageGrid, Panel
+from p4lab.widgets.kept_picture import EVERY, KeptPicture
 from p4lab.widgets.live_plot import LivePlot
-from p4lab.widgets.panels import header, hint, run_rows, runs_panel, stopped_lanes, time_bar
-from p4lab.widgets.plane import Plane
+from p4lab.widgets.panels import cards, header, hint, run_rows, runs_panel, stopped_lanes, tabs, time_bar
+from p4lab.widgets.pictures import picture_widget
+from p4lab.widgets.replay import MOMENTS, replay
 from p4lab.widgets.sketch import Sketch
-from p4lab.widgets.space import Space
 
 if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects
 
-EXPORTS = (".csv", ".parquet", ".html")
+W = TypeVar("W", bound=Channel)
+EXPORTS = (".csv", ".parquet", ".replay.html", ".html")
 """Endings of the files that `Dashboard.export` writes."""
 _COUNT = itertools.count(1)
 """Numbers the labs that have neither a name nor a cell."""
+REPLAY = "download:replay.html"
+"""The button that makes a replay; it rests while one is made."""
 WAIT = 10.0
 """Seconds that the player may take to answer."""
-BUTTONS = {"start", "step", "merge", "restart", "scrub", "now", "branch", "keep", "runs", "config", "upload"}
-"""What the lab's own controls are called; a setting of such a name would press them."""
+ROOMY = "@container (min-width: 760px)"
+"""When a lab is laid out on one screen, as in dashboard.css."""
 
 
 @dataclasses.dataclass
@@ -64,16 +72,18 @@ class WidgetScreen:
         widget: asked whether it is ready.
         draw: puts a frame on the widget.
         interval: least time between two frames in seconds.
+        shown: whether it stands on a page that is shown; what nobody sees is not drawn.
     """
 
     widget: Channel
     draw: Callable[[Frame], None]
     interval: float
+    shown: Callable[[], bool] = lambda: True
 
     @property
     def ready(self) -> bool:
-        """Whether the browser has shown the last frame."""
-        return self.widget.ready
+        """Whether it can be seen, and the browser has shown the last frame."""
+        return self.shown() and self.widget.ready
 
 
 class Dashboard:
@@ -94,11 +104,12 @@ class Dashboard:
         player: the player.
         view: what is chosen to look at; `touch` changes it.
         screens: what is shown where, for the pump.
+        pages: titles of the pages of each place; ``touch("page:<place>", title)`` turns to one.
         root: the outermost ipywidget.
 
     Raises:
         ConfigError: unknown setting, or a value out of range.
-        OptionError: a setting has the name of one of the dashboard's own controls (`BUTTONS`).
+        OptionError: ``lab`` is no lab, or its trainer makes no engine.
         P4Error: whatever the trainer raises on the first config.
     """
 
@@ -108,41 +119,76 @@ class Dashboard:
     def __init__(
         self, lab: Lab[Any, Any], config: RunConfig | str | None = None, name: str | None = None, **changes: Any
     ):
-        given = type(lab.config).from_text(config) if isinstance(config, str) else config or lab.config
+        if not isinstance(lab, Lab):
+            raise OptionError(f"lab={lab!r:.80}: expected a p4lab.labs.Lab; digits_lab and the like are called")
+        given: Any = lab.config if config is None else config
+        if isinstance(given, str):
+            given = type(lab.config).from_text(given)
+        if not isinstance(given, RunConfig):
+            raise ConfigError(f"config={given!r:.80}: expected {type(lab.config).__name__}(...), or its text")
         looks = {key: changes.pop(key) for key in list(changes) if key in lab.view.settings}
         first: RunConfig = given.replace(**changes)
         self._key = name or _cell_id() or f"lab {next(_COUNT)}"
         self.lab, self.view = lab, dataclasses.replace(lab.view, **looks)
-        self._refused: Exception | None = None
-        self._unread: Exception | None = None
-        self._closed = False
+        self._refused: BaseException | None = None
+        self._unread: BaseException | None = None
+        self._closed = self._recording = False
         self._memory: dict[str, Any] = {}
         self._painted: dict[str, tuple[Any, Callable[[], Mapping[str, Any]]]] = {}
-        bars = [picture.base.items for picture in lab.pictures if isinstance(picture.base, Bar)]
-        offered = [*lab.groups.values(), *bars]
-        if taken := BUTTONS & {control for names in offered for control in names}:
-            raise OptionError(f"settings named {', '.join(sorted(taken))}: buttons have these names; choose others")
+        self.pages = {place: lab.pages(place) for place in PLACES}
+        self._widgets: list[Channel] = []
         self.player = Player(self._engine_of, first)
-        if self._key in self._open:
-            self._open[self._key].close()
-        self._head = ControlPanel(
-            header(lab.title, lab.subtitle, lab.numbers), self._touched, direction="row", **own_sheet(lab)
-        )
-        self._time = ControlPanel(time_bar(), self._touched, direction="row")
-        self._side = ControlPanel(
-            [Group(label, self._items(names, first)) for label, names in lab.groups.items()], self._touched
-        )
-        self._runs = ControlPanel(runs_panel(), self._touched, direction="row")
-        self._plot = LivePlot()
+        try:
+            self._build(first)
+        except BaseException:  # nothing of a lab that cannot be shown stays, and the one before does
+            self.player.close()
+            for widget in self._widgets:
+                widget.close()
+            raise
+        before, self._open[self._key] = self._open.get(self._key), self
+        atexit.register(self.close)
+        if before is not None:
+            before.close()
+
+    def _build(self, first: RunConfig) -> None:
+        lab, made = self.lab, self._made
+        self._page = {place: pages[0] for place, pages in self.pages.items() if pages}
+        strips = {place: tabs(place, pages) for place, pages in self.pages.items() if len(pages) > 1}
+        side_tabs = strips.pop("side", [])
+        self._tabs = {
+            place: made(ControlPanel(strip, self._touched, direction="row").add_class("p4-tabs"))
+            for place, strip in strips.items()
+        }
+        head = header(lab.title, lab.subtitle, lab.numbers)
+        self._head = made(ControlPanel(head, self._touched, direction="row", **own_sheet(lab)))
+        self._time = made(ControlPanel(time_bar(), self._touched, direction="row"))
+        sides = [(page, *group) for page, groups in enumerate((lab.groups, lab.more)) for group in groups.items()]
+        tries = [Group("", [cards(lab.tries)], self.pages["side"].index(TRIES))] if lab.tries else []
+        groups = [Group(label, self._items(names, first), page) for page, label, names in sides]
+        self._side = made(ControlPanel([*side_tabs, *groups, *tries], self._touched))
+        side_names = [*(names for *_, names in sides), *([item.name for item in tab.items] for tab in side_tabs)]
+        self._runs = made(ControlPanel(runs_panel(), self._touched, direction="row"))
+        self._plot = made(LivePlot())
+        self._kept = made(KeptPicture())
         pictures = [self._screen(picture, first) for picture in lab.pictures]
         # What moves fast goes first, and the slowest of a lab's pictures last, wherever they stand on the page.
         self.screens = [
             *sorted(pictures, key=lambda screen: screen.interval),
             WidgetScreen(self._head, self._show_head, PANEL),
             WidgetScreen(self._time, self._show_time, PANEL),
-            WidgetScreen(self._side, lambda frame: self._show_panel(self._side, lab.groups.values(), frame), PANEL),
-            WidgetScreen(self._runs, self._show_runs, CURVES),
-            WidgetScreen(self._plot, lambda frame: self._plot.show(lab.curves(self._sight(frame))), CURVES),
+            WidgetScreen(self._side, lambda frame: self._show_panel(self._side, side_names, frame), PANEL),
+            WidgetScreen(self._runs, self._show_runs, CURVES, partial(self._seen, "below", RUNS)),
+            WidgetScreen(
+                self._plot,
+                self._show_curves,
+                CURVES,
+                lambda: self._page["below"] in (LOSS_CURVES, DIAGNOSTICS),
+            ),
+            *(
+                WidgetScreen(panel, partial(self._show_tabs, place, panel), PANEL)
+                for place, panel in self._tabs.items()
+            ),
+            WidgetScreen(self._kept, lambda frame: self._kept.show(frame.state), EVERY),
         ]
         self.root = self._layout([screen.widget for screen in pictures])
         if self.view.speed is not None:
@@ -150,30 +196,52 @@ class Dashboard:
         self._pump = Pump(self.player, self.screens)
         for screen in self.screens:
             screen.widget.on_ready = self._pump.wake
-        self._open[self._key] = self
-        atexit.register(self.close)
+
+    def _made(self, widget: W) -> W:
+        """Remember a widget, to be closed should the lab not come into being."""
+        self._widgets.append(widget)
+        return widget
 
     def _engine_of(self, config: RunConfig) -> Engine | Lanes:
         if type(config) is not type(self.lab.config):
             raise ConfigError(f"a run of {config.problem!r}: this lab shows runs of {self.lab.config.problem!r}")
-        return self.lab.trainer(config)
+        engine = self.lab.trainer(config)
+        if not isinstance(engine, Engine | Lanes):
+            raise self.lab.refusal(f"its trainer returned {engine!r:.80}: expected an Engine or Lanes")
+        return engine
 
     def _layout(self, pictures: list[Channel]) -> ipywidgets.Box:
+        shown: dict[str, list[Any]] = {place: [] for place in PLACES}
+        bars: list[Any] = []
+        for picture, widget in zip(self.lab.pictures, pictures, strict=True):
+            place, page = picture.place
+            where = bars if isinstance(picture.base, Bar) else shown[place]
+            where.append(self._on_page(place, page, widget))
+        runs = self._on_page("below", RUNS, self._runs.add_class("p4-runs"))
+        shown["below"] += [self._plot.add_class("p4-curves"), runs]
+        tabs = {place: [panel] for place, panel in self._tabs.items()}
         areas = {
             "p4-head": self._head,
             "p4-time": self._time,
             "p4-side": self._side,
-            "p4-pictures": ipywidgets.Box(pictures),
-            "p4-curves": self._plot,
-            "p4-runs": self._runs,
+            "p4-show": ipywidgets.Box(
+                [*tabs.get("pictures", []), *bars, ipywidgets.Box(shown["pictures"]).add_class("p4-pictures")]
+            ),
+            "p4-below": ipywidgets.Box([*tabs.get("below", []), *shown["below"]]),
         }
-        for css_class, widget in areas.items():
-            widget.add_class(css_class)
-        if not pictures:
-            del areas["p4-pictures"]
-        layout = ipywidgets.Box(list(areas.values())).add_class("p4-layout")
-        root = ipywidgets.Box([layout]).add_class("p4-lab").add_class(f"p4-{self.lab.name}")
-        return root.add_class(f"p4-{self.lab.layout}-pictures")
+        if not shown["pictures"]:
+            del areas["p4-show"]
+        layout = ipywidgets.Box([widget.add_class(name) for name, widget in areas.items()]).add_class("p4-layout")
+        return ipywidgets.Box([layout, self._kept]).add_class("p4-lab").add_class(f"p4-{self.lab.name}")
+
+    def _on_page(self, place: str, page: str, widget: Any) -> Any:
+        return widget.add_class(f"p4-{place}-{self.pages[place].index(page)}") if page else widget
+
+    def _part(self) -> int:
+        return DIAGNOSTICS_PART if self._page["below"] == DIAGNOSTICS else LOSS_PART
+
+    def _seen(self, place: str, page: str) -> bool:
+        return not page or self._page[place] == page
 
     def _items(self, names: Iterable[str], config: RunConfig) -> list[Item]:
         values = self.lab.values(config, self.view)
@@ -187,43 +255,34 @@ class Dashboard:
         return items
 
     def _screen(self, picture: Picture, config: RunConfig) -> WidgetScreen:
+        lab = self.lab
         widget, show = self._widget(picture, config)
+        self._made(widget)
         if picture.area:
             widget.add_class(f"p4-{self.lab.name}-{picture.area}")
 
         def draw(frame: Frame) -> None:
-            drawing = self._draw(picture, self._sight(frame))
+            drawing = lab.draw(picture, self._sight(frame))
             if not isinstance(picture.base, Canvas | Bar):
                 widget.display(drawing is not None)
             if drawing is not None:
-                show(drawing)
+                with noted(f"in the picture {picture.area!r} of the lab {lab.name!r}"):
+                    show(drawing)
 
+        seen = partial(self._seen, *picture.place)
         if isinstance(picture.base, Bar):
             names = picture.base.items
-            return WidgetScreen(widget, lambda frame: self._show_panel(widget, [names], frame), PANEL)
-        return WidgetScreen(widget, draw, picture.every)
+            return WidgetScreen(widget, lambda frame: self._show_panel(widget, [names], frame), PANEL, seen)
+        return WidgetScreen(widget, draw, picture.every, seen)
 
     def _widget(self, picture: Picture, config: RunConfig) -> tuple[Any, Callable[[Any], None]]:
         """Return the widget of a picture, and what puts a drawing on it."""
         base = picture.base
-        if isinstance(base, Axes | Box):
-            kind: Any = Plane if isinstance(base, Axes) else Space
-            plot = kind(**dataclasses.asdict(base), on_moved=lambda name, point: self._moved(picture, name, point))
-            return plot, lambda drawing: plot.show(drawing.layers, drawing.bounds, drawing.labels)
-        if isinstance(base, Grids):
-            panels = [Panel(grid.label, grid.note, grid.columns, color=grid.color) for grid in base.grids]
-            grids = ImageGrid(panels, base.top, base.colors, base.ends)
-            return grids, grids.show_all
-        if isinstance(base, Board):
-            table = Group("", (Item("table", "board", base.label),))
-            board = ControlPanel([table], self._touched, direction="row").add_class("p4-board")
-            return board, lambda rows: board.show({"board": _table(rows)})
-        if isinstance(base, Equations):
-            formula = Formula(base.decimals)
-            return formula, formula.show
         if isinstance(base, Bar):
             items = self._items(base.items, config)
             return ControlPanel([Group("", items)], self._touched, direction="row").add_class("p4-bar"), lambda _: None
+        if not isinstance(base, Canvas):
+            return picture_widget(base, lambda name, point: self._moved(picture, name, point))
         use, copy = base.use, base.copy
         sketch = Sketch(
             base.size,
@@ -237,13 +296,6 @@ class Dashboard:
         control, value = base.stands_for
         self._painted[control] = value, lambda: use(sketch.ink) if sketch.ink.any() else {}
         return sketch, sketch.show
-
-    def _draw(self, picture: Picture, sight: Sight[Any, Any]) -> Drawing:
-        try:
-            return picture.draw(sight)
-        except Exception as error:
-            error.add_note(f"in the picture {picture.area!r} of the lab {self.lab.name!r}")
-            raise
 
     def _sight(self, frame: Frame) -> Sight[Any, Any]:
         return Sight(frame, self.view, self._memory)
@@ -263,9 +315,7 @@ class Dashboard:
         self._closed = True
         self._pump.close()
         self.player.close()
-        for screen in self.screens:
-            screen.widget.close()
-        for box in (*self.root.children[0].children, *self.root.children, self.root):
+        for box in boxes_in(self.root):
             box.close()
         for _, held in self._memory.values():
             if hasattr(held, "close"):
@@ -277,7 +327,9 @@ class Dashboard:
             return {"text/plain": f"{self.lab.title}: closed. Run the cell again that made it."}
         bundle = self.root._repr_mimebundle_(**options) or {}
         data, *metadata = bundle if isinstance(bundle, tuple) else (bundle,)
-        # The text is what a saved notebook keeps of the lab.
+        if self._kept.place():
+            self.root.add_class("p4-pictured")
+        # The text is what a saved notebook keeps of the lab, with its picture.
         data = {**data, "text/plain": f"{self.lab.title}: run this cell in JupyterLab to see it live."}
         return (data, *metadata) if metadata else data
 
@@ -310,6 +362,7 @@ class Dashboard:
         """
         with self._settled():
             self._touched(name, value)
+            self.player.frame(WAIT)
         if self._refused is not None:
             raise self._refused
 
@@ -318,7 +371,7 @@ class Dashboard:
         """Wait until what is asked of the player is done, and raise what it refuses."""
         before = self.player.error
         yield
-        self.player.frame(WAIT)
+        self.player.ask(lambda runs: None, WAIT)
         error = self.player.error
         if error is not None and error is not before:
             raise error
@@ -342,12 +395,12 @@ class Dashboard:
     def drawings(self, frame: Frame | None = None) -> dict[str, Drawing]:
         """Return what the pictures show (None: of this moment), by area, as plain data."""
         sight = self.sight(frame)
-        return {picture.area: self._draw(picture, sight) for picture in self.lab.pictures}
+        return {picture.area: self.lab.draw(picture, sight) for picture in self.lab.pictures}
 
     def numbers(self) -> dict[str, Any]:
         """Return the numbers of the header, by name."""
         sight = self.sight()
-        return {number.name: number.read(sight) for number in self.lab.numbers}
+        return {number.name: self.lab.read(number, sight) for number in self.lab.numbers}
 
     def message(self) -> str:
         """Return what the lab tells at this moment."""
@@ -355,16 +408,22 @@ class Dashboard:
 
     def figure(self) -> "plotly.graph_objects.Figure":
         """Return the curves as a plotly figure; it knows ``write_html`` and (with kaleido) ``write_image``."""
-        return files.figure(self.lab.curves(self.sight()), self.lab.title)
+        return files.figure(self.lab.figure(self.sight()), self.lab.title)
 
     def save(self, path: str | Path) -> None:
-        """Write the active run to a file: settings, records, weights; `load` reads it."""
-        self.player.ask(lambda runs: save_run(runs.active, path), WAIT)
+        """Write the active run to a file: settings, records, weights; `load` reads it.
+
+        Raises:
+            FileError: it cannot be written; what was there is as before.
+        """
+        writable(path)
+        write_whole(path, self._file("p4run"))
 
     def load(self, source: str | Path | bytes) -> None:
         """Read a run from a file, or its content, and go on with it; the others are kept.
 
         Raises:
+            FileError: it cannot be read.
             RunFileError: not a saved run, damaged, or of another kind of lab.
             ConfigError: there are too many runs.
         """
@@ -372,19 +431,24 @@ class Dashboard:
             self.player.add(load_run(source, self._engine_of))
 
     def export(self, path: str | Path) -> None:
-        """Write the records (.csv, .parquet) or the figure (.html) of the active run.
+        """Write the records (.csv, .parquet), the curves (.html) or all that was seen (.replay.html) of the active run.
 
         Raises:
             ConfigError: another ending.
+            FileError: it cannot be written, which is known before anything is drawn; what was there is as before.
+            ReplayError: what was seen does not fit into one page.
         """
-        kind = Path(path).suffix
-        if kind not in EXPORTS:
+        kind = next((ending for ending in EXPORTS if str(path).endswith(ending)), None)
+        if kind is None:
             raise ConfigError(f"path={str(path)!r}: expected a name that ends in {', '.join(EXPORTS)}")
-        Path(path).write_bytes(self._file(kind.removeprefix(".")))
+        writable(path)
+        write_whole(path, self._file(kind.removeprefix(".")))
 
     def _file(self, kind: str) -> bytes:
         if kind == "html":
             return files.html(self.figure())
+        if kind == "replay.html":
+            return replay(self.lab, self.player.recorded(MOMENTS, WAIT), self.view)
         if kind == "p4run":
             return self.player.ask(lambda runs: files.run_bytes(runs.active), WAIT)
         return self.player.ask(lambda runs: files.table_bytes(runs.active.engine, kind), WAIT)
@@ -417,11 +481,14 @@ class Dashboard:
             "runs": lambda: self._edit_runs(**value),
             "config": lambda: player.set(**type(player.engine.config).from_text(value).to_dict()),
             "upload": lambda: self.load(value),
+            "try": lambda: self._prepare(value),
         }
         if name in commands:
             commands[name]()
         elif name.startswith("download:"):
             self._download(name.removeprefix("download:"))
+        elif name.startswith("page:"):
+            self._turn(name.removeprefix("page:"), value)
         elif name in lab.buttons:
             lab.buttons[name].act(player)
             player.poke()
@@ -449,9 +516,48 @@ class Dashboard:
     def _download(self, kind: str) -> None:
         name = files.safe_name(self.lab.title)
         if kind == "png":
+            # The button stands on another page than the curves, which are not drawn meanwhile.
+            self._plot.show(part(self.lab.figure(self.sight()), LOSS_PART))
             self._plot.save_picture(name)
+        elif kind == "replay.html":
+            self._record(f"{name}.{kind}")
         else:
             self._runs.download(f"{name}.{kind}", self._file(kind))
+
+    def _prepare(self, number: int) -> None:
+        if type(number) is not int or not 0 <= number < len(self.lab.tries):
+            raise ConfigError(f"try={number!r}: expected the number of a card, below {len(self.lab.tries)}")
+        for name, value in self.lab.tries[number].changes.items():
+            with self._settled():  # what is refused ends it, and is not forgotten by what would follow
+                if name == "start":  # the button of this name pauses a run that goes on
+                    self.player.start()
+                else:
+                    self._command(name, value)
+
+    def _turn(self, place: str, page: str) -> None:
+        if page not in self.pages.get(place, ()):
+            pages = "; ".join(f"page:{place}: {', '.join(pages)}" for place, pages in self.pages.items() if pages)
+            raise ConfigError(f"page:{place}={page!r}: there is no such page; expected one of {pages}")
+        self._page[place] = page
+        self.player.poke()
+
+    def _record(self, name: str) -> None:
+        """Make a replay while the lab goes on, for drawing every moment may take half a minute; one at a time."""
+
+        def work() -> None:
+            try:
+                content = self._file("replay.html")
+                if not self._closed:
+                    self._runs.download(name, content)
+            except BaseException as error:  # shown to the user, as what else is refused
+                self._refused = error
+            self._recording = False
+            self.player.poke()
+
+        if not self._recording:
+            self._recording = True
+            threading.Thread(target=work, name="p4lab-replay", daemon=True).start()
+            self.player.poke()
 
     def _moved(self, picture: Picture, name: str, point: tuple[float, ...]) -> None:
         moved = picture.moved
@@ -482,7 +588,7 @@ class Dashboard:
     def _show_head(self, frame: Frame) -> None:
         running, sight = frame.state is State.RUNNING, self._sight(frame)
         self._unread = None
-        numbers = {number.name: self._read(number.read, sight, DASH) for number in self.lab.numbers}
+        numbers = {number.name: self._read(partial(self.lab.read, number, sight), DASH) for number in self.lab.numbers}
         self._head.show(
             {
                 "state": str(frame.state),
@@ -504,44 +610,66 @@ class Dashboard:
             ],
         )
 
+    def _show_tabs(self, place: str, panel: ControlPanel, frame: Frame) -> None:
+        panel.show({f"page:{place}": self._page[place]})
+
     def _show_panel(self, panel: ControlPanel, groups: Iterable[Sequence[str]], frame: Frame) -> None:
-        values = self._values(frame)
+        values = self._values(frame) | {f"page:{place}": page for place, page in self._page.items()}
         shown = {name: values[name] for names in groups for name in names if name in values}
         waiting = self.lab.waiting(frame.snapshot.config, frame.planned)
-        disabled = [name for name in self.lab.disabled(frame.planned) if name in shown]
+        with noted(f"in what is disabled of the lab {self.lab.name!r}"):
+            disabled = [name for name in self.lab.disabled(frame.planned) if name in shown]
         panel.show(shown, disabled, [name for name in waiting if name in shown])
 
+    def _show_curves(self, frame: Frame) -> None:
+        figure = self.lab.figure(self._sight(frame))
+        with noted(f"in the curves of the lab {self.lab.name!r}"):
+            self._plot.show(part(figure, self._part()))
+
     def _show_runs(self, frame: Frame) -> None:
-        self._runs.show({"runs": run_rows(frame, self.lab.loss), "config": frame.planned.to_text()})
+        button = {"label": "Replay …" if self._recording else "Replay"}
+        values = {"runs": run_rows(frame, self.lab.loss), "config": frame.planned.to_text(), REPLAY: button}
+        self._runs.show(values, [REPLAY] if self._recording else [])
 
     def _message(self, sight: Sight[Any, Any]) -> dict[str, str]:
         frame = sight.frame
         error = self._refused or (None if frame.message else self.error)
-        if text := describe(error) if error else frame.message:
+        # Why a run stopped belongs to its present: who looks at its past is told what can be done there.
+        past = frame.shown is not None and not self._refused and isinstance(self.player.error, TrainingError)
+        if not past and (text := describe(error) if error else frame.message):
             return {"level": "error", "text": text}
         message = hint(frame)
         if message["level"] != "info" or frame.state is State.CLOSED:
             return message
-        if text := stopped_lanes(frame, self.lab.lanes(frame.snapshot.config)):
+        if text := stopped_lanes(frame, self._read(lambda: self.lab.lane_names(frame.snapshot.config), {})):
             return {"level": self.lab.alarm, "text": text}
-        return {**message, "text": self._read(self.lab.hint, sight, None) or message["text"]}
+        text = self._read(lambda: self.lab.advice(sight), None) or message["text"]
+        return {"level": "error", "text": describe(self._unread)} if self._unread else {**message, "text": text}
 
-    def _read(self, read: Callable[[Sight[Any, Any]], Any], sight: Sight[Any, Any], otherwise: Any) -> Any:
+    def _read(self, read: Callable[[], Any], otherwise: Any) -> Any:
         """Return what a function of the lab's says; if it fails, the header goes on, and shows why."""
         try:
-            return read(sight)
-        except Exception as error:
+            return read()
+        except BaseException as error:  # an exit, too, would end the pump's thread
             self._unread = self._unread or error
             return otherwise
+
+
+def boxes_in(box: Any) -> Iterator[Any]:
+    """Go through the widgets in a box, and then the box."""
+    for child in getattr(box, "children", ()):
+        yield from boxes_in(child)
+    yield box
 
 
 def own_sheet(lab: Lab[Any, Any]) -> dict[str, str]:
     """Return options for the widget that brings a lab's style along, as a sheet of the lab's own.
 
+    Its rules are for the layout of one screen: where there is no room for it, everything stands below one another.
     A page has one sheet for widgets of one id, that of the latest; and sheets come in any order. So the lab has an id,
     and its rules, nested below its name, weigh more than the general ones.
     """
-    own = f".p4-lab{4 * f'.p4-{lab.name}'} {{{lab.style}}}"
+    own = f".p4-lab{4 * f'.p4-{lab.name}'} {{ --p4-share: {lab.share:g}; {ROOMY} {{ {lab.style} }} }}"
     return {"_css": own, "_anywidget_id": f"p4lab.labs.{lab.name}"}
 
 
@@ -567,15 +695,6 @@ def item_of(name: str, setting: Setting, config: RunConfig, value: Any) -> Item:
         setting.live,
         setting.look,
     )
-
-
-def _table(rows: Any) -> dict[str, Any]:
-    return {
-        "columns": list(rows.columns),
-        "help": list(rows.columns.values()),
-        "rows": [{"color": row.color, "active": row.active, "cells": list(row.cells)} for row in rows.rows],
-        "label": rows.label,
-    }
 
 
 def _cell_id() -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from p4lab.packages import require
 from p4lab.widgets.channel import STATIC, Channel, as_bytes, packed
 
 Figure = dict[str, Any]
@@ -19,9 +20,7 @@ STREAMED = ("x", "y", "z", "text", "customdata")
 @functools.lru_cache(maxsize=1)
 def library() -> bytes:
     """Return plotly.js from the plotly package, compressed (1.4 MB); a page asks for it once."""
-    from plotly.offline import get_plotlyjs
-
-    return gzip.compress(get_plotlyjs().encode(), 6)
+    return gzip.compress(require("plotly.offline", "lab").get_plotlyjs().encode(), 6)
 
 
 class LivePlot(Channel):

@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from p4lab.labs.curves import run_color
-from p4lab.labs.lab import Number
+from p4lab.labs.lab import Number, Try
 from p4lab.labs.numbers import REFUSED, loss_text, total
 from p4lab.plots import Loss
-from p4lab.training import Frame, State
+from p4lab.plots.format import DASH
+from p4lab.training import Frame, Snapshot, State
 from p4lab.training.runs import RunView
 from p4lab.widgets.controls import Group, Item
 
+FEW = 3
+"""Lanes whose losses are told in one cell."""
 HINTS = {
     State.IDLE: "Press Start. Settings act at once; those marked “at reset” do so as long as no step has been taken.",
     State.RUNNING: "Move a slider: it acts on the next step and leaves a dotted mark on the curves.",
@@ -30,17 +33,29 @@ def header(title: str, subtitle: str, numbers: Sequence[Number]) -> list[Group]:
         Item("button", "merge", "To merge", help="Train until the next merge has been tried"),
         Item("button", "restart", "Reset", help="Start over with these settings"),
     )
-    return [
-        Group("", transport),
-        Group(
-            "",
-            [
-                Item("readout", number.name, number.label, number.unit, number.help, color=number.color)
-                for number in numbers
-            ],
-        ),
-        Group("", (Item("message", "message"),)),
-    ]
+    return [Group("", transport), Group("", (Item("message", "message"),)), readouts(numbers)]
+
+
+def readouts(numbers: Sequence[Number]) -> Group:
+    """Return the places of the numbers of a header."""
+    return Group(
+        "",
+        [
+            Item("readout", number.name, number.label, number.unit, number.help, color=number.color)
+            for number in numbers
+        ],
+    )
+
+
+def tabs(place: str, pages: Sequence[str]) -> list[Group]:
+    """Return what chooses the page of a place."""
+    return [Group("", (Item("tabs", f"page:{place}", f"Pages: {place}", choices=tuple(pages)),))]
+
+
+def cards(tries: Sequence[Try]) -> Item:
+    """Return things to try, one at a time; the value that it tells is the number of the one to set up."""
+    texts = tuple((one.title, one.text, bool(one.changes)) for one in tries)
+    return Item("cards", "try", "Things to try", choices=texts, texts=tuple(one.title for one in tries))
 
 
 def time_bar() -> list[Group]:
@@ -70,6 +85,7 @@ def runs_panel() -> list[Group]:
         Item("upload", "upload", "Load run", help="A file that was saved here", choices=(".p4run",)),
         download("csv", "CSV", "Records of the active run"),
         download("parquet", "Parquet", "Records of the active run"),
+        download("replay.html", "Replay", "Pictures and curves of the whole run as a page that plays by itself"),
         download("html", "HTML", "The curves as a page of its own"),
         download("png", "PNG", "The curves as a picture"),
     )
@@ -79,7 +95,7 @@ def runs_panel() -> list[Group]:
 def run_rows(frame: Frame, loss: Loss) -> dict[str, Any]:
     """Return the table of runs."""
     active = next(run for run in frame.runs if run.active)
-    columns = ["step", "train loss", "test loss", "merged", "skipped", "differs in"]
+    columns = ["step", "loss" if loss.exact else "mean train loss", "test loss", "merged", "skipped", "differs in"]
     rows = [_row(run, active, loss) for run in frame.runs]
     if not loss.test:
         del columns[2]
@@ -89,6 +105,7 @@ def run_rows(frame: Frame, loss: Loss) -> dict[str, Any]:
 
 def _row(run: RunView, active: RunView, loss: Loss) -> dict[str, Any]:
     snapshot = run.snapshot
+    lanes = [*snapshot.lanes.values()] or [snapshot]
     differs = snapshot.config.differences(active.snapshot.config)
     briefs = {name: snapshot.config.settings[name].brief for name in differs if name in snapshot.config.settings}
     texts = [
@@ -103,13 +120,18 @@ def _row(run: RunView, active: RunView, loss: Loss) -> dict[str, Any]:
         "color": run_color(run.number),
         "cells": [
             f"{snapshot.step:,}",
-            loss_text(snapshot.last("smooth_loss"), loss)["value"],
-            loss_text(snapshot.last("test_loss"), loss)["value"],
-            f"{total(snapshot, 'merge'):,}",
-            f"{total(snapshot, *REFUSED):,}",
+            _losses(lanes, loss.line, loss),
+            _losses(lanes, "test_loss", loss),
+            f"{sum(total(lane, 'merge') for lane in lanes):,}",
+            f"{sum(total(lane, *REFUSED) for lane in lanes):,}",
             ", ".join(texts) or "–",
         ],
     }
+
+
+def _losses(lanes: Sequence[Snapshot], key: str, loss: Loss) -> str:
+    """Return the losses of a few lanes; many have no room in a table."""
+    return " | ".join(loss_text(lane.last(key), loss)["value"] for lane in lanes) if len(lanes) <= FEW else DASH
 
 
 def hint(frame: Frame) -> dict[str, str]:
@@ -118,10 +140,10 @@ def hint(frame: Frame) -> dict[str, str]:
     waiting = [name for name in frame.pending if frame.shown is None or name in live]
     names = ", ".join(name.replace("_", " ") for name in waiting)
     if frame.shown is not None:
-        changed = f" with {names} changed" if names else ""
+        changed = f" Changed so far: {names}." if names else ""
         return {
             "level": "notice",
-            "text": f"This is step {frame.shown:,}. Change settings and press Branch here to go on{changed} from it.",
+            "text": f"This is step {frame.shown:,}. Change settings and press Branch here to go on from it.{changed}",
         }
     if frame.pending:
         return {"level": "notice", "text": f"Press Reset to apply: {names}."}

@@ -40,7 +40,8 @@ def test_a_matrix_is_scaled_to_unit_volume() -> None:
 @pytest.mark.parametrize("prop", [prop for prop in PROPERTIES if prop != "invertible"])
 def test_a_penalty_is_zero_where_the_property_holds_and_differentiable_elsewhere(prop: str) -> None:
     penalty = getattr(property_maps, f"{PENALTY_OF.get(prop, prop)}_penalty")
-    assert float(penalty(torch.eye(8, dtype=torch.float64))) == pytest.approx(0, abs=1e-12)
+    start = PROPERTIES[prop].begin(torch.eye(8, dtype=torch.float64))
+    assert float(penalty(start)) == pytest.approx(0, abs=1e-12)
     bad = 2 * torch.eye(8, dtype=torch.float64) + 0.1 * noise(8)
     assert float(penalty(bad)) > 0.01
     assert torch.autograd.gradcheck(penalty, bad.requires_grad_())

@@ -249,7 +249,8 @@ def test_the_verdict_names_who_is_ahead() -> None:
 def test_a_race_prints_a_table_for_each_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
     monkeypatch.setattr("p4lab.bench.race.write", written.append)
-    text = race(("so", "ica_digits"), ("plain", "dense", "p4inv"), (0,), 4, 0.02, 0.05, n_jobs=1, save=True)
+    parts = race(("so", "ica_digits"), ("plain", "dense", "p4inv"), (0,), 4, 0.02, 0.05, n_jobs=1, save=True)
+    text = "\n\n".join(parts)
     assert [list(choices) for choices in written] == [["so"], ["ica_digits"]]
     assert "**so**, d = 4" in text
     assert "**ica_digits**, d = 4" in text

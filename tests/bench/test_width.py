@@ -71,7 +71,7 @@ def test_a_run_is_annealed_and_keeps_the_course_of_its_loss(tmp_path: Path) -> N
 
 def test_a_finished_run_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "width.jsonl"
-    first = width(("so",), **OPTIONS, file=file)
+    first = [*width(("so",), **OPTIONS, file=file)]
     lines = file.read_text().splitlines()
     assert len({json.dumps(json.loads(line)["run"]) for line in lines}) == len(lines)
     assert {seed_of(line) for line in lines} == {SEED, 0, 1}
@@ -80,17 +80,17 @@ def test_a_finished_run_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Mo
         raise AssertionError(f"seed={config.seed}")
 
     monkeypatch.setattr(lanes, "train", refuse)
-    assert width(("so",), **OPTIONS, file=file) == first
+    assert [*width(("so",), **OPTIONS, file=file)] == first
     with pytest.raises(AssertionError, match="seed=2"):
-        width(("so",), **{**OPTIONS, "seeds": (0, 1, 2)}, file=file)
+        list(width(("so",), **{**OPTIONS, "seeds": (0, 1, 2)}, file=file))
 
 
 def test_what_was_cut_off_is_done_again(tmp_path: Path) -> None:
     file = tmp_path / "width.jsonl"
-    width(("so",), **OPTIONS, file=file)
+    list(width(("so",), **OPTIONS, file=file))
     whole = file.read_text()
     file.write_text(whole[:-20])
-    width(("so",), **OPTIONS, file=file)
+    list(width(("so",), **OPTIONS, file=file))
     assert set(read(file)) == {json.dumps(json.loads(line)["run"], sort_keys=True) for line in whole.splitlines()}
 
 
@@ -98,12 +98,12 @@ def test_a_file_of_another_kind_is_a_named_error(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("something else\n")
     with pytest.raises(RunFileError, match=r"notes.txt, line 1"):
-        width(("so",), **OPTIONS, file=file)
+        list(width(("so",), **OPTIONS, file=file))
 
 
 def test_nobody_to_race_is_a_named_error() -> None:
     with pytest.raises(ConfigError, match="methods='plain': none of them can do the task 'so_both'"):
-        width(("so_both",), methods=("plain",), dims=(8,))
+        next(width(("so_both",), methods=("plain",), dims=(8,)))
 
 
 # --- tuning ---
@@ -184,7 +184,7 @@ def test_the_table_has_the_lowest_loss_first() -> None:
 def test_tasks_that_are_narrower_are_raced_once(tmp_path: Path) -> None:
     file = tmp_path / "width.jsonl"
     options = {**OPTIONS, "methods": ("dense",), "seeds": (0,), "tuning": 0.0}
-    text = width(("ica_digits",), **{**options, "dims": (63, 64)}, file=file)
+    (text,) = width(("ica_digits",), **{**options, "dims": (63, 64)}, file=file)
     assert text.count("**ica_digits**, d = 60") == 1
     assert [seed_of(line) for line in file.read_text().splitlines()] == [0]  # nothing was tuned
 

@@ -223,11 +223,15 @@ def test_an_estimate_reads_with_its_error() -> None:
         pytest.param(lambda: weights.ess(torch.zeros(2, 2)), ShapeError, id="matrix"),
         pytest.param(lambda: weights.clipped(torch.zeros(5), 1.0), OptionError, id="share"),
         pytest.param(
-            lambda: weights.free_energy_difference(torch.zeros(9), torch.ones(9), torch.ones(8)), ShapeError, id="sets"
+            lambda: weights.free_energy_difference(torch.zeros(9), region(9), region(8)), ShapeError, id="sets"
         ),
         pytest.param(
-            lambda: weights.free_energy_difference(torch.zeros(9), torch.ones(9), torch.ones(9)), ShapeError, id="few"
+            lambda: weights.free_energy_difference(torch.zeros(9), region(9), region(9)), ShapeError, id="few"
         ),
+        pytest.param(lambda: weights.weighted_share(torch.zeros(9), torch.ones(9)), DtypeError, id="numbers-share"),
+        pytest.param(lambda: weights.weighted_share(torch.zeros(9), region(1)), ShapeError, id="one-for-all"),
+        pytest.param(lambda: weights.weighted_share(torch.zeros(9), region(9)[:, None]), ShapeError, id="column"),
+        pytest.param(lambda: weights.weighted_share(torch.zeros(9), np.ones(9, bool)), DtypeError, id="array-share"),
         pytest.param(
             lambda: weights.weighted_histogram(torch.zeros(99), torch.tensor([0.0, 0.0])), OptionError, id="edges"
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from live_notebook import Notebook, becomes, check_fit, drawn, looks, redrawn, start_lab, still
+from live_notebook import Notebook, becomes, drawn, redrawn, start_lab, still
 
 NAME = "10_boltzmann_2d.ipynb"
 SHARE = "lab.player.engine.config.share"
@@ -11,7 +11,7 @@ FLOW = ".p4-boltzmann .p4-pictures > :nth-child(2) canvas"
 
 
 @pytest.mark.browser
-def test_learns_by_example_then_by_energy_and_fits_the_page(notebook: Notebook) -> None:
+def test_learns_by_example_then_by_energy(notebook: Notebook) -> None:
     start_lab(notebook, NAME)
     before = drawn(notebook, FLOW)
     notebook.train(10)
@@ -21,8 +21,6 @@ def test_learns_by_example_then_by_energy_and_fits_the_page(notebook: Notebook) 
         becomes(notebook, SHARE, share)
     notebook.drag_by("share", 10)
     becomes(notebook, SHARE, 0.5)
-    for _ in looks(notebook):
-        check_fit(notebook)
     assert notebook.state() == "running"
     notebook.pause()
     at_rest = still(notebook, FLOW)

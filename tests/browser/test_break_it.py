@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from live_notebook import CANVAS, Notebook, becomes, check_fit, drawn, looks, redrawn, start_lab
+from live_notebook import CANVAS, Notebook, becomes, drawn, redrawn, start_lab
 
 NAME = "03_break_it.ipynb"
 CONFIG = "lab.player.engine.config"
@@ -23,11 +23,11 @@ def at_full_speed(notebook: Notebook) -> None:
 
 
 def switch(notebook: Notebook, name: str) -> None:
-    notebook.item(name).locator("input").click()
+    notebook.reach(name).locator("input").click()
 
 
 def choose(notebook: Notebook, name: str, text: str) -> None:
-    notebook.item(name).get_by_role("button", name=text, exact=True).click()
+    notebook.reach(name).get_by_role("button", name=text, exact=True).click()
 
 
 def reads(notebook: Notebook, name: str, condition: str) -> None:
@@ -53,7 +53,7 @@ def test_every_control_acts_while_it_runs(notebook: Notebook) -> None:
             number = float(value.replace("−", "-"))
             becomes(notebook, f"{CONFIG}.{name}", int(number) if name == "merge_every" else number)
         if name == "learning_rate":
-            notebook.item(name).locator("input").press("Home")
+            notebook.reach(name).locator("input").press("Home")
     for name, after in (("skip", False), ("penalty", True)):
         becomes(notebook, f"{CONFIG}.{name}", not after)
         switch(notebook, name)
@@ -140,18 +140,4 @@ def test_penalty_keeps_away_and_a_branch_without_it_crosses(notebook: Notebook) 
     notebook.screenshot("branched")
     notebook.pause()
     assert notebook.ask("len(lab.table())") == "2"
-    notebook.check_clean()
-
-
-@pytest.mark.browser
-def test_fits_the_page(notebook: Notebook) -> None:
-    start_lab(notebook, NAME)
-    at_full_speed(notebook)
-    notebook.button("Drive to 0").click()
-    more(notebook, 300)
-    notebook.button("Damage A⁻¹").click()
-    more(notebook, 50)
-    for _ in looks(notebook):
-        check_fit(notebook)
-    notebook.pause()
     notebook.check_clean()

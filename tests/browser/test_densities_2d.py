@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from live_notebook import Notebook, becomes, check_fit, download, drawn, looks, redrawn, start_lab, to_now
+from live_notebook import Notebook, becomes, download, drawn, redrawn, start_lab, to_now
+from PIL import Image
 
 NAME = "06_densities_2d.ipynb"
 CONFIG = "lab.player.engine.config"
-RIGHT = ".p4-pictures > :nth-child(3) canvas"
-ROUTE = ".p4-pictures > :nth-child(7) canvas"
+RIGHT = ".p4-density-of-p4inv_bent canvas"
+ROUTE = ".p4-density-way-p4inv_bent canvas"
 SKETCH = ".p4-sketch canvas"
-BOXES = "(w for box in lab.root.children[0].children for w in getattr(box, 'children', ()))"
-INK = f"next(int(w.ink.astype(int).sum()) for w in {BOXES} if hasattr(w, 'ink'))"
+WIDGETS = "__import__('p4lab.widgets.dashboard', fromlist=['boxes_in']).boxes_in(lab.root)"
+INK = f"next(int(w.ink.astype(int).sum()) for w in {WIDGETS} if hasattr(w, 'ink'))"
+# With P4LAB_SCREENSHOT_DIR=docs, the moving picture in the README is taken anew, at these steps.
+DOCS_FOLDER = os.environ.get("P4LAB_SCREENSHOT_DIR")
+MOMENTS = (
+    1,
+    4,
+    15,
+    30,
+    50,
+    80,
+    110,
+    150,
+    190,
+    240,
+    300,
+    360,
+    430,
+    500,
+    580,
+    670,
+    760,
+    860,
+    970,
+    1100,
+    1250,
+    1450,
+    1700,
+)
+MOMENTS = (*MOMENTS, 2000, 2400, 2900, 3400, 3900) if DOCS_FOLDER else (1, 40)
 
 
 def start(notebook: Notebook) -> None:
     start_lab(notebook, NAME)
-    notebook.item("board").locator("td", has_text="RealNVP").wait_for()
+    notebook.reach("board").locator("td", has_text="RealNVP").wait_for()
 
 
 def shows(notebook: Notebook, name: str, index: int) -> None:
@@ -34,10 +65,11 @@ def tool(notebook: Notebook, text: str) -> Any:
 
 def draw(notebook: Notebook, *spots: tuple[float, float]) -> None:
     """Draw a line with the mouse through spots, as shares of the square from its lower left corner."""
+    notebook.turn("pictures", "Draw your own")
     canvas = notebook.page.locator(SKETCH)
-    canvas.scroll_into_view_if_needed()
+    notebook.bring(canvas)
     box, mouse = canvas.bounding_box(), notebook.page.mouse
-    side = box["width"] - 66  # the margins of sketch.ts
+    side = min(box["width"] - 66, box["height"] - 30)  # the margins of sketch.ts
     points = [(box["x"] + 58 + u * side, box["y"] + 8 + (1 - v) * side) for u, v in spots]
     mouse.move(*points[0])
     mouse.down()
@@ -64,7 +96,7 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
     for name in ("skip", "penalty"):
         for _ in range(2):
             before = notebook.ask(f"{CONFIG}.{name}")
-            notebook.item(name).locator("input").click()
+            notebook.reach(name).locator("input").click()
             becomes(notebook, f"{CONFIG}.{name}", before == "False")
     for name in ("learning_rate", "merge_every", "refine_every"):
         for end in ("max", "min"):
@@ -72,7 +104,7 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
             becomes(notebook, f"{CONFIG}.{name}", float(value) if name == "learning_rate" else value)
         notebook.drag_by(name, 4)
     for name in ("reset", "speed", "density", "blocks", "couplings", "optimizer", "batch_size", "rank", "dtype"):
-        select = notebook.item(name).locator("select")
+        select = notebook.reach(name).locator("select")
         first = select.input_value()
         for index in (select.locator("option").count() - 1, 0):
             if name == "density" and index:
@@ -81,14 +113,14 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
             notebook.page.wait_for_timeout(400)
             shows(notebook, name, index)
         select.select_option(index=int(first))
-    notebook.item("train_v").locator("input").click()
+    notebook.reach("train_v").locator("input").click()
     notebook.wait_for_message("train v")
     for text in ("Density", "Log-density"):
         before = drawn(notebook, RIGHT)
         notebook.item("log").get_by_role("button", name=text, exact=True).click()
         redrawn(notebook, RIGHT, before)
     for name in ("lattice", "samples", "samples", "lattice"):
-        notebook.item(name).locator("input").click()
+        notebook.reach(name).locator("input").click()
     assert notebook.state() == "running"
     notebook.screenshot("controls")
     notebook.pause()
@@ -100,6 +132,7 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
 @pytest.mark.long
 def test_depth_while_it_runs_and_while_it_rests(notebook: Notebook) -> None:
     start(notebook)
+    notebook.turn("pictures", "From noise to data")
     notebook.train(20)
     for end, text in (("min", "latent z"), ("max", "data x")):
         assert notebook.drag_to("depth", end) == text
@@ -126,6 +159,7 @@ def test_depth_while_it_runs_and_while_it_rests(notebook: Notebook) -> None:
 @pytest.mark.long
 def test_draw_and_train_on_it(notebook: Notebook, tmp_path: Path) -> None:
     start(notebook)
+    notebook.turn("pictures", "Draw your own")
     assert tool(notebook, "Train on this").is_disabled()
     draw(notebook, (0.2, 0.2), (0.5, 0.8), (0.8, 0.2))
     inked(notebook, "> 500")
@@ -154,7 +188,7 @@ def test_draw_and_train_on_it(notebook: Notebook, tmp_path: Path) -> None:
     notebook.wait_for_state("running")
     notebook.wait_for_count(">=", 20)
     becomes(notebook, f"{CONFIG}.density", "drawing")
-    notebook.item("board").locator("td", has_text="Your own drawing").wait_for()
+    notebook.reach("board").locator("td", has_text="Your own drawing").wait_for()
     notebook.screenshot("drawing")
     notebook.pause()
 
@@ -191,17 +225,46 @@ def test_scrub_branch_and_reset(notebook: Notebook) -> None:
     notebook.choose("density", "Rings")
     notebook.wait_for_message("Press Reset to apply: density")
     notebook.reset()
-    notebook.item("board").locator("td", has_text="Rings").wait_for()
+    notebook.reach("board").locator("td", has_text="Rings").wait_for()
     notebook.screenshot("branched")
     notebook.check_clean()
 
 
 @pytest.mark.browser
-def test_fits_the_page(notebook: Notebook) -> None:
-    start(notebook)
-    draw(notebook, (0.3, 0.3), (0.7, 0.7))
-    notebook.train(30)
-    for _ in looks(notebook):
-        check_fit(notebook)
+@pytest.mark.long
+def test_the_moving_picture_of_the_readme(notebook: Notebook, tmp_path: Path) -> None:
+    notebook.page.set_viewport_size({"width": 1440, "height": 1100})
+    start_lab(notebook, NAME, whole=False)
+    notebook.command("application:toggle-left-area")
+    lab = notebook.page.locator(".p4-lab")
+    lab.evaluate("node => node.scrollIntoView({ block: 'start' })")
+    notebook.page.wait_for_timeout(1500)
+    box = lab.bounding_box()
+    clip = {"x": box["x"] - 8, "y": box["y"], "width": box["width"] + 16, "height": 960}
+
+    def frame() -> Image.Image:
+        shot = Image.open(io.BytesIO(notebook.page.screenshot(clip=clip))).convert("RGB")
+        return shot.resize((1000, round(1000 * shot.height / shot.width)), Image.Resampling.LANCZOS)
+
+    frames = [frame()]
+    notebook.button("Start").click()
+    for moment in MOMENTS:
+        notebook.wait_for_count(">=", moment)
+        frames.append(frame())
     notebook.pause()
+    path = Path(DOCS_FOLDER or tmp_path) / "densities_live.webp"
+    milliseconds = [900, *[220] * (len(frames) - 2), 2500]
+    frames[0].save(
+        path,
+        save_all=True,
+        append_images=frames[1:],
+        duration=milliseconds,
+        loop=0,
+        quality=70,
+        method=6,
+        minimize_size=True,
+    )
+    with Image.open(path) as film:
+        assert film.n_frames == len(frames)
+    assert path.stat().st_size < 1_000_000
     notebook.check_clean()

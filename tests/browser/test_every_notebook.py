@@ -9,24 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_notebook import Notebook, count_beyond, download, start_lab, touch_all
+from live_notebook import NOTEBOOKS, Notebook, count_beyond, download, start_lab, touch_all
 
-NOTEBOOKS = (
-    "00_start_here",
-    "01_p4inv_live",
-    "02_parameter_space",
-    "03_break_it",
-    "04_linear_problems",
-    "05_race",
-    "06_densities_2d",
-    "07_swaps",
-    "08_properties",
-    "09_orthogonal_rnn",
-    "10_boltzmann_2d",
-    "11_alanine_dipeptide",
-    "12_temperature",
-    "14_images",
-)
 LEAVE = {
     "00_start_here": ("view",),  # the curves are always the same, as in 08 and 09
     "05_race": ("budget",),  # at its least the race is over: the longest is chosen
@@ -38,7 +22,6 @@ LEAVE = {
 }
 SLOWED = ("01_p4inv_live",)
 """Labs whose highest learning rate can, as it should, end a run in some 13 steps: here they take one in a second."""
-WITHOUT_FILES = ("00_start_here",)
 LAB = re.compile(r"^lab\b", re.MULTILINE)
 RESTART = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()"
 
@@ -51,10 +34,10 @@ def test_all_settings_while_it_runs(notebook: Notebook, name: str) -> None:
     start_lab(notebook, f"{name}.ipynb")
     leave = LEAVE.get(name, ())
     if "budget" in leave:  # a race that lasts
-        budget = notebook.item("budget").locator("select")
+        budget = notebook.reach("budget").locator("select")
         budget.select_option(index=budget.locator("option").count() - 1)
     if name in SLOWED:
-        notebook.item("speed").locator("select").select_option(index=0)
+        notebook.reach("speed").locator("select").select_option(index=0)
     notebook.train(2)
     touch_all(notebook, leave)
     assert notebook.state() == "running"
@@ -79,40 +62,23 @@ def test_branch_save_reset_and_load(notebook: Notebook, name: str, tmp_path: Pat
         notebook.button("Step").click()
         notebook.wait_for_count("===", step)
     config = notebook.ask("lab.config.to_text()")
-    path = save(notebook, name, tmp_path)
+    path = download(notebook, "Save run", tmp_path)
 
     notebook.reset()
-    load(notebook, name, path)
+    upload = notebook.item("upload").locator("input")
+    upload.set_input_files(path)
     notebook.wait_for_runs(3)
     notebook.wait_for_count("===", 2)
     assert notebook.ask("lab.config.to_text()") == config
     path.write_bytes(path.read_bytes()[:500])
-    load(notebook, name, path)
-    if name not in WITHOUT_FILES:
-        notebook.wait_for_message("damaged or something else")
+    upload.set_input_files(path)
+    notebook.wait_for_message("damaged or something else")
     notebook.train(5)
     notebook.pause()
     notebook.page.get_by_role("button", name="Make this the active run: run 1").click()
     notebook.wait_for_count("===", last)
     notebook.screenshot("three_runs")
     notebook.check_clean()
-
-
-def save(notebook: Notebook, name: str, folder: Path) -> Path:
-    """Save the active run: with the lab's button, or in Python where the page has none."""
-    if name not in WITHOUT_FILES:
-        return download(notebook, "Save run", folder)
-    path = folder / "run.p4run"
-    assert notebook.execute(f"lab.save({str(path)!r})") == ""
-    return path
-
-
-def load(notebook: Notebook, name: str, path: Path) -> None:
-    if name not in WITHOUT_FILES:
-        notebook.item("upload").locator("input").set_input_files(path)
-        return
-    answer = notebook.execute(f"lab.load({str(path)!r})")
-    assert answer == "" or "damaged or something else" in answer
 
 
 @every_notebook

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from live_notebook import CANVAS, Notebook, becomes, check_fit, drawn, looks, redrawn, restored, start_lab, to_now
+from live_notebook import CANVAS, Notebook, becomes, drawn, redrawn, restored, start_lab, to_now
 
 NAME = "04_linear_problems.ipynb"
 CONFIG = "lab.player.engine.config"
@@ -17,18 +17,18 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
     notebook.train(50)
     redrawn(notebook, CANVAS, still)
     for name, after in (("skip", False), ("skip", True), ("penalty", True), ("penalty", False)):
-        notebook.item(name).locator("input").click()
+        notebook.reach(name).locator("input").click()
         becomes(notebook, f"{CONFIG}.{name}", after)
     for text in ("off", "1", "10", "50"):
-        notebook.item("refine_every").get_by_role("button", name=text, exact=True).click()
+        notebook.reach("refine_every").get_by_role("button", name=text, exact=True).click()
         becomes(notebook, f"{CONFIG}.refine_every", text.replace("off", "0"))
     for name in ("way", "speed", "case", "optimizer", "dtype"):
-        select = notebook.item(name).locator("select")
+        select = notebook.reach(name).locator("select")
         for index in (select.locator("option").count() - 1, 0):
             select.select_option(index=index)
             notebook.page.wait_for_timeout(500)
             assert select.input_value() == str(index)
-    notebook.item("sampled").locator("input").click()
+    notebook.reach("sampled").locator("input").click()
     notebook.wait_for_message("sampled")
     for end in ("max", "min"):
         value = notebook.drag_to("learning_rate", end).split()[0]
@@ -91,7 +91,7 @@ def test_scrub_branch_and_penalty(notebook: Notebook) -> None:
 
     notebook.press("scrub", "Home")
     notebook.wait_for_count("===", 0)
-    notebook.item("penalty").locator("input").click()
+    notebook.reach("penalty").locator("input").click()
     notebook.wait_for_message("and press Branch here")
     notebook.button("Branch here").click()
     notebook.wait_for_runs(2)
@@ -99,16 +99,5 @@ def test_scrub_branch_and_penalty(notebook: Notebook) -> None:
     notebook.train(80)
     notebook.wait_for_message("N = 1 stopped")
     notebook.screenshot("branched")
-    notebook.pause()
-    notebook.check_clean()
-
-
-@pytest.mark.browser
-def test_fits_the_page(notebook: Notebook) -> None:
-    start_lab(notebook, NAME, whole=False)
-    notebook.choose("speed", "none")
-    notebook.train(500)
-    for _ in looks(notebook):
-        check_fit(notebook)
     notebook.pause()
     notebook.check_clean()

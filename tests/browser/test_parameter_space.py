@@ -9,11 +9,9 @@ import pytest
 from live_notebook import (
     CANVAS,
     Notebook,
-    check_fit,
     download,
     drag_handle,
     drawn,
-    looks,
     redrawn,
     restored,
     start_lab,
@@ -111,16 +109,16 @@ def test_every_other_control_to_both_ends_while_it_runs(notebook: Notebook) -> N
     notebook.train(10)
     for name in ("skip", "penalty", "sampled", "train_v"):
         for _ in range(2):
-            notebook.item(name).locator("input").click()
+            notebook.reach(name).locator("input").click()
             notebook.wait_for_count(">", notebook.count())
     for name in ("reset", "optimizer", "rank", "dtype", "dim", "pair", "speed"):
-        select = notebook.item(name).locator("select")
+        select = notebook.reach(name).locator("select")
         for index in (select.locator("option").count() - 1, 0):
             select.select_option(index=index)
             notebook.page.wait_for_timeout(400)
             assert select.input_value() == str(index)
     for name in ("map", "view"):
-        for button in notebook.item(name).locator("button").all()[::-1]:
+        for button in notebook.reach(name).locator("button").all()[::-1]:
             button.click()
             notebook.wait_for('b => b.getAttribute("aria-pressed") === "true"', button.element_handle())
     for name in ("target", "start"):
@@ -208,24 +206,4 @@ def test_larger_matrices_change_the_picture_and_come_back(notebook: Notebook) ->
         assert (space.is_visible(), plane.is_visible()) == (dim == 2, dim != 2)
         notebook.screenshot(f"width_{dim}")
         notebook.pause()
-    notebook.check_clean()
-
-
-@pytest.mark.browser
-def test_fits_the_page(notebook: Notebook) -> None:
-    start_lab(notebook, NAME)
-    notebook.choose("pair", "Opposite sign, sheared")
-    notebook.train(90)
-    for width in looks(notebook, 1300):
-        check_fit(notebook)
-        space, reach, eigenvalues = (
-            notebook.page.locator(".p4-picture", has_text=title).bounding_box()
-            for title in ("The space of", "Loss within reach", "Eigenvalues")
-        )
-        if width == 1920:  # the small pictures stand beside the large one
-            assert reach["x"] == eigenvalues["x"] >= space["x"] + space["width"]
-            assert eigenvalues["y"] < space["y"] + space["height"]
-        else:
-            assert reach["y"] == eigenvalues["y"] >= space["y"] + space["height"]
-    notebook.pause()
     notebook.check_clean()

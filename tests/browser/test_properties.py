@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from live_notebook import Notebook, becomes, check_fit, drawn, looks, redrawn, start_lab, to_now
+from live_notebook import Notebook, becomes, drawn, redrawn, start_lab, to_now
 
 from p4lab.baselines.properties import PROPERTIES
 
@@ -35,7 +35,7 @@ def test_another_property_a_slider_time_travel_and_reset(notebook: Notebook) -> 
     notebook.choose("prop", PROPERTIES["circulant"].label)
     notebook.wait_for_message("Press Reset to apply: prop")
     notebook.reset()
-    notebook.item("board").locator("td", has_text="P4Circulant").wait_for()
+    notebook.reach("board").locator("td", has_text="P4Circulant").wait_for()
     notebook.train(10)
     notebook.pause()
     notebook.reset()
@@ -57,24 +57,14 @@ def test_every_property_and_every_control_while_it_runs(notebook: Notebook) -> N
             notebook.drag_by(slider, -1)
         for text_of in ("Error W − T", "Matrix W"):
             before = drawn(notebook, P4)
-            notebook.item("matrix").get_by_role("button", name=text_of, exact=True).click()
+            notebook.reach("matrix").get_by_role("button", name=text_of, exact=True).click()
             redrawn(notebook, P4, before)
         notebook.pause()
         notebook.screenshot(name)
     for name in ("dim", "samples", "batch_size", "rank", "reset", "dtype", "speed"):
-        select = notebook.item(name).locator("select")
+        select = notebook.reach(name).locator("select")
         first = select.input_value()
         for index in (select.locator("option").count() - 1, 0, int(first)):
             select.select_option(index=index)
             notebook.page.wait_for_timeout(200)
-    notebook.check_clean()
-
-
-@pytest.mark.browser
-def test_fits_the_page(notebook: Notebook) -> None:
-    start_lab(notebook, NAME, whole=False)
-    notebook.train(20)
-    for _ in looks(notebook):
-        check_fit(notebook)
-    notebook.pause()
     notebook.check_clean()

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from live_notebook import Notebook, drag_handle, looks, start_lab, to_now
+from live_notebook import Notebook, drag_handle, start_lab, to_now
 
 NAME = "00_start_here.ipynb"
 LAST_LOSS = "float(lab.player.engine.records.steps.columns['loss'][-1])"
@@ -14,12 +14,6 @@ DRAWN = """() => document.querySelectorAll('.p4-start .p4-drawing[data-frames]')
     && document.querySelectorAll('.p4-start .p4-matrix').length === 7"""
 MATRIX = """symbol => [...document.querySelectorAll('.p4-term')].filter((term) => term.lastChild.textContent === symbol)
     .map((term) => [...term.firstChild.children].map((cell) => +cell.textContent.replace('−', '-')))[0]"""
-OUTSIDE = """() => {
-    const lab = document.querySelector('.p4-start').getBoundingClientRect();
-    return [...document.querySelectorAll('.p4-start :is(.p4-picture, .p4-equation, .p4-item)')]
-        .filter((node) => node.getBoundingClientRect().right > lab.right + 1 || node.scrollWidth > node.clientWidth + 1)
-        .map((node) => node.className + ' ' + (node.dataset.name ?? ''));
-}"""
 
 
 def start(notebook: Notebook) -> None:
@@ -31,7 +25,7 @@ def start(notebook: Notebook) -> None:
 def drag_to_corner(notebook: Notebook, name: str, share: float) -> None:
     """Drag a ring to a corner of its picture: lower left (0) or upper right (1)."""
     ring = notebook.page.locator(f'.p4-handle[data-name="{name}"]')
-    ring.scroll_into_view_if_needed()
+    notebook.bring(ring)
     stage = ring.locator("xpath=..").bounding_box()
     box = ring.bounding_box()
     dx = stage["x"] + share * stage["width"] - (box["x"] + box["width"] / 2)
@@ -66,7 +60,7 @@ def test_step_merge_and_run(notebook: Notebook) -> None:
     notebook.wait_for_count("==", 16)
     assert float(notebook.ask(LAST_LOSS)) < before
 
-    notebook.item("speed").locator("button", has_text="max").click()
+    notebook.reach("speed").locator("button", has_text="max").click()
     notebook.train(201)
     notebook.pause()
     notebook.wait_for(f"symbol => ({MATRIX})(symbol).join() === '0.4,-1.3,1.1,0.7'", "W")
@@ -94,7 +88,7 @@ def test_the_target_is_dragged(notebook: Notebook) -> None:
 @pytest.mark.long
 def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
     start(notebook)
-    notebook.item("speed").locator("button", has_text="20").click()
+    notebook.reach("speed").locator("button", has_text="20").click()
     notebook.train(6)
     for name in ("merge_every", "learning_rate"):
         for end in ("max", "min"):
@@ -102,7 +96,7 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
             notebook.wait_for_count(">", notebook.count() + 5)
             assert float(notebook.ask(f"lab.player.engine.config.{name}")) == value
     for speed in ("1", "max", "5"):
-        notebook.item("speed").locator("button", has_text=re.compile(f"^{speed}$")).click()
+        notebook.reach("speed").locator("button", has_text=re.compile(f"^{speed}$")).click()
         notebook.wait_for_count(">", notebook.count())
     for handle in ("0", "1"):
         for share in (0.0, 1.0):
@@ -125,7 +119,7 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
 def test_scrub_branch_and_reset(notebook: Notebook) -> None:
     start(notebook)
     notebook.wait_for_message("Frozen")
-    notebook.item("speed").locator("button", has_text="20").click()
+    notebook.reach("speed").locator("button", has_text="20").click()
     notebook.train(40)
     notebook.pause()
     last, present = notebook.count(), matrix(notebook, "W")
@@ -140,7 +134,7 @@ def test_scrub_branch_and_reset(notebook: Notebook) -> None:
     notebook.drag_to("merge_every", "min")
     notebook.wait_for_message("and press Branch here")
     notebook.button("Branch here").click()
-    notebook.page.locator('.p4-start [data-name="runs"] input').nth(1).wait_for()
+    notebook.wait_for_runs(2)
     notebook.button("Step").click()
     notebook.wait_for_count("===", 1)
     notebook.wait_for_message("Merged")
@@ -149,27 +143,6 @@ def test_scrub_branch_and_reset(notebook: Notebook) -> None:
     notebook.page.get_by_role("button", name="Make this the active run").click()
     notebook.wait_for_count("===", last)
     notebook.page.get_by_role("button", name="Remove this run").click()
-    notebook.page.locator('.p4-start [data-name="runs"]').wait_for(state="hidden")
+    notebook.wait_for_runs(1)
     notebook.reset()
-    notebook.check_clean()
-
-
-@pytest.mark.browser
-def test_fits_the_page(notebook: Notebook) -> None:
-    start(notebook)
-    notebook.train(24)
-    for width in looks(notebook, 1080):
-        assert notebook.page.evaluate(OUTSIDE) == []
-        assert notebook.used_width() >= 0.95
-        formula, side, plane = (
-            notebook.page.locator(f".p4-start {part}").bounding_box()
-            for part in (".p4-formula", ".p4-side", ".p4-drawing >> nth=0")
-        )
-        if width == 1280:  # the equations stand beside the settings, above the pictures
-            assert formula["x"] > side["x"] + side["width"] - 1
-            assert formula["y"] + formula["height"] <= plane["y"] + 1
-        else:  # below the settings, beside the pictures
-            assert formula["y"] >= side["y"] + side["height"] - 1
-            assert formula["x"] + formula["width"] <= plane["x"] + 1
-    notebook.pause()
     notebook.check_clean()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from live_notebook import Notebook, becomes, check_fit, download, drawn, looks, redrawn, start_lab, to_now
+from live_notebook import Notebook, becomes, download, drawn, redrawn, start_lab, to_now
 
 NAME = "07_swaps.ipynb"
 CONFIG = "lab.player.engine.config"
@@ -19,11 +19,12 @@ IMAGE = ".p4-swaps-images figure:nth-of-type(4) canvas"
 
 def start(notebook: Notebook) -> None:
     start_lab(notebook, NAME)
-    notebook.item("board").locator("td", has_text="P4Orthogonal").wait_for()
+    notebook.reach("board").locator("td", has_text="P4Orthogonal").wait_for()
+    notebook.turn("below", "Loss")
 
 
 def press(notebook: Notebook, name: str, text: str) -> None:
-    notebook.item(name).get_by_role("button", name=text, exact=True).click()
+    notebook.reach(name).get_by_role("button", name=text, exact=True).click()
 
 
 @pytest.mark.browser
@@ -42,7 +43,7 @@ def test_every_control_and_every_way_through_time(notebook: Notebook, tmp_path: 
             becomes(notebook, f"{CONFIG}.{name}", float(value) if name == "learning_rate" else value)
         notebook.drag_by(name, 2)
     for name in ("blocks", "hidden", "batch_size", "rank", "dtype", "data", "speed"):
-        select = notebook.item(name).locator("select")
+        select = notebook.reach(name).locator("select")
         first = select.input_value()
         for index in (select.locator("option").count() - 1, 0, int(first)):
             select.select_option(index=index)
@@ -54,7 +55,7 @@ def test_every_control_and_every_way_through_time(notebook: Notebook, tmp_path: 
     for text, apart in (("Batches", 1), ("Test data", 10)):  # a 2 x 2 heatmap may stand still meanwhile
         press(notebook, "curve", text)
         notebook.wait_for(STEPS_APART, apart)
-    notebook.item("block").locator("select").select_option(index=6)
+    notebook.reach("block").locator("select").select_option(index=6)
     becomes(notebook, "lab.view.block", 7)
     assert notebook.state() == "running"
     notebook.screenshot("controls")
@@ -88,11 +89,9 @@ def test_every_control_and_every_way_through_time(notebook: Notebook, tmp_path: 
 
 
 @pytest.mark.browser
-def test_fits_the_page(notebook: Notebook) -> None:
+def test_the_change_of_the_matrices_has_a_scale_of_its_own(notebook: Notebook) -> None:
     start(notebook)
     notebook.train(20)
-    for _ in looks(notebook):
-        check_fit(notebook)
     notebook.pause()
     press(notebook, "matrix", "Change")
     notebook.wait_for("() => document.querySelector('.p4-swaps-matrices .p4-scale').innerText.includes('change')")

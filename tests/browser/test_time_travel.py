@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from live_notebook import CANVAS, Notebook, download, drawn, redrawn, restored, start_lab, to_now
+from live_notebook import CANVAS, RUNS, Notebook, download, drawn, redrawn, restored, start_lab, to_now
 
 NAME = "01_p4inv_live.ipynb"
 
@@ -54,10 +54,12 @@ def test_scrub_branch_rename_and_remove(notebook: Notebook) -> None:
     assert notebook.ask("lab.player.engine.config.learning_rate") == str(rate)
     notebook.train(step + 20)
     notebook.pause()
+    notebook.turn("below", "Loss")
     curves = "() => document.querySelector('.p4-plot .js-plotly-plot').data.map(d => d.name ?? '').join('|')"
-    assert all(name in notebook.page.evaluate(curves) for name in rows(notebook))
+    notebook.wait_for(f"names => names.every((name) => ({curves})().includes(name))", rows(notebook))
     notebook.screenshot("branched")
 
+    notebook.turn("below", RUNS)
     name = notebook.item("runs").locator("input").last
     name.fill("my branch")
     name.press("Enter")
@@ -135,12 +137,12 @@ def test_every_control_to_both_ends_while_it_trains(notebook: Notebook) -> None:
     for name in ("skip", "penalty"):
         before = notebook.ask(f"lab.player.engine.config.{name}")
         for expected in (str(before != "True"), before):
-            notebook.item(name).locator("input").click()
+            notebook.reach(name).locator("input").click()
             notebook.wait_for_count(">", notebook.count() + 2)
             assert notebook.ask(f"lab.player.engine.config.{name}") == expected
     choices = {"reset", "speed", "optimizer", "rank", "blocks", "device", "dtype"}
     for name in sorted(choices):
-        select = notebook.item(name).locator("select")
+        select = notebook.reach(name).locator("select")
         for index in (0, select.locator("option").count() - 1):
             select.select_option(index=index)
             notebook.page.wait_for_timeout(300)

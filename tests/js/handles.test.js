@@ -74,6 +74,15 @@ test("each movable point has a button where it is, that tells what it is", () =>
   assert.match(node.attributes["aria-label"], /^Start, at 1, 0.5\. Arrow keys move it/);
 });
 
+test("where nobody would hear of it, a point cannot be moved, and does not say so", () => {
+  const stage = document.createElement("div"), sight = { locate: () => [0, 0], at: () => [0, 0] };
+  const grips = handles(document.createElement("canvas"), stage, hands, sight, () => {}, true);
+  grips.place([layer("start", 1, 0.5)], String);
+  const [node] = stage.children;
+  assert.ok(node.disabled);
+  assert.equal(node.attributes["aria-label"], "Start, at 1, 0.5.");
+});
+
 test("a point out of sight is hidden, one that is gone is let go", () => {
   const { node, stage, place } = shown(layer("start", 1, 1));
   place(layer("start", -1, 0));

@@ -1,6 +1,7 @@
 """What every lab must do, whatever it shows: seen from a page and from Python, by public names alone."""
 
 import gzip
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,43 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lab_tools import SMALL, train
+from replay_page import Replay, looks_like
 from simulated_page import WAIT, Page
 
 from p4lab import widgets
 from p4lab.errors import ConfigError
+from p4lab.plots.layers import Images, Plot
 from p4lab.training import State
 
 SETTABLE = {"slider", "choice", "segments", "toggle", "number", "text"}
 """Kinds of controls that have a value."""
-OFTEN: dict[str, Any] = {"measure_every": 5, "merge_every": 4}
-SMALL: dict[str, dict[str, Any]] = {
-    "start": {"merge_every": 4},
-    "digits": {"blocks": 1, "rank": 2, "batch_size": 16, **OFTEN},
-    "parameter": {"merge_every": 4},
-    "break": {"dim": 8, "rank": 4, **OFTEN},
-    "linear": {"dim": 5, "learning_rate": 0.1, "measure_every": 5},
-    "directions": {"dim": 16, **OFTEN},
-    "race": {"methods": "plain+p4inv+dense", "dim": 8, "turn": 2.0, "budget": 0.04, "measure_every": 5},
-    "density": {"blocks": 2, "couplings": 2, "batch_size": 32, **OFTEN},
-    "images": {"blocks": 1, "hidden": 4, "batch_size": 8, "turn": 2.0, "budget": 0.04, **OFTEN},
-    "swaps": {"data": "two_moons", "blocks": 3, "hidden": 8, "batch_size": 32, **OFTEN},
-    "property": {"dim": 8, "batch_size": 32, "noise": 0.3, **OFTEN},
-    "rnn": {"dim": 8, "delay": 5, "batch_size": 4, "turn": 2.0, "budget": 0.04, "rank": 2, **OFTEN},
-    "boltzmann": {"blocks": 2, "hidden": 8, "batch_size": 32, **OFTEN},
-    "temperature": {"blocks": 2, "hidden": 8, "batch_size": 32, **OFTEN},
-    "characters": {
-        "dim": 16,
-        "blocks": 1,
-        "length": 8,
-        "batch_size": 4,
-        "turn": 2.0,
-        "budget": 0.04,
-        "rank": 4,
-        **OFTEN,
-    },
-    "alanine": {"initial": "new", "architecture": "realnvp_p4inv", "batch_size": 16, **OFTEN},
-}
-"""Settings with which a lab is quick; they merge, and measure, within ten steps."""
 RACES = {"race", "rnn", "images", "characters"}
 """Labs whose steps are turns of some milliseconds, so that no two runs are the same."""
 ANOTHER_VALUE = {
@@ -53,7 +28,7 @@ ANOTHER_VALUE = {
 }
 """Controls that need not show what they were set to, and why."""
 RUNS = Path(__file__).parent / "runs"
-"""A saved run of each kind (but alanine's, which are large) after three steps, written when format 1 was new."""
+"""A saved run of each kind (but the molecule's, which are large) after three steps, written when format 1 was new."""
 
 Opener = Callable[..., Any]
 
@@ -125,6 +100,7 @@ def test_every_control_can_be_touched_at_both_ends(kind: str, lab: Any, page: Pa
             if frame.planned.to_dict().get(name) != frame.snapshot.config.to_dict().get(name):
                 assert not item["live"], f"{name} waits for a reset, but does not say so"
     lab.touch("config", text)
+    page.turn("below", "Runs and files")
     page.told("config", text)
     assert lab.player.frame(WAIT).pending == ()
     page.steps(1)
@@ -133,7 +109,7 @@ def test_every_control_can_be_touched_at_both_ends(kind: str, lab: Any, page: Pa
 def test_every_button_can_be_pressed(lab: Any, page: Page) -> None:
     page.steps(1)
     for name in [name for name, item in page.items.items() if item["kind"] == "button"]:
-        if name in page.disabled or name == "download:html":  # a page of 5 MB
+        if name in page.disabled or name in ("download:html", "download:replay.html"):  # pages of some MB
             continue
         lab.touch(name)
         if name == "start":
@@ -141,6 +117,15 @@ def test_every_button_can_be_pressed(lab: Any, page: Page) -> None:
         page.wait(lambda: lab.player.frame(WAIT).state is not State.RUNNING)
     assert {name.rpartition(".")[2] for name in page.files} == {"p4run", "csv", "parquet"}
     assert all(page.files.values())
+
+
+def test_every_thing_to_try_can_be_set_up(lab: Any, page: Page) -> None:
+    page.steps(1)
+    for number, one in enumerate(lab.lab.tries):
+        lab.touch("try", number)
+        assert len(one.text.split()) <= 60, f"{one.title}: too long for a card"
+        controls = {name: value for name, value in one.changes.items() if name in lab.values()}
+        assert {name: lab.values()[name] for name in controls} == controls
 
 
 def test_a_control_that_does_not_exist_is_refused_by_name(lab: Any) -> None:
@@ -160,6 +145,7 @@ def test_what_a_control_refuses_is_raised_and_shown(lab: Any, page: Page) -> Non
 
 
 def test_its_config_is_a_line_of_text(lab: Any, page: Page) -> None:
+    page.turn("below", "Runs and files")
     page.told("config", lab.config.to_text())
     config = lab.config
     assert type(config).from_text(config.to_text()) == config
@@ -235,3 +221,34 @@ def test_a_run_that_was_saved_long_ago_goes_on(kind: str, opened: Opener, monkey
         again = opened("again", **{name: v for name, v in lab.config.to_dict().items() if name != "problem"})
         Page(again, monkeypatch).steps(4)
         np.testing.assert_allclose(losses(lab), losses(again), rtol=1e-3)
+
+
+# --- a page without a kernel ------------------------------------------------------------------------------------------
+
+
+def test_its_replay_is_a_page_that_shows_what_the_lab_shows(lab: Any, tmp_path: Path) -> None:
+    train(lab, 12)
+    frames = lab.player.recorded(3)
+    lab.export(tmp_path / "run.replay.html")
+    replay = Replay(tmp_path / "run.replay.html")
+    assert replay.size <= 5_000_000
+    assert replay.steps == [0, 5, 10, 12]
+    assert replay.policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "http" not in replay.policy
+    assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", replay.text)
+    drawings = {frame.snapshot.step: lab.drawings(frame) for frame in (frames[0], frames[-1])}
+    compared = 0
+    for step, areas in drawings.items():
+        for area, drawing in areas.items():
+            if area == "sample" or not isinstance(drawing, Plot | Images):  # a sample of a molecule moves by itself
+                continue
+            state = replay.state(f"picture {area}", replay.steps.index(step))
+            assert state is not None
+            if isinstance(drawing, Images):
+                assert state["content"] == [tile.images.tobytes() for tile in drawing.tiles]
+            else:
+                pairs = list(zip(state["layers"], drawing.layers, strict=True))
+                assert all(looks_like(told, layer) for told, layer in pairs), f"{area}, step {step}"
+            compared += 1
+    assert compared
+    assert lab.player.frame(WAIT).shown is None

@@ -3,36 +3,47 @@
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from lab_tools import opened
+from ipywidgets import Widget
+from lab_tools import opened, threads
 from torch import nn
 
 from p4lab.errors import ConfigError, OptionError, RunFileError
-from p4lab.labs import Axes, Control, Lab, Picture, Sight, numbers
-from p4lab.labs.curves import training_figure
+from p4lab.labs import (
+    BELOW,
+    Axes,
+    Bar,
+    Button,
+    Control,
+    Equations,
+    Grids,
+    Lab,
+    Number,
+    Picture,
+    Sight,
+    Try,
+    View,
+)
 from p4lab.labs.digits import DIGITS
-from p4lab.plots import Loss
-from p4lab.plots.layers import Path as Line
+from p4lab.labs.lab import HEADER
 from p4lab.plots.layers import Plot
-from p4lab.training import Engine, RunConfig
-from p4lab.training.config import POSITIVE, Setting, setting
-from p4lab.widgets import Dashboard, swaps_lab, train_live
+from p4lab.training import DigitsConfig, RunConfig
+from p4lab.training.config import POSITIVE, Setting
+from p4lab.widgets import Channel, Dashboard, swaps_lab, train_live
+from p4lab.widgets.panels import header
 
-GUIDE = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
+AXES = Axes("A")
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "lab.md"
 
 
 @pytest.fixture(scope="module")
 def mine() -> Lab[Any, Any]:
-    (source,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
-    names: dict[str, Any] = {
-        **{kind.__name__: kind for kind in (RunConfig, Plot, Axes, Picture, Lab, Loss, Engine)},
-        **{"dataclass": dataclass, "ClassVar": ClassVar, "setting": setting, "torch": torch, "nn": nn, "Path": Line},
-        **{"numbers": numbers, "training_figure": training_figure, "__name__": __name__},
-    }
+    source, *_ = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, Any] = {"__name__": __name__}
     exec(compile(source, str(GUIDE), "exec"), names)  # the guide's own code
     return names["MINE"]
 
@@ -101,6 +112,126 @@ def test_what_a_lab_lacks_is_named(mine: Lab[Any, Any]) -> None:
 
     with pytest.raises(OptionError, match="Nameless has no name"):
         replace(mine, config=Nameless())
+
+
+def picture(base: Any = AXES, page: str = "", area: str = "a") -> dict[str, Any]:
+    """What changes of a lab with one picture."""
+    return {"pictures": (Picture(base, area=area, page=page),)}
+
+
+def number(*names: str) -> dict[str, Any]:
+    """What changes of a lab with numbers of some names."""
+    return {"numbers": [Number(name, "n", lambda sight: "1") for name in names]}
+
+
+def tries(changes: Any) -> dict[str, Any]:
+    """What changes of a lab with a card."""
+    return {"tries": (Try("T", "text", changes),)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": DigitsConfig}, r"config is the class DigitsConfig: give an instance, DigitsConfig\(\)"),
+        ({"config": None}, "config is None: expected a RunConfig"),
+        ({"view": View}, "view is the class View"),
+        ({"title": None}, "title is None: expected a str"),
+        ({"trainer": None}, "trainer is None: expected a function"),
+        ({"groups": [("Data", ("noise",))]}, "groups is .*: expected a Mapping"),
+        ({"groups": {"Data": "noise"}}, "'noise' among groups: expected names in a sequence"),
+        ({"groups": {"Data": ("nois",)}}, "named 'nois'; did you mean 'noise'"),
+        ({"offers": {"nois": {"label": "x"}}}, "offers: no setting, .* did you mean 'noise'"),
+        ({"offers": {"noise": {"lable": "x"}}}, "offers 'noise': a Setting has no lable"),
+        ({"buttons": {"noise": Button("B", lambda player: None)}}, "buttons and settings both have the names noise"),
+        ({"name": "my lab"}, "lab 'my lab': expected a name of letters"),
+        ({"name": ""}, "expected a name of letters"),
+        *(({"share": share}, "share=.*: expected a number between 0 and 1") for share in (0, 1, 7, float("nan"), "x")),
+        (number("n", "n"), "a number is named 'n', as another part of the header"),
+        *((number(name), f"a number is named '{name}'") for name in ("message", "state", "start", "title")),
+        *((picture(Axes(title), BELOW), "choose another title") for title in ("Loss", "Diagnostics", "Runs and files")),
+        *((picture(base, BELOW), "page=BELOW is for what has") for base in (Axes(""), Grids([], 4), Equations())),
+        (picture(Bar(("noise",)), BELOW), "page=BELOW is for what has a title, not for this Bar"),
+        (picture(area="a b"), "area 'a b': expected letters"),
+        (picture("axes"), "picture 'a' on 'axes': expected Axes"),
+        ({"pictures": (picture,)}, "pictures holds <function picture"),
+        *(
+            ({"more": {"Run": ("seed",)}, "more_label": label, **tries({})}, "choose another title")
+            for label in ("Settings", "Try", "")
+        ),
+        ({"tries": Try("a", "b")}, "tries is Try.*: expected a Sequence"),
+        ({"tries": ("text",)}, "tries holds 'text': expected each to be a Try"),
+        (tries([("noise", 0.3)]), "expected title and text, and changes as a mapping"),
+        (tries({"nois": 1}), "the card 'T' cannot be tried: no setting, .* did you mean 'noise'"),
+        (tries({"noise": 9}), "the card 'T' cannot be tried: noise=9.0: expected one of"),
+        (tries({"speed": "fast"}), "the card 'T' cannot be tried: speed='fast'"),
+        (tries({"try": 0}), "the card 'T' cannot be tried: no setting, control or button is named 'try'"),
+        (tries({"page:below": "Nope"}), "page:below='Nope': there is no such page"),
+    ],
+)
+def test_what_would_break_later_is_refused_when_the_lab_is_made(
+    mine: Lab[Any, Any], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        replace(mine, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({"trainer": lambda config: None}, {}, "lab 'mine': its trainer returned None: expected an Engine or Lanes"),
+        ({"trainer": lambda config: 1 // 0}, {}, "by zero"),
+        ({"controls": {"size": Control(Setting("S", POSITIVE), lambda config: 1 // 0, dict)}}, {}, "by zero"),
+        ({"pictures": (Picture(Axes("A"), area="a"), Picture(Grids((None,), 4), area="b"))}, {}, "no attribute"),
+        ({}, {"config": 5}, r"config=5: expected MineConfig\(...\), or its text"),
+        ({}, {"config": DigitsConfig}, "config=<class"),
+    ],
+)
+def test_a_lab_that_cannot_be_shown_leaves_nothing_and_the_one_before(
+    mine: Lab[Any, Any], changes: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    made: list[Any] = []
+    with opened(mine) as before:
+        alive = threads()
+        broken = replace(mine, groups={"Data": ("noise", *changes.get("controls", ()))}, **changes)
+        Widget.on_widget_constructed(made.append)
+        with pytest.raises(Exception, match=message):
+            Dashboard(broken, name="test of mine", **options)
+        Widget.on_widget_constructed(None)
+        assert threads() == alive
+        assert all(widget.comm is None for widget in made if isinstance(widget, Channel))
+        before.touch("step")
+
+
+def test_a_card_stops_at_what_is_refused_and_says_so(mine: Lab[Any, Any]) -> None:
+    def write(config: Any, value: Any) -> dict[str, Any]:
+        return {"noise": 9 if config.seed else 0.3}
+
+    control = Control(Setting("S", choices=(1, 2)), lambda config: 1, write)
+    card = Try("T", "text", {"size": 2, "learning_rate": 0.5, "restart": True, "start": True})
+    with opened(replace(mine, controls={"size": control}, tries=(card,))) as lab:
+        lab.touch("try", 0)
+        assert lab.values()["learning_rate"] == 0.5
+        lab.touch("start")
+        lab.touch("learning_rate", 0.1)
+        lab.touch("seed", 1)
+        with pytest.raises(ConfigError, match="noise=9"):
+            lab.touch("try", 0)
+        assert lab.values()["learning_rate"] == 0.1
+        assert lab.player.state == "paused"
+        assert "noise=9" in lab.message()
+        for number in (1, -1, None):
+            with pytest.raises(ConfigError, match="expected the number of a card"):
+                lab.touch("try", number)
+        lab.touch("seed", 0)
+
+
+def test_what_is_no_lab_is_named() -> None:
+    with pytest.raises(OptionError, match=r"lab=<function .*: expected a p4lab.labs.Lab"):
+        Dashboard(swaps_lab)  # type: ignore[arg-type]
+
+
+def test_the_names_of_the_header_are_known() -> None:
+    assert {item.name for group in header("", "", ()) for item in group.items} == HEADER
 
 
 def test_a_run_and_a_text_of_another_lab_are_refused(mine: Lab[Any, Any], tmp_path: Path) -> None:

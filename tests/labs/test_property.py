@@ -79,7 +79,9 @@ def test_a_way_starts_with_the_property_and_computes_its_weight(prop: str, way: 
     if (prop, way) == ("lipschitz", "usual"):
         start = chosen.bound  # torch's spectral_norm scales everything to the bound
     engine.model.eval()
-    torch.testing.assert_close(weight(engine).double(), start * torch.eye(8).double(), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        weight(engine).double(), start * PROPERTIES[prop].begin(torch.eye(8).double()), atol=1e-6, rtol=1e-6
+    )
     engine.model.train()
     engine.run(7)
     engine.model.eval()

@@ -39,6 +39,16 @@ def test_methods_are_ticked_and_apply_at_reset() -> None:
         assert RACE.waiting(lab.config, planned(lab)) == ["methods", "method:plu"]
 
 
+def test_curves_mark_the_moment_that_is_shown() -> None:
+    with open_lab() as lab:
+        train(lab, 12)
+        lab.touch("scrub", 10)
+        marks = [shape["x0"] for shape in RACE.curves(lab.sight())["layout"]["shapes"]]
+        assert set(marks) == {10 * 2.0 / 1000}
+        lab.touch("axis", "steps")
+        assert not RACE.curves(lab.sight())["layout"]["shapes"]
+
+
 def test_the_last_method_cannot_be_unticked() -> None:
     with open_lab(methods="p4inv") as lab:
         with pytest.raises(ConfigError, match="methods='': expected different names"):

@@ -77,3 +77,22 @@ def test_a_dragged_column_becomes_the_target() -> None:
 def test_only_rank_one_in_the_plane_is_shown(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="expected dim=2, route=p4inv and rank=1"), opened(START, **change):
         pass
+
+
+def test_a_target_that_moved_while_the_run_rests_has_its_loss_in_the_header() -> None:
+    with opened(START) as lab:
+        lab.touch("step")
+        before = lab.numbers()["train"]["value"]
+        lab.touch("target", "5 0; 0 5")
+        weight = lab.sight().snapshot.pictures["weight"]
+        moved = lab.numbers()["train"]["value"]
+    assert moved == f"{np.square(weight - 5 * np.eye(2)).sum() / 2:.2e}" != before
+
+
+def test_every_thing_to_try_begins_alike() -> None:
+    with opened(START) as lab:
+        for number, one in enumerate(START.tries):
+            lab.touch("target", "5 0; 0 5")
+            lab.touch("try", number)
+            assert lab.config.target == one.changes["target"]
+            assert lab.sight().snapshot.step == 0

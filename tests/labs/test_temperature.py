@@ -12,9 +12,20 @@ from lab_tools import opened, train
 
 from p4lab.boltzmann import steerable_flow
 from p4lab.labs import Sight
-from p4lab.labs.temperature import TEMPERATURE, TEMPERATURES, MarginalTable, TemperatureConfig, momenta_grid, side_of
+from p4lab.labs.temperature import (
+    DIALS,
+    TEMPERATURE,
+    TEMPERATURES,
+    Marginals,
+    TemperatureConfig,
+    centres,
+    momenta_grid,
+    read,
+    side_of,
+)
 from p4lab.plots.layers import Heatmap, Path
 from p4lab.problems.energies import DoubleWell
+from p4lab.training import Engine
 
 SMALL: dict[str, Any] = {"blocks": 2, "hidden": 8, "batch_size": 32, "measure_every": 5}
 
@@ -28,8 +39,9 @@ def paths(drawing: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("temperature", [TEMPERATURES[0], 1.0, TEMPERATURES[-1]])
-def test_the_dial_steers_pictures_and_table(temperature: float) -> None:
-    with opened(TEMPERATURE, **SMALL) as lab:
+@pytest.mark.parametrize("dial", DIALS)
+def test_the_dial_steers_pictures_and_table(temperature: float, dial: str) -> None:
+    with opened(TEMPERATURE, dial=dial, **SMALL) as lab:
         lab.touch("temperature", temperature)
         drawings: Any = lab.drawings()
         truth = DoubleWell()
@@ -43,6 +55,21 @@ def test_the_dial_steers_pictures_and_table(temperature: float) -> None:
             line = paths(drawings[area])["the dial"]
             assert line[:, 0].tolist() == pytest.approx([temperature, temperature])
         assert lab.values()["temperature"] == temperature
+
+
+@pytest.mark.parametrize("dial", [dial for dial in DIALS if dial != "prior"])
+def test_a_flow_that_reads_the_temperature_learns_what_it_never_saw(dial: str) -> None:
+    config = TemperatureConfig(dial=dial, blocks=2, hidden=16)
+    engine, truth, side = Engine(config), config.truth(), 96
+    engine.run(300)
+    x0, x1, y0, y1 = truth.bounds
+    log_p1 = truth.log_prob(centres(truth, side)).numpy()
+    for temperature in (0.4, 2.5):
+        log_p = truth.log_prob(centres(truth, side), temperature).numpy()
+        log_q = read(engine.model, truth, side, temperature).log_p
+        p = np.exp(log_p) * (x1 - x0) * (y1 - y0) / side**2
+        # A flow that had learnt T = 1 to perfection, and nothing of T, would be as far away as p at T = 1 is.
+        assert float((p * (log_p - log_q)).sum()) < 0.75 * float((p * (log_p - log_p1)).sum())
 
 
 def test_turning_the_dial_moves_the_flow_without_training_it() -> None:
@@ -88,17 +115,17 @@ def test_the_table_of_densities_is_the_marginal_at_every_temperature(momenta: in
         for parameter in flow.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
     truth = DoubleWell()
-    densities = MarginalTable(flow, truth, 72)  # with this side the barrier lies between two cells
+    densities = Marginals(flow, truth, 72)  # with this side the barrier lies between two cells
     x0, x1, y0, y1 = truth.bounds
     cell = (x1 - x0) * (y1 - y0) / 72**2
     for temperature in (0.5, 1.0):
-        density = np.exp(densities.log_density(temperature))
+        density = np.exp(densities.at(temperature).log_p)
         x = flow.sample(40_000, generator=generator, temperature=temperature)[:, :2]
         inside = (x[:, 0] > x0) & (x[:, 0] < x1) & (x[:, 1] > y0) & (x[:, 1] < y1)
         share = float(inside.double().mean())
         assert density.sum() * cell == pytest.approx(share, abs=0.01 + tolerance)
         in_b = truth.in_b(x[inside]).double().mean()
-        assert densities.difference(truth, temperature) == pytest.approx(float(-torch.logit(in_b)), abs=0.06)
+        assert densities.at(temperature).difference() == pytest.approx(float(-torch.logit(in_b)), abs=0.06)
 
 
 @pytest.mark.parametrize("momenta", [0, 1, 2, 4])
@@ -108,13 +135,14 @@ def test_momenta_are_integrated_out(momenta: int, temperature: float) -> None:
     log_p = -0.5 * nodes.square().sum(-1) / temperature - 0.5 * momenta * math.log(2 * math.pi * temperature)
     total = float((log_p + log_weights).logsumexp(0))
     assert total == pytest.approx(0.0, abs=0.05 if momenta <= 2 else 0.5)  # beyond two momenta it is rough
-    assert side_of(momenta, True) <= side_of(momenta, False)
+    config = TemperatureConfig(momenta=momenta)
+    assert side_of(config, True) <= side_of(config, False)
 
 
-@pytest.mark.parametrize(("name", "new"), [("momenta", 4), ("mixing", "plu")])
+@pytest.mark.parametrize(("name", "new"), [("momenta", 4), ("mixing", "plu"), ("dial", "trade")])
 def test_other_flows_can_be_drawn(name: str, new: Any) -> None:
     with opened(TEMPERATURE, **{**SMALL, name: new}) as lab:
-        assert heatmap(lab.drawings()["steered"]).shape == (side_of(lab.sight().config.momenta, False),) * 2
+        assert heatmap(lab.drawings()["steered"]).shape == (side_of(lab.sight().config, False),) * 2
 
 
 def test_a_mixing_that_is_set_is_offered() -> None:

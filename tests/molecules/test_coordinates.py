@@ -12,12 +12,17 @@ import torch
 from torch import Tensor
 
 from p4lab.errors import DtypeError, OptionError, P4Error, ShapeError
-from p4lab.molecules import alanine, dataset
-from p4lab.molecules.coordinates import CIRCULAR, COLUMNS, Coordinates
+from p4lab.molecules import dataset
+from p4lab.molecules.coordinates import Coordinates
+from p4lab.molecules.molecule import Molecule
 from p4lab.molecules.packages import package
 from p4lab.molecules.zmatrix import Internal, ZMatrix
 
-ROW_OF = {row[0]: row for row in alanine.ROWS}
+MOLECULE = Molecule.from_sequence("A")
+
+CIRCULAR, COLUMNS = MOLECULE.graph.circular, MOLECULE.columns
+METHYLS = [one.moved for one in MOLECULE.rotors]
+ROW_OF = {row[0]: row for row in MOLECULE.graph.rows}
 
 
 def frames(n: int, seed: int = 0) -> Tensor:
@@ -27,10 +32,10 @@ def frames(n: int, seed: int = 0) -> Tensor:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    zmatrix = ZMatrix(alanine.ROWS)
-    bonds, angles, torsions = (part.expand(n, -1).clone() for part in zmatrix.internal(alanine.start()[None]))
+    zmatrix = ZMatrix(MOLECULE.graph.rows)
+    bonds, angles, torsions = (part.expand(n, -1).clone() for part in zmatrix.internal(MOLECULE.start[None]))
     torsions += 0.1 * normal(*torsions.shape)
-    for column, row in enumerate(alanine.ROWS[3:]):
+    for column, row in enumerate(MOLECULE.graph.rows[3:]):
         if row[0] in CIRCULAR:
             torsions[:, column] = 2 * math.pi * torch.rand(n, generator=generator, dtype=torch.float64) - math.pi
     x = zmatrix.cartesian(
@@ -64,7 +69,7 @@ def training() -> Tensor:
 
 @pytest.fixture(scope="module")
 def coordinates(training: Tensor) -> Coordinates:
-    return Coordinates.fit(training)
+    return Coordinates.fit(MOLECULE, training)
 
 
 # --- What the columns are ---
@@ -82,14 +87,14 @@ def test_circular_columns_are_phi_psi_and_methyls_as_mdtraj_has_them(coordinates
     mdtraj = package("mdtraj")
     x = frames(100, seed=1)
     y, _ = coordinates.encode(x)
-    trajectory = mdtraj.Trajectory(x.numpy(), mdtraj.Topology.from_openmm(alanine.topology()))
-    rows = [alanine.PHI, alanine.PSI, *(ROW_OF[hydrogens[0]] for hydrogens in alanine.METHYLS)]
+    trajectory = mdtraj.Trajectory(x.numpy(), mdtraj.Topology.from_openmm(MOLECULE.topology))
+    rows = [MOLECULE.torsions["phi"], MOLECULE.torsions["psi"], *(ROW_OF[hydrogens[0]] for hydrogens in METHYLS)]
     expected = torch.from_numpy(mdtraj.compute_dihedrals(trajectory, rows)).double()
     difference = torch.remainder(y[:, :5] - expected + math.pi, 2 * math.pi) - math.pi
     assert difference.abs().max() < 1e-4  # mdtraj computes in float32
     # mdtraj finds phi and psi by the names of the atoms.
-    assert mdtraj.compute_phi(trajectory)[0].tolist() == [list(alanine.PHI)]
-    assert mdtraj.compute_psi(trajectory)[0].tolist() == [list(alanine.PSI)]
+    assert mdtraj.compute_phi(trajectory)[0].tolist() == [list(MOLECULE.torsions["phi"])]
+    assert mdtraj.compute_psi(trajectory)[0].tolist() == [list(MOLECULE.torsions["psi"])]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -122,7 +127,7 @@ def test_torsions_about_pi_are_not_torn(coordinates: Coordinates, training: Tens
 
 def test_the_frames_that_come_with_p4lab_are_narrow() -> None:
     x = dataset.load().x[::20]
-    y, logabsdet = Coordinates.fit(x).encode(x)
+    y, logabsdet = Coordinates.fit(MOLECULE, x).encode(x)
     assert y.dtype == torch.float32
     assert y[:, 5:].abs().max() < 8
     assert logabsdet.isfinite().all()
@@ -146,7 +151,7 @@ def test_positions_come_back_in_the_same_hand(coordinates: Coordinates, dtype: t
     x = frames(200, seed=2)
     back = coordinates.decode(coordinates.encode((x - x.mean(1, keepdim=True)).to(dtype))[0])[0].double()
     assert (torch.cdist(back, back) - torch.cdist(x, x)).abs().max() < atol
-    assert coordinates.valid(back).all()
+    assert MOLECULE.valid(back).all()
 
 
 def test_a_circular_torsion_may_be_any_number(coordinates: Coordinates) -> None:
@@ -180,7 +185,7 @@ def test_one_way_is_the_inverse_jacobian_of_the_other(coordinates: Coordinates) 
 
 
 def test_gradients(coordinates: Coordinates) -> None:
-    x = alanine.start()[None].requires_grad_()
+    x = MOLECULE.start[None].requires_grad_()
     assert torch.autograd.gradcheck(coordinates.encode, x, eps=1e-7, atol=1e-3)
     y = coordinates.encode(x)[0].detach().requires_grad_()
     assert torch.autograd.gradcheck(coordinates.decode, y)
@@ -214,8 +219,8 @@ def test_atoms_in_one_place_are_told(coordinates: Coordinates) -> None:
 @pytest.mark.parametrize("shifts", list(itertools.product(range(3), repeat=3)), ids=str)
 def test_permuting_coordinates_is_permuting_atoms(coordinates: Coordinates, shifts: tuple[int, int, int]) -> None:
     x = frames(30, seed=5)
-    order = list(range(alanine.N_ATOMS))
-    for hydrogens, shift in zip(alanine.METHYLS, shifts, strict=True):
+    order = list(range(len(MOLECULE)))
+    for hydrogens, shift in zip(METHYLS, shifts, strict=True):
         for at, hydrogen in enumerate(hydrogens):
             order[hydrogen] = hydrogens[(at + shift) % 3]
     expected, volume = coordinates.encode(x[:, order])
@@ -259,7 +264,7 @@ def test_augmentation_draws_all_27_and_repeats_from_the_seed(coordinates: Coordi
 
 def test_augmentation_leaves_the_other_columns_alone(coordinates: Coordinates) -> None:
     y, _ = coordinates.encode(frames(50, seed=8))
-    hydrogens = {hydrogen for group in alanine.METHYLS for hydrogen in group}
+    hydrogens = {hydrogen for group in METHYLS for hydrogen in group}
     others = [at for at, (_, atom) in enumerate(COLUMNS) if atom not in hydrogens]
     assert len(others) == 60 - 27
     assert torch.allclose(coordinates.augment(y, torch.Generator().manual_seed(1))[:, others], y[:, others], atol=1e-12)
@@ -269,17 +274,17 @@ def test_augmentation_leaves_the_other_columns_alone(coordinates: Coordinates) -
 
 
 def test_valid_frames_are_of_the_l_form_with_trans_amides_and_finite() -> None:
-    x = alanine.start()
+    x = MOLECULE.start
     broken = x.clone()
     broken[20, 1] = math.nan
     mirrored = x * torch.tensor([1.0, 1.0, -1.0])
-    assert Coordinates.valid(torch.stack([x, mirrored, cis(x), broken])).tolist() == [True, False, False, False]
+    assert MOLECULE.valid(torch.stack([x, mirrored, cis(x), broken])).tolist() == [True, False, False, False]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_state_comes_back(coordinates: Coordinates, dtype: torch.dtype, tmp_path: Any) -> None:
     torch.save(coordinates.state_dict(), tmp_path / "coordinates.pt")
-    loaded = Coordinates()
+    loaded = Coordinates(MOLECULE)
     loaded.load_state_dict(torch.load(tmp_path / "coordinates.pt"))
     assert set(loaded.state_dict()) == {"mean", "std", "center"}
     x = frames(5).to(dtype)
@@ -295,7 +300,7 @@ def test_copies_and_casts_work(coordinates: Coordinates) -> None:
 
 
 def test_without_a_fit_the_numbers_are_bare(training: Tensor) -> None:
-    bare = Coordinates()
+    bare = Coordinates(MOLECULE)
     y, logabsdet = bare.encode(training)
     internal = bare.zmatrix.internal(training)
     assert torch.equal(y[:, 5:26], internal.bonds)
@@ -304,7 +309,7 @@ def test_without_a_fit_the_numbers_are_bare(training: Tensor) -> None:
 
 
 def test_fitting_float32_frames_is_done_in_float64(coordinates: Coordinates, training: Tensor) -> None:
-    fitted = Coordinates.fit(training.float())
+    fitted = Coordinates.fit(MOLECULE, training.float())
     assert fitted.mean.dtype == torch.float64
     assert (fitted.std / coordinates.std - 1).abs().max() < 1e-3
     assert not fitted.std.requires_grad
@@ -325,14 +330,13 @@ def test_fitting_float32_frames_is_done_in_float64(coordinates: Coordinates, tra
 )
 def test_bad_training_frames_are_refused_by_name(change: Any, error: type[P4Error], message: str) -> None:
     with pytest.raises(error, match=message):
-        Coordinates.fit(change(frames(10)))
+        Coordinates.fit(MOLECULE, change(frames(10)))
 
 
 @pytest.mark.parametrize(
     ("method", "given", "error", "message"),
     [
         pytest.param("encode", (torch.zeros(22, 3),), ShapeError, r"\(B, 22, 3\)", id="encode-one-frame"),
-        pytest.param("valid", (torch.zeros(3, 66),), ShapeError, r"\(3, 66\)", id="valid-flat"),
         pytest.param("decode", (torch.zeros(60),), ShapeError, r"\(60,\).*y\[None\]", id="decode-one-sample"),
         pytest.param("decode", (torch.zeros(2, 66),), ShapeError, r"\(2, 66\).*\(B, 60\)", id="decode-positions"),
         pytest.param("decode", (torch.zeros(2, 60).half(),), DtypeError, "float16", id="decode-half"),

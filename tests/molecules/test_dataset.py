@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from p4lab.errors import DataFileError, OptionError, ShapeError, UnknownAtomsError
-from p4lab.molecules import alanine, dataset
-from p4lab.molecules.openmm_energy import OpenMMEnergy
+from p4lab.errors import DataFileError, OptionError, P4Error, ShapeError, UnknownAtomsError
+from p4lab.molecules import dataset
+from p4lab.molecules.molecule import Molecule
 from p4lab.molecules.packages import package
 from p4lab.molecules.replica_exchange import Settings, run
+
+MOLECULE = Molecule.from_sequence("A")
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +30,12 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_shipped_frames_are_natural_and_their_energies_are_those_of_openmm(frames: dataset.Frames) -> None:
-    assert frames.x.shape == (dataset.SHIPPED, alanine.N_ATOMS, 3)
+    assert frames.x.shape == (dataset.SHIPPED, len(MOLECULE), 3)
     assert frames.temperature == 300
     assert "seed 0" in frames.provenance
-    assert dataset.is_natural(frames.x.double()).all()
+    assert MOLECULE.valid(frames.x.double()).all()
     some = torch.arange(0, len(frames), 500)
-    with OpenMMEnergy() as energy:
+    with MOLECULE.energy() as energy:
         assert torch.allclose(energy.kilojoules(frames.x[some].double()), frames.energy[some], atol=1e-3)
 
 
@@ -48,7 +50,7 @@ def test_reference_and_frames_agree_within_their_errors(frames: dataset.Frames) 
     assert math.isclose(reference.histogram.sum(), 1.0, rel_tol=1e-9)
     assert math.isclose(reference.blocks.mean(), reference.phi_positive, rel_tol=1e-9)
     assert len(reference.blocks) == dataset.BLOCKS
-    rare = dataset.phi_positive(dataset.dihedral(frames.x, alanine.PHI)).double()
+    rare = dataset.phi_positive(dataset.dihedral(frames.x, MOLECULE.torsions["phi"])).double()
     error = rare.view(20, -1).mean(1).std() / math.sqrt(20)
     assert abs(rare.mean() - reference.phi_positive) < 4 * math.hypot(error, reference.phi_positive_error)
     error = frames.energy.view(20, -1).mean(1).std() / math.sqrt(20)
@@ -71,6 +73,17 @@ def test_split_deals_all_frames_in_blocks_and_repeatably(frames: dataset.Frames)
 def test_shares_that_leave_nothing_are_named(frames: dataset.Frames, shares: tuple[float, float]) -> None:
     with pytest.raises(OptionError, match="two above 0 with a sum below 1"):
         dataset.split(frames, shares)
+
+
+@pytest.mark.parametrize("number", [0, 1, 5])
+def test_too_few_frames_to_divide_are_named(frames: dataset.Frames, number: int) -> None:
+    with pytest.raises(OptionError, match=f"{number} frames: expected more"):
+        dataset.split(frames[:number])
+
+
+def test_an_angle_of_pi_is_counted_whatever_its_rounding() -> None:
+    ends = torch.tensor([math.pi, -math.pi, 0.0, 1.0])  # float32, in which pi is above that of float64
+    assert dataset.histogram(ends, ends)[[0, -1], [0, -1]].tolist() == [0.25, 0.25]
 
 
 def test_histogram_counts_weights_and_ranges() -> None:
@@ -142,7 +155,7 @@ def test_bad_files_are_named(simulated: Path, tmp_path: Path, damage: Any, messa
 def own(frames: dataset.Frames, tmp_path: Path) -> Any:
     """Ten shipped frames as mdtraj reads them from a PDB file."""
     path = tmp_path / "own.pdb"
-    path.write_text(alanine.pdb_text(frames.x[:10]))
+    path.write_text(MOLECULE.pdb_text(frames.x[:10]))
     return package("mdtraj").load(str(path))
 
 
@@ -150,11 +163,11 @@ def test_a_trajectory_in_another_order_gives_the_same_frames(frames: dataset.Fra
     mdtraj = package("mdtraj")
     topology = mdtraj.Topology()
     chain = topology.add_chain()
-    for name, atoms in reversed(alanine.RESIDUES.items()):
-        residue = topology.add_residue(name, chain)
-        for atom in reversed(atoms):
-            topology.add_atom(atom, mdtraj.element.get_by_symbol(atom[0]), residue)
-    own = dataset.frames_of(mdtraj.Trajectory(frames.x[:10].numpy()[:, ::-1], topology), temperature=310.0)
+    for own in reversed(list(MOLECULE.topology.residues())):
+        residue = topology.add_residue(own.name, chain)
+        for atom in reversed(list(own.atoms())):
+            topology.add_atom(atom.name, mdtraj.element.get_by_symbol(atom.element.symbol), residue)
+    own = dataset.frames_of(mdtraj.Trajectory(frames.x[:10].numpy()[:, ::-1], topology), MOLECULE, temperature=310.0)
     assert torch.equal(own.x, frames.x[:10])
     assert torch.allclose(own.energy, frames.energy[:10], atol=1e-3)
     assert (own.temperature, own.provenance) == (310.0, "10 of 10 frames of a trajectory at 310 K")
@@ -162,15 +175,40 @@ def test_a_trajectory_in_another_order_gives_the_same_frames(frames: dataset.Fra
 
 def test_mirror_images_of_a_trajectory_are_left_out(own: Any) -> None:
     own.xyz[:4, :, 2] *= -1
-    assert len(dataset.frames_of(own)) == 6
+    assert len(dataset.frames_of(own, MOLECULE)) == 6
     own.xyz[4:, :, 2] *= -1
-    with pytest.raises(DataFileError, match="none of the 10 frames is of the L form"):
-        dataset.frames_of(own)
+    with pytest.raises(DataFileError, match="none of the 10 frames has the hands"):
+        dataset.frames_of(own, MOLECULE)
 
 
 def test_a_trajectory_that_does_not_fit_is_refused_by_name(own: Any) -> None:
     with pytest.raises(UnknownAtomsError, match="missing: NME-H3"):
-        dataset.frames_of(own.atom_slice(range(alanine.N_ATOMS - 1)))
+        dataset.frames_of(own.atom_slice(range(len(MOLECULE) - 1)), MOLECULE)
+    own.xyz[3, 21] += 5.0  # a hydrogen beyond the side of a box
+    with pytest.raises(DataFileError, match="1 of 10 frames have bonds longer"):
+        dataset.frames_of(own, MOLECULE)
+    own.xyz[:] *= 10
+    with pytest.raises(OptionError, match="10 times as long"):
+        dataset.frames_of(own, MOLECULE)
+    with pytest.raises(OptionError, match=r"expected a mdtraj\.Trajectory"):
+        dataset.frames_of(own.xyz, MOLECULE)
     own.xyz[3, 2, 1] = np.nan
     with pytest.raises(DataFileError, match="not finite"):
-        dataset.frames_of(own)
+        dataset.frames_of(own, MOLECULE)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"energy": torch.zeros(4)}, "expected"),
+        ({"energy": torch.tensor([0.0, torch.nan, 0.0])}, "1 of 3 frames without a finite energy"),
+        ({"temperature": math.inf}, "above 0 K"),
+        ({"temperature": -300.0}, "above 0 K"),
+        ({"x": np.zeros((3, 22, 3))}, "convert it"),
+    ],
+    ids=["number", "nan", "infinite", "negative", "numpy"],
+)
+def test_frames_that_do_not_fit_together_are_named(change: dict[str, Any], message: str) -> None:
+    parts = {"x": torch.zeros(3, 22, 3), "energy": torch.zeros(3), "temperature": 300.0, "provenance": ""}
+    with pytest.raises(P4Error, match=message):
+        dataset.Frames(**(parts | change))

@@ -10,17 +10,19 @@ import pytest
 import torch
 
 from p4lab.boltzmann.weights import weighted_share
-from p4lab.errors import DataFileError, OptionError, ShapeError
-from p4lab.molecules import alanine
+from p4lab.errors import DataFileError, FileError, OptionError, ShapeError
 from p4lab.molecules.checkpoint import load_flow, save, start_at
 from p4lab.molecules.coordinates import Coordinates
 from p4lab.molecules.dataset import Frames, dihedral, histogram_kl, load, phi_positive
-from p4lab.molecules.evaluate import LARGEST_ENERGY, Samples, draw, evaluate, judge
+from p4lab.molecules.evaluate import LARGEST_ENERGY, Samples, draw, evaluate, judge, torsions_of
 from p4lab.molecules.flow import molecule_flow
+from p4lab.molecules.molecule import Molecule
 from p4lab.molecules.openmm_energy import OpenMMEnergy
 from p4lab.molecules.target import Examples, InternalEnergy
 from p4lab.molecules.units import BOLTZMANN
 from p4lab.p4 import p4_modules
+
+MOLECULE = Molecule.from_sequence("A")
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +32,12 @@ def frames() -> Frames:
 
 @pytest.fixture(scope="module")
 def coordinates(frames: Frames) -> Coordinates:
-    return Coordinates.fit(frames.x.double())
+    return Coordinates.fit(MOLECULE, frames.x.double())
 
 
 @pytest.fixture(scope="module")
 def energy() -> Iterator[OpenMMEnergy]:
-    with OpenMMEnergy() as energy:
+    with MOLECULE.energy() as energy:
         yield energy
 
 
@@ -86,7 +88,7 @@ def perfect(frames: Frames, coordinates: Coordinates) -> Samples:
     """The data as if a flow had drawn them with the right density."""
     y = coordinates.encode(frames.x.double())[0]
     zeros = torch.zeros(len(y), dtype=torch.float64)
-    return Samples(y.float(), zeros, frames.energy, zeros)
+    return Samples(y.float(), frames.x.double(), zeros, frames.energy, zeros, torsions_of(MOLECULE, frames.x.double()))
 
 
 def test_the_data_judge_themselves(frames: Frames, coordinates: Coordinates) -> None:
@@ -97,7 +99,7 @@ def test_the_data_judge_themselves(frames: Frames, coordinates: Coordinates) -> 
     assert figures.energy_shift == pytest.approx(0, abs=1e-9)
     assert figures.below_maximum == pytest.approx(1 - 1 / len(frames))
     assert figures.torsion_kl == pytest.approx(0, abs=1e-3)
-    rare = phi_positive(dihedral(frames.x.double(), alanine.PHI)).double().mean()
+    rare = phi_positive(dihedral(frames.x.double(), MOLECULE.torsions["phi"])).double().mean()
     assert figures.phi_positive == pytest.approx(float(rare))
     assert figures.phi_positive_weighted == pytest.approx(float(rare))
 
@@ -119,7 +121,7 @@ def test_weights_are_exact(frames: Frames, coordinates: Coordinates, energy: Ope
     kilojoules = energy.kilojoules(x)
     torch.testing.assert_close(samples.energy, kilojoules)
     wanted = -kilojoules / (BOLTZMANN * 300) + logabsdet - samples.log_q
-    valid = Coordinates.valid(x)
+    valid = MOLECULE.valid(x)
     torch.testing.assert_close(samples.log_weights[valid], wanted[valid])
     assert torch.isneginf(samples.log_weights[~valid]).all()
     torch.testing.assert_close(flow.log_prob(samples.y).double(), samples.log_q, rtol=0, atol=1e-3)
@@ -129,7 +131,9 @@ def test_an_evaluation_is_finite_and_repeats(frames: Frames, coordinates: Coordi
     flow = molecule_flow("spline", perfect(frames, coordinates).y, blocks=1, hidden=4)
     first, again = (evaluate(flow, coordinates, energy, frames, frames[:20], 100, seed=1) for _ in range(2))
     assert first == again
-    assert all(math.isfinite(value) for value in vars(first).values())
+    told = {name: value for name, value in vars(first).items() if name != "phi_positive_weighted_error"}
+    assert all(math.isfinite(value) for value in told.values())
+    assert first.phi_positive_weighted_error > 0  # inf where the rare state was hardly seen
     assert 0 < first.ess <= first.ess_clipped <= 1
 
 
@@ -153,6 +157,23 @@ def test_no_samples_are_refused(frames: Frames, coordinates: Coordinates, energy
     flow = molecule_flow("spline", perfect(frames, coordinates).y, blocks=1, hidden=4)
     with pytest.raises(OptionError, match="at least 1"):
         draw(flow, coordinates, energy, 0)
+    with pytest.raises(OptionError, match="chunk=0"):
+        draw(flow, coordinates, energy, 5, chunk=0)
+    with pytest.raises(OptionError, match=r"temperature=310\.0 K and an energy at 300\.0 K"):
+        draw(flow, coordinates, energy, 5, temperature=310.0)
+    with pytest.raises(OptionError, match="1 samples: expected at least 2"):
+        evaluate(flow, coordinates, energy, frames, frames[:50], 1)
+
+
+def test_a_state_without_samples_has_no_error_bar(
+    frames: Frames, coordinates: Coordinates, energy: OpenMMEnergy
+) -> None:
+    flow = molecule_flow("spline", perfect(frames, coordinates).y, blocks=1, hidden=4)
+    samples = draw(flow, coordinates, energy, 100)
+    none = dataclasses.replace(samples, torsions={name: -torch.ones(100) for name in samples.torsions})
+    of_none, of_some = (judge(one, flow, coordinates, frames, frames[:50]) for one in (none, samples))
+    assert (of_none.phi_positive, of_none.phi_positive_error) == (0, math.inf)
+    assert 0 < of_some.phi_positive_error < 0.1
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
@@ -176,6 +197,30 @@ def test_a_checkpoint_is_small_and_faithful(
     torch.testing.assert_close(same.encode(frames.x[:5].double())[0].float(), y[:5])
     assert float((again.log_prob(y) - flow.log_prob(y)).detach().abs().median()) < 0.1
     assert save(path, flow, method, coordinates, half=False) == 0
+
+
+def test_a_checkpoint_that_could_not_be_read_again_is_not_written(
+    frames: Frames, coordinates: Coordinates, tmp_path: Path
+) -> None:
+    path, y = tmp_path / "flow.pt", perfect(frames, coordinates).y
+    path.write_text("of before")
+    flow = molecule_flow("spline", y)
+    network = next(value for name, value in flow.named_parameters() if ".network." in name)
+    for bad, method in ((flow, "splines"), (molecule_flow("spline", y, hidden=16), "spline"), (flow, "spline")):
+        if method == "spline":
+            network.data[0, 0] = 1e6  # more than 16 bits hold
+        with pytest.raises(DataFileError, match=r"not a flow|the default options|half=False"):
+            save(path, bad, method, coordinates)
+    assert path.read_text() == "of before"
+    with pytest.raises(FileError, match="is a folder"):
+        save(tmp_path, flow, "spline", coordinates, half=False)
+    save(str(path), molecule_flow("spline_p4", y), "spline_p4", coordinates)  # P4 layers are folded
+    assert load_flow(str(path))[0].dim == 60
+    narrow = molecule_flow("spline", y, hidden=16)
+    save(path, narrow, "spline", coordinates, options={"hidden": 16}, half=False)
+    assert torch.equal(load_flow(path)[0].log_prob(y[:4]), narrow.log_prob(y[:4]))
+    with pytest.raises(DataFileError, match=r"spline with \{'hidden': 16, 'depths': 3\}"):
+        save(path, narrow, "spline", coordinates, options={"hidden": 16, "depths": 3})
 
 
 @pytest.mark.parametrize(

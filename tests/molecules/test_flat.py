@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from p4lab.errors import ShapeError
-from p4lab.molecules import alanine
-from p4lab.molecules.coordinates import COLUMNS, Coordinates
+from p4lab.molecules.coordinates import Coordinates
 from p4lab.molecules.dataset import load
 from p4lab.molecules.flat import FlatCoordinates
+from p4lab.molecules.molecule import Molecule
+
+MOLECULE = Molecule.from_sequence("A")
 
 DOUBLE = torch.float64
 
@@ -24,7 +26,7 @@ def frames() -> Tensor:
 
 @pytest.fixture(scope="module")
 def flat(frames: Tensor) -> FlatCoordinates:
-    coordinates = Coordinates.fit(frames)
+    coordinates = Coordinates.fit(MOLECULE, frames)
     return FlatCoordinates(coordinates, coordinates.encode(frames)[0])
 
 
@@ -70,7 +72,7 @@ def test_what_is_no_molecule_has_no_volume_and_finite_positions(
 ) -> None:
     f, _ = flat.encode(frames[:2])
     numbers = flat.whitening.inverse(f[:, 5:])
-    column = [number for number, _ in COLUMNS[5:]].index(kind)
+    column = [number for number, _ in MOLECULE.columns[5:]].index(kind)
     numbers[0, column] = {"bond": -1e-4, "angle": 1.01, "torsion": numbers[0, column] + 4.0}[kind]
     f = torch.cat([f[:, :5], flat.whitening(numbers)], 1).requires_grad_()
     x, logabsdet = flat.decode(f)
@@ -85,4 +87,4 @@ def test_other_shapes_are_refused(flat: FlatCoordinates, shape: tuple[int, ...])
     with pytest.raises(ShapeError):
         flat.decode(torch.zeros(shape))
     with pytest.raises(ShapeError):
-        flat.encode(torch.zeros(2, alanine.N_ATOMS - 1, 3))
+        flat.encode(torch.zeros(2, len(MOLECULE) - 1, 3))

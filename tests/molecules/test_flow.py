@@ -213,3 +213,17 @@ def test_a_penalty_takes_known_options_and_refuses_others(name: str) -> None:
 def test_what_does_not_fit_is_refused(make: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"expected|choose"):
         make()
+
+
+@pytest.mark.parametrize(("name", "circular"), [("spline_p4", 1), ("realnvp", 0), ("realnvp", 1)])
+def test_molecules_with_one_angle_or_none_have_flows(name: str, circular: int) -> None:
+    y = torch.randn(200, 12, generator=torch.Generator().manual_seed(0))
+    flow = molecule_flow(name, y, circular=circular, hidden=8)
+    flow.log_prob(y).mean().backward()
+    samples, log_q = flow.sample_with_log_prob(50, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(flow.log_prob(samples), log_q, atol=1e-4)
+
+
+def test_splines_without_angles_are_refused_by_name() -> None:
+    with pytest.raises(OptionError, match="take realnvp"):
+        molecule_flow("spline", torch.randn(200, 12), circular=0)

@@ -1,12 +1,19 @@
 """The simulation is seeded, goes on where it was interrupted, and exchanges as the Metropolis criterion says."""
 
 import itertools
+import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from molecule_tools import butane
 
-from p4lab.errors import DataFileError, OptionError
+from p4lab.errors import DataFileError, FileError, OptionError, TrainingError
+from p4lab.molecules.dataset import simulate
+from p4lab.molecules.molecule import Molecule
 from p4lab.molecules.replica_exchange import ReplicaExchange, Settings, chunks, deal, run
 
 SHORT = Settings(seed=3, replicas=3, sweep=5, equilibration=20, chunk=10)
@@ -80,12 +87,42 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     assert len(frames(tmp_path)) == 10
 
 
-def test_a_damaged_chunk_is_named(tmp_path: Path) -> None:
-    run(tmp_path, 0.0001, SHORT, progress=False)
-    path = next(tmp_path.glob("frames_*.npz"))
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataFileError, match=r"frames_0000\.npz is damaged"):
-        frames(tmp_path)
+def test_a_folder_of_another_molecule_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    mine, other = butane(), butane(0.3)
+    run(tmp_path, 0.0001, SHORT, progress=False, molecule=mine)
+    with pytest.raises(DataFileError, match="choose another folder"):
+        run(tmp_path, 0.0001, SHORT, progress=False, molecule=other)
+    settings = tmp_path / "settings.json"
+    early = {name: value for name, value in json.loads(settings.read_text()).items() if name != "digest"}
+    settings.write_text(json.dumps(early))  # of a version before there were digests
+    run(tmp_path, 0.0001, SHORT, progress=False, molecule=mine)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("frames_0000.npz", content) for content in (b"PK", None)),
+        *(("settings.json", content) for content in (b"", b"[1]")),
+        *(("state.npz", content) for content in (b"", b"text")),
+    ],
+)
+def test_a_damaged_or_missing_file_is_named(tmp_path: Path, name: str, content: bytes | None) -> None:
+    simulate(butane(), 0.0001, tmp_path, SHORT, progress=False)
+    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataFileError, match=f"{name} is (damaged|missing)"):
+        simulate(butane(), 0.0002, tmp_path, SHORT, progress=False)
+
+
+def test_a_folder_that_is_a_file_and_steps_that_are_too_long_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="cannot be written"):
+        run(tmp_path / "file", 0.0001, SHORT, progress=False)
+    with pytest.raises(OptionError, match=r"fastest bond of BUT swings through 1\.3 radians"):
+        run(tmp_path / "long", 0.1, Settings(**{**vars(SHORT), "step": 0.0025}), progress=False, molecule=butane())
+    replicas = ReplicaExchange(SHORT)
+    replicas.contexts[1].setPositions(np.full((22, 3), np.nan))
+    with pytest.raises(TrainingError, match="take shorter ones"):
+        replicas.sweep()
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
@@ -93,7 +130,29 @@ def test_an_empty_folder_is_named(tmp_path: Path) -> None:
         frames(tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"replicas": 1}, {"sweep": 0}, {"chunk": 0}], ids=str)
-def test_settings_out_of_range_are_named(change: dict[str, int]) -> None:
-    with pytest.raises(OptionError, match="expected >= 2, 1 and 1"):
-        ReplicaExchange(Settings(**{**vars(SHORT), **change}))
+def test_a_start_whose_atoms_overlap_is_relaxed() -> None:
+    molecule = butane()
+    noise = 0.02 * torch.randn(molecule.start.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    rough = Molecule.from_openmm(molecule.topology, molecule.system, molecule.start + noise)
+    replicas = ReplicaExchange(SHORT, rough)
+    replicas.equilibrate()
+    assert replicas.sweep()[1][0] < 100  # kJ/mol; 2000 at the start
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"replicas": 1}, {"sweep": 0}, {"chunk": 2.5}, {"seed": -1}, {"seed": 2**31}, {"equilibration": -1}),
+        *({"step": 0.0}, {"coldest": math.nan}, {"hottest": math.inf}, {"coldest": 2000.0}, {"friction": -1.0}),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_named(change: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match="expected"):
+        Settings(**{**vars(SHORT), **change})
+
+
+@pytest.mark.parametrize("nanoseconds", [0.0, -1.0, math.nan, math.inf])
+def test_what_is_no_length_of_a_simulation_is_named(tmp_path: Path, nanoseconds: float) -> None:
+    with pytest.raises(OptionError, match="nanoseconds"):
+        run(tmp_path, nanoseconds, SHORT, progress=False)

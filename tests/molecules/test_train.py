@@ -330,6 +330,8 @@ def test_one_clash_moves_the_flow_no_further_than_other_steps() -> None:
         pytest.param({"kind": "example", "steps": 1, "minutes": 1.0}, id="two-budgets"),
         pytest.param({"kind": "example", "steps": 1, "examples": 0}, id="examples"),
         pytest.param({"kind": "example", "steps": 1, "rate": math.nan}, id="rate"),
+        pytest.param({"kind": "example", "steps": 1, "rate": math.inf}, id="infinite-rate"),
+        pytest.param({"kind": "example", "steps": 1.5}, id="part-of-a-step"),
     ],
 )
 def test_bad_stages_are_refused(options: dict[str, Any]) -> None:

@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from p4lab.errors import DtypeError, OptionError, P4Error, ShapeError
-from p4lab.molecules import alanine
+from p4lab.molecules.molecule import Molecule
 from p4lab.molecules.packages import package
 from p4lab.molecules.zmatrix import Internal, ZMatrix
+
+MOLECULE = Molecule.from_sequence("A")
 
 CHAIN = [(0, -1, -1, -1), (1, 0, -1, -1), (2, 1, 0, -1), (3, 2, 1, 0), (4, 3, 2, 1)]
 MOLECULES = {
@@ -25,7 +27,7 @@ MOLECULES = {
     "star-of-siblings": [*CHAIN[:2], (2, 0, 1, -1), (3, 0, 1, 2), (4, 0, 1, 3), (5, 0, 1, 4)],
     # Rows of the deepest level stand between those of the first, atoms are not in order.
     "rows-not-by-level": [(2, -1, -1, -1), (5, 2, -1, -1), (0, 5, 2, -1), (1, 0, 5, 2), (4, 1, 0, 5), (3, 2, 5, 0)],
-    "alanine": list(alanine.ROWS),
+    "alanine": list(MOLECULE.graph.rows),
 }
 molecules = pytest.mark.parametrize("rows", MOLECULES.values(), ids=MOLECULES)
 
@@ -63,12 +65,12 @@ def log_volume(zmatrix: ZMatrix, internal: Internal) -> Tensor:
 
 def test_values_and_signs_are_those_of_mdtraj() -> None:
     mdtraj = package("mdtraj")
-    x = positions(alanine.N_ATOMS, 50)
-    frames = mdtraj.Trajectory(x.numpy(), mdtraj.Topology.from_openmm(alanine.topology()))
-    internal = ZMatrix(alanine.ROWS).internal(x)
-    bonds = torch.from_numpy(mdtraj.compute_distances(frames, [row[:2] for row in alanine.ROWS[1:]]))
-    angles = torch.from_numpy(mdtraj.compute_angles(frames, [row[:3] for row in alanine.ROWS[2:]]))
-    torsions = torch.from_numpy(mdtraj.compute_dihedrals(frames, list(alanine.ROWS[3:])))
+    x = positions(len(MOLECULE), 50)
+    frames = mdtraj.Trajectory(x.numpy(), mdtraj.Topology.from_openmm(MOLECULE.topology))
+    internal = ZMatrix(MOLECULE.graph.rows).internal(x)
+    bonds = torch.from_numpy(mdtraj.compute_distances(frames, [row[:2] for row in MOLECULE.graph.rows[1:]]))
+    angles = torch.from_numpy(mdtraj.compute_angles(frames, [row[:3] for row in MOLECULE.graph.rows[2:]]))
+    torsions = torch.from_numpy(mdtraj.compute_dihedrals(frames, list(MOLECULE.graph.rows[3:])))
     assert (internal.bonds - bonds).abs().max() < 1e-5  # mdtraj computes in float32
     assert (internal.angles - angles).abs().max() < 1e-4
     assert wrapped(internal.torsions - torsions).abs().max() < 1e-4
@@ -125,8 +127,8 @@ def test_any_molecule_keeps_its_shape_and_volume(rows: list[tuple[int, ...]], se
 
 
 def test_a_rigid_motion_changes_nothing_and_a_reflection_the_sign_of_torsions() -> None:
-    zmatrix = ZMatrix(alanine.ROWS)
-    x = positions(alanine.N_ATOMS, 10)
+    zmatrix = ZMatrix(MOLECULE.graph.rows)
+    x = positions(len(MOLECULE), 10)
     rotation = torch.linalg.qr(positions(3, 1)[0]).Q
     rotation = rotation * torch.linalg.det(rotation)
     mirror = torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
@@ -239,8 +241,8 @@ def test_internal_coordinates_that_no_frame_has_are_told(part: str, value: float
 
 
 def test_float32_stays_float32_and_is_as_good() -> None:
-    zmatrix = ZMatrix(alanine.ROWS)
-    exact = alanine.start()[None].expand(7, -1, -1) + 0.005 * positions(alanine.N_ATOMS, 7)
+    zmatrix = ZMatrix(MOLECULE.graph.rows)
+    exact = MOLECULE.start[None].expand(7, -1, -1) + 0.005 * positions(len(MOLECULE), 7)
     internal = zmatrix.internal(exact.float())
     back = zmatrix.cartesian(internal)
     volume = zmatrix.logabsdet(internal)

@@ -173,6 +173,18 @@ def test_casts_keep_the_layer_usable(kind: type[P4Linear], reset: str, dtype: to
     assert layer.merge().merged
 
 
+@pytest.mark.parametrize("seed", range(4))
+@kinds
+def test_a_cast_up_makes_the_inverse_good_to_all_digits(kind: type[P4Linear], seed: int) -> None:
+    torch.manual_seed(seed)
+    layer = amid(kind, 6, dtype=torch.float32)
+    layer.merge()
+    with torch.no_grad():
+        layer.u.normal_()
+    layer, x = layer.double(), torch.randn(3, 6, dtype=torch.float64)
+    torch.testing.assert_close(layer.inverse(layer(x)), x, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("cast", ["half", "bfloat16"])
 @kinds
 def test_a_refused_cast_leaves_the_layer_usable(kind: type[P4Linear], cast: str) -> None:

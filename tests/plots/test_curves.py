@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 import pytest
 
 from p4lab.plots import RUN_COLORS, VIEWS, Figure, Loss, Shown, training_curves
+from p4lab.plots.curves import merge_marks
 
 NAMES = (
     *("loss", "smooth_loss", "test_loss", "grad_norm", "perturbation_norm", "step_seconds"),
@@ -62,7 +63,7 @@ def test_a_residual_of_zero_is_left_out_of_its_logarithmic_axis() -> None:
     given = curves(3)
     given["residual"] = (np.arange(3.0), np.array([0.0, 1e-9, 1e3]))
     figure = drawn(given)
-    assert np.isnan(traces(figure)["inverse residual |A A⁻¹ − I|"]["y"][0])
+    assert np.isnan(traces(figure)["residual |A A⁻¹ − I|"]["y"][0])
     low, high = figure["layout"]["yaxis4"]["range"]
     assert low < -9
     assert high > 3
@@ -141,3 +142,50 @@ def test_a_change_of_sign_is_marked_where_it_happened() -> None:
 def test_the_moment_that_is_shown_has_a_line() -> None:
     shapes = drawn(curves(50), cursor=7)["layout"]["shapes"]
     assert [(shape["xref"], shape["x0"]) for shape in shapes] == [("x", 7), ("x2", 7)]
+
+
+EXACT, NOISY = (Loss("loss", log=True, bits=False, test=False, exact=exact) for exact in (True, False))
+
+
+def exactly(losses: np.ndarray[Any, Any], loss: Loss = EXACT, names: Sequence[str] = ("run 1",)) -> Figure:
+    steps = np.arange(1.0, len(losses) + 1)
+    drawn = {key: (steps, losses + (key != "loss")) for key in NAMES}
+    return training_curves([Shown(name, RUN_COLORS[0], drawn) for name in names], loss=loss)
+
+
+@pytest.mark.parametrize("loss", [EXACT, NOISY], ids=["exact", "noisy"])
+def test_runs_are_drawn_alike(loss: Loss) -> None:
+    losses = np.geomspace(1, 0.1, 30)
+    figure = exactly(losses, loss, ("run 1", "run 2"))
+    bold = [trace for trace in figure["data"] if trace.get("yaxis") == "y" and trace.get("opacity") == 1]
+    assert [trace["name"].split(":")[0] for trace in bold] == ["run 2", "run 1"]
+    for trace in bold:
+        np.testing.assert_array_equal(trace["y"], losses + (not loss.exact))
+
+
+def test_an_exact_loss_has_no_running_mean() -> None:
+    (line,) = (trace for trace in exactly(np.ones(5))["data"] if trace.get("yaxis") == "y")
+    assert (line["name"], line["opacity"], line["line"]["width"]) == ("loss", 1, 2.2)
+
+
+def test_a_merge_is_marked_at_the_first_loss_after_it() -> None:
+    losses = np.geomspace(1, 0.1, 30)
+    marks = merge_marks((np.arange(1.0, 31), losses), np.array([10, 20, 30]))
+    np.testing.assert_array_equal(marks["x"], [11, 21])
+    np.testing.assert_array_equal(marks["y"], losses[[10, 20]])
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (np.geomspace(1, 0.1, 9), {"dtick": "D2"}),
+        (np.geomspace(1, 1e-12, 9), {"dtick": 2}),
+        (np.zeros(0), {"dtick": 1, "range": [-2.5, 0.5]}),
+        (np.array([0.0, np.nan]), {"dtick": 1, "range": [-2.5, 0.5]}),
+    ],
+    ids=["one decade", "twelve decades", "no step yet", "nothing that a logarithm has"],
+)
+def test_labels_fit_the_range(loss: np.ndarray[Any, Any], expected: dict[str, Any]) -> None:
+    axis = exactly(loss)["layout"]["yaxis"]
+    assert {key: axis[key] for key in expected} == expected
+    assert ("range" in axis) == ("range" in expected)

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from p4lab.errors import ConfigError
 from p4lab.p4 import PRESETS
 from p4lab.training import CustomConfig, DigitsConfig, MatrixConfig, RunConfig, devices
+from p4lab.training.config import setting, whole
 
 CONFIGS = {
     "digits": DigitsConfig(seed=7, learning_rate=3e-4, skip=False, optimizer="sgd", reset="gaussian"),
@@ -122,6 +125,30 @@ def test_broken_json(text: str, message: str) -> None:
 def test_broken_text(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DigitsConfig.from_text(text)
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        (lambda: setting(3, "Size"), r"Own.size = setting\(3, ...\): say what it may be, by a rule such as whole"),
+        (lambda: setting(3, "Size", choices=()), "say what it may be"),
+        (lambda: setting(3, "Size", choices=lambda config: (1, 2)), "say what it may be"),
+        (lambda: setting(3, "Size", choices=(1, 2)), "size=3: expected one of 1, 2"),
+        (lambda: 3, r"Own.size = 3: declare it by setting\(3, label, rule\)"),
+        (lambda: setting(3, "Size", hlep="x"), "hlep=...\\): expected some of label, rule, choices"),
+        (lambda: setting(3, "Size", whole(1, 5), kind="dial"), "kind='dial': expected one of slider, choice"),
+        (lambda: setting(3, "Size", int), "rule=<class 'int'>: expected a Rule"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_setting_that_says_too_little_or_nonsense_is_named(declared: Callable[[], Any], message: str) -> None:
+    def make() -> None:
+        kind = dataclasses.dataclass(frozen=True)(
+            type("Own", (RunConfig,), {"__annotations__": {"size": int}, "size": declared(), "problem": "own"})
+        )
+        kind()
+
+    with pytest.raises(ConfigError, match=message):
+        make()
 
 
 def test_unknown_preset() -> None:

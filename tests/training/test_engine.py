@@ -1,13 +1,16 @@
 """The engine: the same numbers whoever looks, live settings, and losses that are not finite."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from p4lab.errors import ConfigError, TrainingError
-from p4lab.training import DigitsConfig, Engine
+from p4lab.errors import ConfigError, OptionError, TrainingError
+from p4lab.training import CustomConfig, DigitsConfig, Engine
 from p4lab.training.records import Event, Records, Table
 
 SMALL = DigitsConfig(blocks=2, rank=2, batch_size=16, merge_every=5, measure_every=4, refine_every=2)
@@ -204,3 +207,50 @@ def test_events_are_thinned_per_kind() -> None:
     assert [event.step for event in kept] == sorted(event.step for event in kept)
     assert sum(event.kind == "skip" for event in kept) == 1
     assert records.counts["merge"] == 10_000
+
+
+class Fit:
+    """A problem whose loss, and whose parts, are given."""
+
+    def __init__(self, loss: Callable[[Any, Any], Any]) -> None:
+        self.loss = loss
+
+    def batch(self, size: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.randn(size, 1, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda model, x: None, "Fit.loss returned None: expected a scalar with a gradient"),
+        (lambda model, x: 1.0, "Fit.loss returned 1.0"),
+        (lambda model, x: model(x), r"Fit.loss returned a tensor of shape \(128, 1\)"),
+        (lambda model, x: torch.zeros(()), r"Fit.loss returned a tensor of shape \(\)"),
+    ],
+)
+def test_a_loss_that_is_none_is_named(loss: Callable[[Any, Any], Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Engine(CustomConfig(), Fit(loss), nn.Linear(1, 1)).run()
+
+
+@pytest.mark.parametrize("pictures", [None, {"line": "x"}, [torch.zeros(2)]])
+def test_pictures_that_are_no_tensors_by_name_are_named(pictures: Any) -> None:
+    problem: Any = Fit(lambda model, x: model(x).mean())
+    problem.pictures = lambda model, z: pictures
+    with pytest.raises(OptionError, match=r"Fit.pictures returned .*: expected tensors by name"):
+        Engine(CustomConfig(), problem, nn.Linear(1, 1)).snapshot()
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (None, r"parts\(\) returned None: expected \(problem, model\)"),
+        (nn.Linear(1, 1), r"returned Linear.*: expected \(problem, model\)"),
+        ((nn.Linear(1, 1), Fit(None)), r"expected \(problem, model\)"),  # type: ignore[arg-type]
+        ((object(), nn.Linear(1, 1)), r"parts\(\): its problem, a object, has no method 'batch'"),
+    ],
+)
+def test_parts_that_are_none_are_named(monkeypatch: pytest.MonkeyPatch, parts: Any, message: str) -> None:
+    monkeypatch.setattr(CustomConfig, "parts", lambda self: parts)
+    with pytest.raises(OptionError, match=message):
+        Engine(CustomConfig())

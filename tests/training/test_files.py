@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from p4lab.errors import ConfigError, RunFileError
+from p4lab.errors import ConfigError, FileError, OptionError, RunFileError
 from p4lab.training import DigitsConfig, Engine, Lanes, MatrixConfig, Run, Runs, load_run, save_run, table_bytes
 from p4lab.training.runs import Factory
 
@@ -111,8 +111,10 @@ def test_a_run_of_another_lab_is_refused() -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.p4run"):
+    with pytest.raises(FileError, match=r"nowhere\.p4run' cannot be read: No such file"):
         load_run(tmp_path / "nowhere.p4run")
+    with pytest.raises(OptionError, match="source=5: expected a path"):
+        load_run(5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", KINDS)

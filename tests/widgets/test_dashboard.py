@@ -1,5 +1,6 @@
 """The dashboard and its page: what touches do, what is shown, and what is left when it closes."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from lab_tools import threads
 from simulated_page import Page
 
-from p4lab.errors import ConfigError, OptionError
+from p4lab.errors import ConfigError, OptionError, TrainingError
 from p4lab.labs import Lab
 from p4lab.labs.density import DENSITIES_2D
 from p4lab.labs.digits import DIGITS
@@ -106,6 +107,7 @@ def test_time_travel(lab: Dashboard, page: Page) -> None:
     assert not page.disabled & {"scrub", "now", "branch", "keep"}
     lab.touch("learning_rate", 1e-4)
     page.press("branch")
+    page.turn("below", "Runs and files")
     page.wait(lambda: len((page.values.get("runs") or {"rows": ()})["rows"]) == 2)
     first, second = page.values.get("runs")["rows"]
     assert (first["cells"][0], first["cells"][-1]) == ("6", "learning rate 0.002")
@@ -218,3 +220,25 @@ def test_labs_on_one_page_have_styles_of_their_own_that_weigh_more_than_the_gene
     for lab, sheet in zip((SWAPS, DENSITIES_2D), sheets, strict=True):
         assert sheet["_css"].startswith(".p4-lab" + 4 * f".p4-{lab.name}")
         assert lab.style in sheet["_css"]
+
+
+def test_more_pages_than_the_sheet_has_rules_for_are_refused() -> None:
+    pictures = tuple(dataclasses.replace(DIGITS.pictures[0], area=f"{k}", page=f"page {k}") for k in range(10))
+    with pytest.raises(OptionError, match="more than 9 pages of pictures"):
+        Dashboard(dataclasses.replace(DIGITS, pictures=pictures), SMALL, name="crowded")
+    assert threads() == []
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_why_a_run_stopped_is_told_in_its_present_and_not_in_its_past(lab: Dashboard, skip: bool) -> None:
+    lab.touch("skip", skip)
+    lab.touch("step")
+    lab.player.ask(lambda runs: next(runs.active.engine.model.parameters()).data.fill_(float("nan")), 10)
+    with pytest.raises(TrainingError):
+        lab.touch("step")
+    advice = lab.message()
+    assert "lower the learning rate, switch penalty on" in advice if skip else "switch skip or penalty on" in advice
+    lab.touch("scrub", now(lab).moments[0])
+    assert lab.message().startswith("This is step")
+    lab.touch("now")
+    assert lab.message() == advice

@@ -11,8 +11,9 @@ const GATHER_MS = 1500; // acknowledgements that nobody waits for wait so long f
 const SOON_MS = 40; // those that the kernel waits for, and those of a slow page
 const QUICK_MS = 250; // from the arrival of a frame to its picture; the kernel takes 0.3 s for slow
 
-/** What widgets use of the model that anywidget gives them. */
+/** What widgets use of the model that anywidget gives them; `fixed` says that nobody would hear of a moved point. */
 export interface Model {
+  fixed?: boolean;
   send(message: object, callbacks?: object, buffers?: ArrayBuffer[]): void;
   on(event: "msg:custom", hear: (message: Envelope, buffers: DataView[]) => void): void;
 }

@@ -37,6 +37,9 @@ export function segments(label: string, texts: string[], choose: (place: number)
   return { row, show };
 }
 
+/** The nodes of a text: what stands between asterisks is emphasized. */
+export const emphasized = (text: string) => text.split("*").map((part, k) => make(k % 2 ? "em" : "span", "", part));
+
 /** A dot in the colour of what it stands before. */
 export function chip(color: string) {
   const node = make("i", "p4-chip");

@@ -50,14 +50,16 @@ export interface Sight { locate(point: Numbers): Numbers | null; at(x: number, y
 /** The buttons that stand for the movable points of one view; `focus` hears which one has the keyboard. */
 export function handles(
   canvas: HTMLCanvasElement, stage: HTMLElement, hands: Holds, sight: Sight, focus: (name: string | null) => void,
+  fixed = false,
 ) {
   const nodes = new Map<string, HTMLButtonElement>();
   let present: Movable[] = [];
 
   function handle(name: string) {
     const node = button("p4-handle", "", "", () => {});
+    node.disabled = fixed;
     let offset: number[] | null = null, point: Numbers = [];
-    node.ariaRoleDescription = "movable point";
+    node.ariaRoleDescription = fixed ? "point" : "movable point";
     node.dataset.name = name;
     function spot({ clientX, clientY }: PointerEvent) {
       const { left, top } = canvas.getBoundingClientRect();
@@ -115,7 +117,7 @@ export function handles(
       for (const layer of present) {
         const { name, label } = layer, node = nodes.get(name) ?? handle(name), point = hands.pointOf(layer);
         const spot = sight.locate(point), where = Array.from(point, short).join(", ");
-        const text = `${label || name}, at ${where}. Arrow keys move it, Shift in small steps.`;
+        const text = `${label || name}, at ${where}.${fixed ? "" : " Arrow keys move it, Shift in small steps."}`;
         nodes.set(name, node);
         node.hidden = !spot;
         if (spot) node.style.transform = `translate(${spot[0]}px, ${spot[1]}px)`;

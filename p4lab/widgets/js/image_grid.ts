@@ -29,16 +29,27 @@ export function tiled({ data, shape: [n, h, w], columns }: Images, palette: numb
   return { pixels, width, height };
 }
 
-/** Draw pixels into a canvas at the largest whole magnification that fits so many CSS pixels. */
-function enlarged(canvas: HTMLCanvasElement, { pixels, width, height }: ReturnType<typeof tiled>, room: number) {
-  const dpr = window.devicePixelRatio || 1, zoom = Math.max(1, Math.floor((room * dpr) / width));
+/** The room for a canvas in CSS pixels; where a picture's height is its own to choose, only its width counts. */
+function roomIn(cells: HTMLElement) {
+  const fits = getComputedStyle(cells).getPropertyValue("--p4-fit"), { clientWidth: w, clientHeight: h } = cells;
+  return { w: w - (fits ? 8 : 0), h: fits ? h - 8 : Infinity }; // a rim of 4 on each side, for the outline
+}
+
+const COARSE = 3; // below this magnification a whole one would waste too much room
+
+/** Draw pixels into a canvas at the largest whole magnification that fits; a small one need not be whole. */
+function enlarged(
+  canvas: HTMLCanvasElement, { pixels, width, height }: ReturnType<typeof tiled>, room: { w: number; h: number },
+) {
+  const dpr = window.devicePixelRatio || 1;
+  const fit = Math.max(1, Math.min((room.w * dpr) / width, (room.h * dpr) / height));
+  const whole = Math.floor(fit), shown = whole < COARSE ? fit : whole, zoom = Math.ceil(shown);
   const native = new OffscreenCanvas(width, height), target = canvas.getContext("2d") as CanvasRenderingContext2D;
   const image = new ImageData(new Uint8ClampedArray(pixels.buffer), width, height), w = width * zoom, h = height * zoom;
   native.getContext("2d")?.putImageData(image, 0, 0);
-  if (canvas.width !== w || canvas.height !== h) {
-    [canvas.width, canvas.height] = [w, h];
-    [canvas.style.width, canvas.style.height] = [`${w / dpr}px`, `${h / dpr}px`];
-  } else target.clearRect(0, 0, w, h);
+  if (canvas.width !== w || canvas.height !== h) [canvas.width, canvas.height] = [w, h];
+  else target.clearRect(0, 0, w, h);
+  [canvas.style.width, canvas.style.height] = [`${(width * shown) / dpr}px`, `${(height * shown) / dpr}px`];
   target.imageSmoothingEnabled = false;
   target.drawImage(native, 0, 0, w, h);
 }
@@ -52,19 +63,21 @@ export default widget("p4-grids", () => {
     let scale = "";
     const boxes = panels.map(({ label, color }, index) => {
       const box = make("figure", "p4-grid"), head = caption(label), canvas = make("canvas"), [, note] = head.children;
+      const cells = make("div", "p4-cells");
       let before: Panel | null = null, key = "";
       canvas.setAttribute("role", "img");
       if (color) head.children[0].prepend(chip(color));
-      box.append(head, canvas);
+      cells.append(canvas);
+      box.append(head, cells);
       // What stays is not touched: the page's layout is then not computed anew for every picture.
       function draw(palette: number[][], look: string) {
-        const panel = panels[index], now = `${look} ${box.clientWidth} ${devicePixelRatio}`;
+        const panel = panels[index], room = roomIn(cells), now = `${look} ${room.w} ${room.h} ${devicePixelRatio}`;
         if (before === panel && key === now) return;
         if (before?.note !== panel.note) {
           write(note, panel.note);
           canvas.setAttribute("aria-label", `${panel.label}: ${panel.note}`);
         }
-        if (panel.shape[0]) enlarged(canvas, tiled(panel, palette), box.clientWidth);
+        if (panel.shape[0]) enlarged(canvas, tiled(panel, palette), room);
         [before, key] = [panel, now];
       }
       return { box, draw };

@@ -1,9 +1,10 @@
 // What stands in a panel.
 
-import { button, chip, make, segments, write } from "./dom.ts";
+import { button, chip, emphasized, make, segments, write } from "./dom.ts";
 import { nearest, onCommit, patient, player, throttled } from "./touch.ts";
 
 type Choice = string | number | boolean | null;
+type Card = [title: string, text: string, canBeSetUp: boolean];
 /** A control or a readout, as `p4lab.widgets.Item`. */
 export interface Item {
   kind: keyof Values; name: string; label: string; unit: string; help: string; choices: Choice[]; texts: string[];
@@ -15,6 +16,7 @@ interface Run extends Row { number: number; name: string; origin: string }
 /** What the kernel shows on items, by kind. */
 interface Values {
   title: unknown;
+  tabs: string;
   button: { label?: string; look?: string } | null;
   badge: string;
   readout: string | { value: string; unit?: string };
@@ -26,6 +28,7 @@ interface Values {
   number: number;
   text: string;
   upload: unknown;
+  cards: unknown;
   scrubber: { moments: number[]; shown: number | null };
   table: { label: string; columns: string[]; help: string[]; rows: Row[] };
   runs: { columns: string[]; rows: Run[] };
@@ -86,7 +89,7 @@ function range<Value>(item: Item, box: HTMLElement, tell: Tell, ms: number, { va
 
 function line(tag: "th" | "td", texts: string[], className = "") {
   const tr = make("tr");
-  tr.append(...texts.map((text) => make(tag, className, text)));
+  tr.append(...texts.map((text) => make(text ? tag : "td", className, text))); // a heading that says nothing is none
   return tr;
 }
 
@@ -114,6 +117,40 @@ export const MAKERS: { [Kind in keyof Values]: Maker<Values[Kind]> } = {
   title(item, box) {
     box.append(make("h2", "p4-title", item.label), make("p", "p4-subtitle", item.help));
     return () => {};
+  },
+  tabs(item, box, tell) {
+    const place = item.name.replace("page:", ""), strip = make("div", "p4-tab-strip");
+    const nodes = item.texts.map((text, k) => button("p4-tab", text, "", () => choose(k)));
+    strip.append(...nodes);
+    strip.setAttribute("role", "tablist");
+    strip.setAttribute("aria-label", item.label);
+    for (const node of nodes) node.setAttribute("role", "tab");
+    strip.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (!step) return;
+      const next = (nodes.findIndex((node) => node.ariaSelected === "true") + step + nodes.length) % nodes.length;
+      nodes[next].focus();
+      choose(next);
+    });
+    let waits = 0;
+    box.append(strip);
+    /** Which page is seen is said on the lab, by its number: the sheet hides the others. */
+    function turn(page: number) {
+      nodes.forEach((node, k) => {
+        node.setAttribute("aria-selected", String(k === page));
+        node.tabIndex = k === page ? 0 : -1;
+      });
+      const lab = box.closest<HTMLElement>(".p4-lab");
+      if (lab) lab.dataset[place] = String(page);
+      else if (waits++ < 100) setTimeout(() => turn(page), 100); // the page is still being put together
+    }
+    const patience = patient<string>(1000, (page) => turn(item.choices.indexOf(page)));
+    function choose(page: number) {
+      patience.touched();
+      turn(page);
+      tell(item.choices[page]);
+    }
+    return patience.show;
   },
   button(item, box, tell) {
     const node = button("p4-button", item.label, item.help, () => tell(true));
@@ -200,6 +237,28 @@ export const MAKERS: { [Kind in keyof Values]: Maker<Values[Kind]> } = {
     });
     if (item.look === "copy") box.append(copy);
     return show;
+  },
+  cards(item, box, tell) {
+    const cards = item.choices as unknown as Card[];
+    const title = make("h4", "p4-card-title"), text = make("p", "p4-card-text");
+    const place = make("span", "p4-soft"), pager = make("div", "p4-pager");
+    const set = button("p4-button", "Set it up", "Set what this needs; Reset starts over", () => tell(at));
+    let at = 0;
+    function turn(to: number) {
+      at = (to + cards.length) % cards.length;
+      title.textContent = cards[at][0];
+      text.replaceChildren(...emphasized(cards[at][1]));
+      place.textContent = `${at + 1} of ${cards.length}`;
+      set.hidden = !cards[at][2];
+    }
+    pager.append(button("p4-button p4-small", "‹", "The one before", () => turn(at - 1)), place,
+      button("p4-button p4-small", "›", "The next one", () => turn(at + 1)));
+    const card = make("div", "p4-card");
+    card.setAttribute("aria-live", "polite");
+    card.append(title, text, set);
+    box.append(pager, card);
+    turn(0);
+    return () => {};
   },
   upload(item, box, _, upload) {
     const attributes = { type: "file", accept: item.choices.join(), hidden: true };

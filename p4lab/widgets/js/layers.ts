@@ -100,7 +100,7 @@ export const layered = <Sight>(kindOf: () => Kind<Sight>) => widget("p4-drawing"
     kind.enter?.(canvas, stage, line.repaint);
     const grips = handles(canvas, stage, hands, {
       locate: (p) => kind.locate(sight, p), at: (x, y, p) => kind.at(sight, x, y, p),
-    }, (name) => { focus = name; line.repaint(); });
+    }, (name) => { focus = name; line.repaint(); }, model.fixed);
 
     /** Show the label of the mark under the mouse. */
     function point(x: number, y: number) {

@@ -10,13 +10,14 @@ interface Plotly {
   react(plot: HTMLElement, data: object[], layout: object, config: object): Promise<unknown>;
   redraw(plot: HTMLElement): Promise<unknown>;
   purge(plot: HTMLElement): void;
-  downloadImage(plot: HTMLElement, options: object): Promise<unknown>;
+  toImage(figure: object, options: object): Promise<string>;
+  downloadImage(figure: object, options: object): Promise<unknown>;
 }
 /** What plots share: when one last asked for plotly.js, and its one promise. */
 interface Shared { asked: number; loaded: Plotly | null; promise: Promise<Plotly>; resolve(library: Plotly): void }
 const page = globalThis as { __p4labPlotly?: Shared; Plotly?: Plotly; define?: unknown };
 
-interface View { el: HTMLElement; plot: HTMLElement; note: HTMLElement; key: string }
+interface View { el: HTMLElement; plot: HTMLElement; note: HTMLElement; key: string; size: string }
 interface Figure { data: Record<string, unknown>[]; layout: object }
 type Place = [trace: number, name: string];
 /** With `library`, plotly.js is in the first buffer, compressed; `save` is the name of a file. */
@@ -25,7 +26,8 @@ interface Message {
   arrays?: [...Place, "f4" | "f8" | "u1" | "i4", number[]][];
 }
 
-function library() {
+/** The one plotly.js of the page. */
+export function library() {
   if (!page.__p4labPlotly) {
     const shared = { asked: -Infinity, loaded: null } as Shared;
     shared.promise = new Promise((resolve) => { shared.resolve = resolve; });
@@ -57,17 +59,18 @@ async function load(gzipped: DataView) {
   shared.resolve(shared.loaded);
 }
 
-/** A plotly template in JupyterLab's colours. */
-function template() {
-  const { dark, text, soft, paper, font } = theme(), nothing = "rgba(0,0,0,0)";
+/** A plotly template in JupyterLab's colours, or others. */
+export function template({ dark, text, soft, paper, font } = theme()) {
+  const nothing = "rgba(0,0,0,0)";
   const [grid, line] = (dark ? [0.1, 0.28] : [0.08, 0.25]).map((a) => `rgba(${dark ? "255,255,255" : "0,0,0"},${a})`);
   const axis = {
     gridcolor: grid, zerolinecolor: line, linecolor: line, showline: true, ticks: "outside", ticklen: 3,
+    spikecolor: soft, spikethickness: 1,
     tickcolor: line, tickfont: { color: soft, size: 11 }, title: { font: { color: soft, size: 12 } },
   };
   return {
     layout: {
-      paper_bgcolor: nothing, plot_bgcolor: nothing, font: { color: text, family: font }, xaxis: axis, yaxis: axis,
+      paper_bgcolor: paper, plot_bgcolor: paper, font: { color: text, family: font }, xaxis: axis, yaxis: axis,
       hoverlabel: { bgcolor: paper, bordercolor: line, font: { color: text } },
       legend: { bgcolor: nothing, font: { color: text, size: 12 } },
       modebar: { bgcolor: nothing, color: soft, activecolor: text },
@@ -77,8 +80,11 @@ function template() {
 
 const CONFIG = {
   displaylogo: false, responsive: false,
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
+  modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d", "sendChartToCloud"],
 };
+
+/** Size of a saved picture, in pixels of the page. */
+const SAVED = { width: 1000, height: 460 };
 
 /** Wait until the page has nothing more urgent to do, or a fifth of a second (Safari cannot tell). */
 const idle = () => new Promise<unknown>((done) => {
@@ -97,16 +103,19 @@ function askForLibrary(model: Model) {
 export const rows = <Of extends { subarray(from: number, to: number): Of }>(flat: Of, [n, m]: number[]) => (
   m === undefined ? flat : Array.from({ length: n }, (_, row) => flat.subarray(row * m, (row + 1) * m)));
 
-export default widget<View, Message>("p4-plot", (line, model, seen) => {
+export default widget<View, Message>("p4-plot", (line, model) => {
   let figure: Figure, version = 0;
   askForLibrary(model);
   // The kernel may be busy, or die before it answers; whichever plot is alive asks again.
   const timer = setInterval(() => (library().loaded ? clearInterval(timer) : askForLibrary(model)), RETRY_MS);
   library().promise.then(line.repaint);
 
+  /** Save the curves, whether or not the page that they stand on is the one that is seen. */
   function savePicture(filename: string) {
-    const [view] = seen();
-    if (view?.key) library().loaded?.downloadImage(view.plot, { format: "png", scale: 2, filename }).catch(line.fail);
+    if (!figure) return;
+    const layout = { ...structuredClone(figure.layout), ...SAVED, template: template() };
+    const options = { format: "png", scale: 2, filename, ...SAVED };
+    library().loaded?.downloadImage({ data: figure.data, layout }, options).catch(line.fail);
   }
 
   return {
@@ -129,7 +138,7 @@ export default widget<View, Message>("p4-plot", (line, model, seen) => {
     build(el) {
       const plot = make("div"), note = make("div", "p4-note", "Loading the plot…");
       el.append(plot, note);
-      return { el, plot, note, key: "" };
+      return { el, plot, note, key: "", size: "" };
     },
     async paint(views) {
       const Plotly = library().loaded;
@@ -138,13 +147,16 @@ export default widget<View, Message>("p4-plot", (line, model, seen) => {
       for (const view of views) {
         if (!isVisible(view.el)) continue;
         const size = { width: view.el.clientWidth, height: view.el.clientHeight };
-        const key = [version, isDark(), document.body.dataset.jpThemeName, size.width, size.height].join();
-        if (view.key === key) await Plotly.redraw(view.plot); // new data only: about a third cheaper than react
-        else {
-          view.key = key;
+        const wide = `${size.width} x ${size.height}`, resized = view.size !== "" && view.size !== wide;
+        const key = [version, isDark(), document.body.dataset.jpThemeName, wide].join(), same = view.key === key;
+        Object.assign(view, { key, size: wide });
+        if (!same) {
           const layout = { ...structuredClone(figure.layout), ...size, template: template() };
           await Plotly.react(view.plot, figure.data, layout, CONFIG);
         }
+        // For new data alone this is about a third cheaper. After a new size react leaves a legend that now has other
+        // lines where the one before had room.
+        if (same || resized) await Plotly.redraw(view.plot);
         view.note.hidden = true;
       }
     },

@@ -2,9 +2,10 @@
 
 import { make } from "./dom.ts";
 import { type Item, MAKERS, type Maker } from "./items.ts";
+import { listen } from "./keys.ts";
 import { widget } from "./widget.ts";
 
-interface Spec { direction: string; groups: { label: string; items: Item[] }[] }
+interface Spec { direction: string; groups: { label: string; items: Item[]; page: number | null }[] }
 /** The content of a `download` is in the first buffer. */
 interface Message {
   spec?: Spec; values?: Record<string, unknown>; disabled?: string[]; pending?: string[]; download?: string;
@@ -27,6 +28,7 @@ export default widget("p4-panel", (_, model) => {
     el.dataset.direction = spec.direction;
     el.replaceChildren(...spec.groups.map((group) => {
       const section = make("section", "p4-group");
+      if (group.page !== null) section.classList.add(`p4-side-${group.page}`);
       if (group.label) section.append(make("h3", "", group.label));
       for (const item of group.items) {
         const { kind, name } = item, box = make("div", `p4-item p4-item-${kind}`);
@@ -41,7 +43,10 @@ export default widget("p4-panel", (_, model) => {
       return section;
     }), make("div", "p4-hint", "The kernel is gone. Run this cell again to get a living lab."));
     let flags = "";
+    const title = items.find(({ kind }) => kind === "title");
     return () => {
+      const lab = title && el.closest<HTMLElement>(".p4-lab");
+      if (lab) listen(lab, title.label);
       items.forEach(({ name }, i) => { if (name in values) shows[i](values[name] as never); });
       const now = JSON.stringify([pending, disabled]);
       if (flags === now) return;

@@ -41,7 +41,7 @@ export class Camera {
     const unit = equal ? half.map(() => Math.max(...half)) : half;
     const radius = Math.hypot(...half.map((h, a) => h / unit[a]));
     const [cy, sy, cp, sp] = [Math.cos(this.yaw), Math.sin(this.yaw), Math.cos(this.pitch), Math.sin(this.pitch)];
-    const far = DISTANCE * radius, focus = (0.52 * this.near * (Math.min(width, height) - MARGIN)) / radius;
+    const far = DISTANCE * radius, focus = (0.6 * this.near * (Math.min(width, height) - MARGIN)) / radius;
     const right = [-sy, cy, 0], up = [-sp * cy, -sp * sy, cp], towards = [cp * cy, cp * sy, sp];
     const eye = { box, centre, unit, radius, right, up, towards, far, focus, x: 0, y: 0, width };
     // The near half of the box looks larger: what is in the middle of the canvas is the middle of its outline.

@@ -64,25 +64,27 @@ export const nearest = (choices: number[], value: number) => (
 
 const NOTCH_MS = 80;
 
-/** Move a slider from notch to notch to its end; `playing` hears when that begins and ends. */
-export function player(slider: HTMLInputElement, playing: (going: boolean) => void) {
+/** Move a slider from notch to notch to its end; `playing` hears when that begins and ends, `rest` says how quickly. */
+export function player(slider: HTMLInputElement, playing: (going: boolean) => void, rest = () => NOTCH_MS) {
   let timer: number | undefined;
   function move(place: number) {
     slider.value = String(place);
     slider.dispatchEvent(new Event("input"));
   }
   function stop() {
-    clearInterval(timer);
+    clearTimeout(timer);
     timer = undefined;
     playing(false);
+  }
+  function next() {
+    if (slider.isConnected) move(slider.valueAsNumber + 1);
+    if (!slider.isConnected || slider.value === slider.max) stop();
+    else timer = setTimeout(next, rest());
   }
   function play() {
     move(slider.valueAsNumber < Number(slider.max) ? slider.valueAsNumber : 0);
     playing(true);
-    timer = setInterval(() => {
-      if (slider.isConnected) move(slider.valueAsNumber + 1);
-      if (!slider.isConnected || slider.value === slider.max) stop();
-    }, NOTCH_MS);
+    timer = setTimeout(next, rest());
   }
   for (const kind of ["pointerdown", "keydown"]) slider.addEventListener(kind, stop);
   return () => (timer === undefined ? play() : stop());
