@@ -65,10 +65,15 @@ def chromium_path() -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses a Chromium as a browser test, so that `-m "not browser"` can be trusted."""
+    """Mark what uses a Chromium as a browser test, so that `-m "not browser"` can be trusted.
+
+    Browser, server and kernel are processes of others, on cores that they share with two more such tests: where one
+    of these tests fails, it is tried once more. The summary counts such reruns and names the tests.
+    """
     for item in items:
         if "chromium_path" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -462,6 +462,16 @@ def _property(layer: nn.Module, weight: Tensor) -> dict[str, float]:
     return {}
 
 
+def cancellation(model: nn.Module) -> float:
+    """What an inverse loses where u takes a nearly singular frozen A back to a good one: ``10 eps cond(A)^2``.
+
+    Both terms of Sherman and Morrison's formula are as large as ``A^-1`` then, and their difference is small; the next
+    merge refines it away.
+    """
+    frozen = [layer.frozen_weight for layer in p4_modules(model) if hasattr(layer, "frozen_weight")]
+    return max((10 * torch.finfo(a.dtype).eps * float(torch.linalg.cond(a.double())) ** 2 for a in frozen), default=0.0)
+
+
 def beyond(figures: dict[str, float], limit: float) -> list[str]:
     """Say which figures are above a limit."""
     return [f"{name} = {value:.2g}" for name, value in figures.items() if not value <= limit]

@@ -26,6 +26,7 @@ from p4.interrupts import (
     States,
     Subject,
     beyond,
+    cancellation,
     defects,
     different,
     failing_at,
@@ -348,16 +349,6 @@ class Machine(RuleBasedStateMachine):
         limit = max(LIMITS[self.dtype], NARROW if narrow else 0.0) * max(1.0, float(b.abs().max()))
         difference = float((a - b).abs().max())
         assert difference <= limit, f"{what} differs by {difference:.2g}"
-
-
-def cancellation(model: nn.Module) -> float:
-    """What an inverse loses where u takes a nearly singular frozen A back to a good one: ``10 eps cond(A)^2``.
-
-    Both terms of Sherman and Morrison's formula are as large as ``A^-1`` then, and their difference is small; the next
-    merge refines it away.
-    """
-    frozen = [layer.frozen_weight for layer in p4_modules(model) if hasattr(layer, "frozen_weight")]
-    return max((10 * torch.finfo(a.dtype).eps * float(torch.linalg.cond(a.double())) ** 2 for a in frozen), default=0.0)
 
 
 def machine(make: Callable[[int], Callable[..., Any]], resets: bool) -> type[Machine]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from p4.interrupts import Run, Struck, beyond, defects, layers, outputs, struck_within, width
+from p4.interrupts import Run, Struck, beyond, cancellation, defects, layers, outputs, struck_within, width
 
 EVERY, REFINE_EVERY = 3, 4
 CYCLE = EVERY * REFINE_EVERY
@@ -66,6 +66,8 @@ class Loop:
         for i, state in enumerate(self.run.optimizer.state.values()):
             figures[f"momentum {i}"] = float(state["momentum_buffer"].abs().max())
         limits = {name: 1e3 if name.startswith("momentum") else TOLERANCE for name in figures}
+        inverses = [name for name in figures if "inverse" in name]
+        limits |= dict.fromkeys(inverses, max(TOLERANCE, cancellation(self.run.model)))
         return [text for name in figures for text in beyond({name: figures[name]}, limits[name])]
 
 
