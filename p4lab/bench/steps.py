@@ -52,7 +52,7 @@ def batch_of(size: int, dim: int, seed: int = 0, gradient: bool = True) -> Tenso
     """
     generator = torch.Generator(device="cpu").manual_seed(seed)
     samples = torch.randn(size, dim, generator=generator, device="cpu")
-    return samples.to(torch.get_default_device()).requires_grad_(gradient)
+    return samples.to(torch.empty(0).device).requires_grad_(gradient)
 
 
 class LinearSlogdet(nn.Linear):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from p4lab.errors import DeviceError, DtypeError, OptionError, ShapeError
-from p4lab.p4.validate import autocasts, no_tensor
+from p4lab.linalg import autocasts
+from p4lab.p4.validate import no_tensor
 
 
 def length_of(layer: Any) -> int:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from p4lab.baselines.layer import Derived, device_of, readable
 from p4lab.errors import OptionError, ShapeError, SingularMatrixError
-from p4lab.linalg import small_slogdet
+from p4lab.linalg import autocasts, small_slogdet
 from p4lab.p4 import P4Inv, fold
 from p4lab.p4.validate import check_input, check_tensor
 
@@ -256,7 +256,7 @@ def _p4inv_logabsdet(layers: list[P4Inv]) -> Tensor:
     if len(layers) == 1:
         return layers[0].logabsdet()
     device = layers[0].u.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if autocasts(device):
         with torch.autocast(device, enabled=False):
             return _p4inv_logabsdet(layers)
     u, q = torch.stack([layer.u for layer in layers]), torch.stack([_directions(layer) for layer in layers])

@@ -28,11 +28,12 @@ from p4lab.linalg.symmetric import (
     symmetric_update,
     symmetrized,
 )
-from p4lab.linalg.transforms import is_transforming
+from p4lab.linalg.transforms import autocasts, is_transforming
 from p4lab.linalg.turning import cayley_turn
 from p4lab.linalg.unimodular import unit_determinant
 
 __all__ = [
+    "autocasts",
     "better_of",
     "capacitance",
     "cayley_core",

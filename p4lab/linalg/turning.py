@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from p4lab.linalg.low_rank import small_inverse
-from p4lab.linalg.transforms import is_transforming
+from p4lab.linalg.transforms import autocasts, is_transforming
 
 
 def cayley_turn(z: Tensor, u: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -36,8 +36,7 @@ def cayley_turn(z: Tensor, u: Tensor, v: Tensor, bias: Tensor | None = None) -> 
         >>> cayley_turn(torch.tensor([[3.0, 5.0]]), u, v)
         tensor([[-5.,  3.]])
     """
-    device = z.device.type
-    plain = (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)) or is_transforming()
+    plain = autocasts(z.device.type) or is_transforming()
     return _plain(z, u, v, bias) if plain else cast(Tensor, _Turn.apply(z, u, v, bias))
 
 
@@ -58,9 +57,8 @@ def _coefficients(s: Tensor, n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _plain(z: Tensor, u: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    device = z.device.type
-    if torch.amp.is_autocast_available(device):  # products with z may be lowered, but not the property
-        with torch.autocast(device, enabled=False):
+    if autocasts(z.device.type):  # products with z may be lowered, but not the property
+        with torch.autocast(z.device.type, enabled=False):
             _, p, n = _factors(u, v)
     else:
         _, p, n = _factors(u, v)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from p4lab.errors import OptionError
+from p4lab.linalg import autocasts
 from p4lab.p4.changes import Changes
 from p4lab.p4.modes import without_gradients
 from p4lab.p4.report import MergeReport
@@ -42,7 +43,7 @@ def full_precision(method: Callable[Concatenate[M, P], R]) -> Callable[Concatena
     @wraps(method)
     def run(self: M, /, *args: P.args, **kwargs: P.kwargs) -> R:
         device = self.perturbation()[0].device.type
-        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        if not autocasts(device):
             return method(self, *args, **kwargs)
         with torch.autocast(device, enabled=False):
             return method(self, *args, **kwargs)

@@ -114,8 +114,9 @@ class P4Linear(LikeLinear):
         self._refusals = Refusals()
         self.redraws = 0
         self._limits: Tensor | None = None
-        # Said once: what is made on the CPU, as random matrices are, must come to the default device with the rest.
-        kind: dict[str, Any] = {"device": device or torch.get_default_device(), "dtype": dtype}
+        # Said once: what is made on the CPU, as random matrices are, must come to the default device with the rest
+        # (`torch.get_default_device` does not know `with torch.device(...)` before torch 2.7).
+        kind: dict[str, Any] = {"device": device or torch.empty(0).device, "dtype": dtype}
         self.register_parameter("bias", nn.Parameter(torch.zeros(dim_out, **kind)) if bias else None)
         self.register_buffer("frozen_bias", torch.zeros(dim_out, **kind) if bias else None)
         self._start_kind = kind

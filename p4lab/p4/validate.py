@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from p4lab.errors import DeviceError, DtypeError, OptionError, ShapeError, SingularMatrixError
+from p4lab.linalg import autocasts
 
 DTYPES = (torch.float32, torch.float64)
 """Layers have these dtypes: no narrower one holds an inverse."""
@@ -94,8 +95,3 @@ def seed_from(seed: int | torch.Generator | None) -> int:
             f"the generator is on {seed.device}: pass a CPU generator, so that every device draws the same numbers"
         )
     return int(torch.randint(2**62, (), generator=seed, device="cpu"))
-
-
-def autocasts(device: str) -> bool:
-    """Return whether autocast is on for a type of device: then tensors of several dtypes meet."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
