@@ -73,8 +73,9 @@ class TemperedFlow(nn.Module):
 
     def __init__(self, flow: LatentDensity) -> None:
         super().__init__()
-        if flow.context != 1:
-            raise OptionError(f"a flow with a context of length {flow.context}: expected 1, for the logarithm of T")
+        context = getattr(flow, "context", None)
+        if context != 1:
+            raise OptionError(f"a flow with a context of length {context}: expected 1, for the logarithm of T")
         self.flow, self.dim = flow, flow.dim
 
     def at(self, temperature: float) -> Tensor:
@@ -83,7 +84,20 @@ class TemperedFlow(nn.Module):
 
     def log_prob(self, x: Tensor, context: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """Return log q_T(x) in nats, shape (...) for x of shape (..., d)."""
-        return self.flow.log_prob(x, self._only(context, temperature))
+        at = self._only(context, temperature)
+        # Like the points, so that it is these that are found not to fit the flow.
+        return self.flow.log_prob(x, at.to(x) if isinstance(x, Tensor) else at)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """Draw the samples of `sample_with_log_prob`, which has the same arguments, without gradient and log q_T."""
+        return self.flow.sample(n, self._only(context, temperature), generator)
 
     def sample_with_log_prob(
         self,
@@ -161,20 +175,22 @@ def by_consistency(
         x: points, shape (n, d), such as samples of q at T without their graph.
         energy: u of them at T = 1, nats, shape (n,); points where it is not finite are left out (NaN if all are).
         temperature: T.
-        mean: the mean energy there, see `mean_energy`.
-        step: half the distance in log T.
+        mean: the mean energy there, a number or scalar, see `mean_energy`.
+        step: half the distance in log T, from 0.001, below which rounding would be seen, to 1.
 
     Raises:
-        OptionError: a temperature or step that is not positive.
+        OptionError: a temperature that is not positive, or a step out of range.
         ShapeError: shapes do not fit.
 
     Cost: two log q with gradient. Source: Wahl et al., arXiv:2410.19492 (TRADE), whose derivative is exact, and whose
     mean energies are running averages on a grid.
     """
-    if not (math.isfinite(step) and step > 0):
-        raise OptionError(f"step={step}: expected a number above 0")
+    if not 0.001 <= step <= 1:
+        raise OptionError(f"step={step}: expected a number from 0.001 to 1")
     if x.dim() != 2 or energy.shape != x.shape[:1]:
         raise ShapeError(f"points {tuple(x.shape)}, energies {tuple(energy.shape)}: expected (n, d) and (n,)")
+    if isinstance(mean, Tensor) and mean.dim():
+        raise ShapeError(f"a mean energy of shape {tuple(mean.shape)}: expected a scalar, one mean for all points")
     t = positive(temperature)
     there = torch.isfinite(energy) & torch.isfinite(x).all(-1)
     at = torch.where(there[:, None], x, 0.0)
@@ -202,13 +218,24 @@ def self_consistency(
         generator: CPU generator.
 
     Raises:
-        OptionError, ShapeError: as `by_consistency`.
+        OptionError: n < 1, the energy returns no pair, or as `by_consistency`.
+        ShapeError: what the energy returns does not fit, or as `by_consistency`.
 
     Cost: 4 n samples and energies, and two log q with gradient of n points.
     """
+    if n < 1:
+        raise OptionError(f"n={n}: expected at least 1 sample")
     with torch.no_grad():
         x, log_q = model.sample_with_log_prob(MORE * n, generator=generator, temperature=temperature)
-        u, volume = energy(x)
+        found = energy(x)
+        if not (isinstance(found, tuple) and len(found) == 2):
+            raise OptionError(f"energy returned {type(found).__name__}: expected a pair, u and log of the volume")
+        u, volume = found
+        shapes = [tuple(getattr(part, "shape", ())) for part in found]
+        if shapes != [tuple(log_q.shape)] * 2:
+            raise ShapeError(
+                f"energies {shapes[0]}, volume elements {shapes[1]}: expected {tuple(log_q.shape)}, one per row"
+            )
         mean = mean_energy(u, log_weights(u / temperature - volume, log_q.to(u)))
     return by_consistency(model, x[:n], u[:n], temperature, mean)
 
@@ -255,7 +282,17 @@ def of_temperature(
 
 
 def widening(step: int, steps: int) -> float:
-    """Return the ``reach`` of `spread_out` in a training that spreads from the known temperature in its first half."""
+    """Return the ``reach`` of `spread_out` in a training that spreads from the known temperature in its first half.
+
+    Args:
+        step: the number of a step, at least 0.
+        steps: how many there are, at least 1.
+
+    Raises:
+        OptionError: a number out of range.
+    """
+    if step < 0 or steps < 1:
+        raise OptionError(f"step {step} of {steps}: expected at least 0 of at least 1")
     return min(1.0, 2 * step / steps)
 
 
@@ -266,6 +303,11 @@ def spread_out(step: int, coldest: float, hottest: float, reach: float = 1.0) ->
         step: its number.
         coldest, hottest: the ends, in units of the temperature that is known.
         reach: the share of both ends' logarithms that temperatures stay within: 0 is the one that is known.
+
+    Raises:
+        OptionError: an end that is not positive, or a reach that is not from 0 to 1.
     """
+    if not 0 <= reach <= 1:
+        raise OptionError(f"reach={reach}: expected a number from 0 to 1")
     cold, hot = math.log(positive(coldest)), math.log(positive(hottest))
     return math.exp(reach * (cold + (hot - cold) * (step * GOLDEN % 1)))

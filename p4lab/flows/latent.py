@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 from abc import ABC, abstractmethod
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -170,10 +170,11 @@ def positive(temperature: float) -> float:
     """Return a temperature.
 
     Raises:
-        OptionError: it is not positive.
+        OptionError: it is not a positive number.
     """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise OptionError(f"temperature={temperature}: expected a number above 0")
+    number = isinstance(temperature, Real) or (isinstance(temperature, Tensor) and temperature.numel() == 1)
+    if not (number and math.isfinite(temperature) and temperature > 0):
+        raise OptionError(f"temperature={temperature!r:.80}: expected a number above 0")
     return float(temperature)
 
 

@@ -22,7 +22,7 @@ from p4lab.boltzmann import (
     widening,
 )
 from p4lab.boltzmann.tempered import KINDS
-from p4lab.errors import OptionError, ShapeError
+from p4lab.errors import DtypeError, OptionError, ShapeError
 from p4lab.flows import realnvp
 
 DOUBLE = torch.float64
@@ -50,6 +50,10 @@ class Gaussian(nn.Module):
 
 def harmonic(x: torch.Tensor) -> torch.Tensor:
     return 0.5 * x.square().sum(-1)
+
+
+def consistent(energy: Any) -> torch.Tensor:
+    return self_consistency(Gaussian(), energy, 1.5, 4)
 
 
 def tempered(**options: Any) -> TemperedFlow:
@@ -112,7 +116,14 @@ def test_a_tempered_flow_has_a_dial_and_can_be_held_at_a_temperature() -> None:
     assert not torch.allclose(model.log_prob(x), log_q)
     held = AtTemperature(model, 1.7)
     torch.testing.assert_close(held.log_prob(x), log_q)
+    assert torch.equal(model.sample(5, generator=torch.Generator().manual_seed(0), temperature=1.7), x)
     assert torch.isfinite(by_energy(held, lambda y: harmonic(y) / 1.7, 32, torch.Generator().manual_seed(0)))
+
+
+def test_a_flow_at_a_temperature_is_one_graph() -> None:
+    model, x = tempered(), torch.zeros(3, 2, dtype=DOUBLE)
+    held = torch.compile(lambda x: model.log_prob(x, temperature=1.7), backend="eager", fullgraph=True)
+    torch.testing.assert_close(held(x), model.log_prob(x, temperature=1.7))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -146,11 +157,51 @@ def test_temperatures_spread_over_their_range_evenly() -> None:
         pytest.param(
             lambda: by_consistency(Gaussian(), torch.zeros(2, 3), torch.zeros(3), 1.0, 0.0), ShapeError, "n", id="shape"
         ),
+        pytest.param(
+            lambda: by_consistency(Gaussian(), torch.zeros(2, 3), torch.zeros(2), 1.0, 0.0, step=1e-9),
+            OptionError,
+            "from 0.001 to 1",
+            id="step-below-rounding",
+        ),
+        pytest.param(
+            lambda: by_consistency(Gaussian(), torch.zeros(2, 3), torch.zeros(2), 1.0, torch.zeros(2, 1)),
+            ShapeError,
+            r"mean energy of shape \(2, 1\): expected a scalar",
+            id="mean",
+        ),
+        pytest.param(lambda: consistent(harmonic), OptionError, "returned Tensor: expected a pair", id="no-volume"),
+        pytest.param(
+            lambda: consistent(lambda x: (harmonic(x)[:, None], torch.zeros(len(x)))),
+            ShapeError,
+            r"energies \(16, 1\), volume elements \(16,\): expected \(16,\)",
+            id="column-of-energies",
+        ),
+        pytest.param(
+            lambda: consistent(lambda x: (harmonic(x), torch.zeros(3))), ShapeError, r"elements \(3,\)", id="volumes"
+        ),
+        pytest.param(
+            lambda: of_temperature("trade", Gaussian(), harmonic, 1.5, 0), OptionError, "n=0: .* 1 sample", id="samples"
+        ),
+        pytest.param(lambda: TemperedFlow(nn.Linear(2, 2)), OptionError, "length None: expected 1", id="no-flow"),
+        pytest.param(lambda: tempered().sample(2, temperature="2"), OptionError, "temperature='2'", id="text"),
+        pytest.param(
+            lambda: tempered().log_prob(torch.zeros(1, 2), temperature=torch.ones(3)),
+            OptionError,
+            r"temperature=tensor\(\[1",
+            id="several-temperatures",
+        ),
+        pytest.param(
+            lambda: tempered().log_prob(torch.zeros(1, 2)), DtypeError, "AffineCoupling.*got torch.float32", id="dtype"
+        ),
+        pytest.param(lambda: tempered().log_prob([0.0, 0.0]), DtypeError, "got list", id="list"),
         pytest.param(lambda: mean_energy(torch.zeros(2), torch.zeros(3)), ShapeError, "equal shapes", id="weights"),
         pytest.param(
             lambda: of_temperature("both", Gaussian(), harmonic, 1.5, 4), OptionError, "kind='both' is not", id="kind"
         ),
         pytest.param(lambda: spread_out(1, 0.0, 1.0), OptionError, "temperature=0", id="ends"),
+        pytest.param(lambda: spread_out(1, 0.5, 2.0, reach=5), OptionError, "reach=5: .* 0 to 1", id="reach"),
+        pytest.param(lambda: widening(0, 0), OptionError, "step 0 of 0", id="no-steps"),
+        pytest.param(lambda: widening(-3, 10), OptionError, "step -3 of 10", id="before-the-first-step"),
     ],
 )
 def test_errors(call, error: type[Exception], said: str) -> None:
