@@ -9,7 +9,7 @@ from torch import Tensor
 
 from p4lab.baselines.properties import PROPERTIES, Property
 from p4lab.baselines.property_maps import eye_like, largest
-from p4lab.errors import OptionError
+from p4lab.errors import OptionError, ShapeError
 
 
 def property_target(name: str, dim: int, seed: int = 0) -> Tensor:
@@ -40,8 +40,9 @@ def violation(name: str, weight: Tensor, bound: float = 1.0, inverse: Tensor | N
     r"""Return how far a matrix is from a property: 0 is exact, and the largest entry counts.
 
     ``|W^T W - I|``; ``|det W - 1|``; the larger of ``|W - W^T|`` and minus the least eigenvalue of the symmetric part;
-    how far the spectral norm is above c, per c; ``|P^-1 W P - W|`` for the cyclic shift P; the same for permutations of
-    the items that generate all others; ``|W^-1 W - I|`` for the inverse that came with the matrix, NaN without one.
+    how far the spectral norm is above c, per c; how far singular values are from those that fall evenly from 1 to 0.1;
+    ``|P^-1 W P - W|`` for the cyclic shift P; the same for permutations of the items that generate all others;
+    ``|W^-1 W - I|`` for the inverse that came with the matrix, NaN without one.
 
     Args:
         name: one of `p4lab.baselines.properties.PROPERTIES`.
@@ -51,6 +52,7 @@ def violation(name: str, weight: Tensor, bound: float = 1.0, inverse: Tensor | N
 
     Raises:
         OptionError: unknown name.
+        ShapeError: W is not square.
 
     Cost O(d^3), except for the two equivariances, O(d^2).
 
@@ -59,6 +61,8 @@ def violation(name: str, weight: Tensor, bound: float = 1.0, inverse: Tensor | N
         0.0
     """
     prop = _property(name)
+    if weight.dim() != 2 or not 0 < weight.shape[0] == weight.shape[1]:
+        raise ShapeError(f"weights of shape {tuple(weight.shape)}: expected (d, d), at least one row")
     w = weight.detach().to("cpu", torch.float64)
     if not bool(w.isfinite().all()):
         return math.inf

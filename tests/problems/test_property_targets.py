@@ -8,7 +8,7 @@ import torch
 
 from p4lab.baselines.properties import PROPERTIES
 from p4lab.baselines.property_maps import channels_of
-from p4lab.errors import OptionError
+from p4lab.errors import OptionError, ShapeError
 from p4lab.problems.property_targets import (
     PropertyProblem,
     property_target,
@@ -86,6 +86,13 @@ def test_equivariance_is_for_all_permutations_of_the_items() -> None:
 
 def test_without_an_inverse_there_is_no_figure() -> None:
     assert math.isnan(violation("invertible", torch.eye(2)))
+
+
+@pytest.mark.parametrize("prop", PROPERTIES)
+@pytest.mark.parametrize("shape", [(3, 4), (4, 3), (4,), (0, 0)])
+def test_weights_that_are_not_square_are_refused(prop: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ShapeError, match=r"expected \(d, d\)"):
+        violation(prop, torch.zeros(shape))
 
 
 @pytest.mark.parametrize("call", [property_target, lambda name, dim: violation(name, torch.eye(dim))])
