@@ -1,5 +1,6 @@
 """Flows of molecules that read a temperature: taught at one by frames, and at all others by energies."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -55,15 +56,18 @@ def temper(
         As `p4lab.molecules.train.train`; of its flow `TemperedFlow` makes one with a dial in units of T_0.
 
     Raises:
-        OptionError: an unknown kind, no context of length 1, or a hottest temperature that is not above T_0.
+        OptionError: an unknown kind, no context of length 1, a hottest temperature that is not above T_0, or too few
+            rows.
 
     Cost: ``rows`` energies with forces for each step of "energy", twice as many without them for "trade".
     """
     if kind not in KINDS:
         raise OptionError(f"kind={kind!r} is not known: choose one of {KINDS}")
     reference, steered = energy.temperature, TemperedFlow(flow)
-    if not hottest > reference:
-        raise OptionError(f"hottest={hottest} K: expected above that of the examples, {reference} K")
+    if not reference < hottest < math.inf:
+        raise OptionError(f"hottest={hottest} K: expected a number above that of the examples, {reference} K")
+    if kind == "trade" and rows < 2:  # known before the first stage, and not after it
+        raise OptionError(f"rows={rows}: expected at least 2, half of which are samples of the flow")
     target, step = InternalEnergy(coordinates, energy), 0
 
     def reduced(y: Tensor) -> tuple[Tensor, Tensor]:

@@ -137,7 +137,9 @@ def test_training_follows_its_seed_and_says_what_it_did(kind: str, dipeptide: tu
     ("options", "said"),
     [
         pytest.param({"kind": "heat"}, "kind='heat' is not known: choose one of", id="kind"),
-        pytest.param({"hottest": 250.0}, "hottest=250.0 K: expected above", id="hottest"),
+        pytest.param({"hottest": 250.0}, "hottest=250.0 K: expected a number above", id="hottest"),
+        pytest.param({"hottest": math.inf}, "hottest=inf K: expected a number above", id="infinitely-hot"),
+        pytest.param({"kind": "trade", "rows": 1}, "rows=1: expected at least 2", id="rows"),
     ],
 )
 def test_errors(options: dict[str, Any], said: str, dipeptide: tuple[Coordinates, Tensor]) -> None:
