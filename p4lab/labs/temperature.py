@@ -1,7 +1,7 @@
 """Flows with a dial for the temperature: shown data of T = 1, used at any temperature."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -413,6 +413,8 @@ def board(sight: Look) -> Rows:
     )
 
 
+AT_ONE = {"forward", "reverse", "ess", "clipped"}
+"""Numbers of the header that do not turn with the dial, and say so when the mouse is over them."""
 STEERED = {"dial": "prior", "blocks": 8}
 """The flow that the lab opens with."""
 
@@ -490,7 +492,9 @@ TEMPERATURE = Lab(
         Picture(Bar(("temperature", "samples", "log")), area="bar"),
         Picture(Board("Estimates"), board, 1.0, "board", BELOW),
     ),
-    numbers=NUMBERS,
+    numbers=tuple(
+        replace(number, help=f"At T = 1: {number.help}") if number.name in AT_ONE else number for number in NUMBERS
+    ),
     curves=lambda sight: training_figure(sight, LOSS),
     loss=LOSS,
     disabled=lambda config: [] if config.dial == "prior" else ["momenta"],

@@ -109,6 +109,16 @@ def test_a_flow_that_reads_the_temperature_learns_what_it_never_saw(dial: str) -
         assert float((p * (log_p - log_q)).sum()) < 0.75 * float((p * (log_p - log_p1)).sum())
 
 
+def test_numbers_that_do_not_turn_with_the_dial_say_so() -> None:
+    with opened(TEMPERATURE, **SMALL) as lab:
+        train(lab, 5)
+        one = lab.numbers()
+        lab.touch("temperature", TEMPERATURES[-1])
+        assert lab.numbers() == one
+    told = {number.name for number in TEMPERATURE.numbers if number.help.startswith("At T = 1: ")}
+    assert told == {"forward", "reverse", "ess", "clipped"}
+
+
 def test_turning_the_dial_moves_the_flow_without_training_it() -> None:
     with opened(TEMPERATURE, **SMALL) as lab:
         train(lab, 10)
