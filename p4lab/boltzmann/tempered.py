@@ -227,11 +227,11 @@ def self_consistency(
         raise OptionError(f"n={n}: expected at least 1 sample")
     with torch.no_grad():
         x, log_q = model.sample_with_log_prob(MORE * n, generator=generator, temperature=temperature)
-        found = energy(x)
-        if not (isinstance(found, tuple) and len(found) == 2):
-            raise OptionError(f"energy returned {type(found).__name__}: expected a pair, u and log of the volume")
-        u, volume = found
-        shapes = [tuple(getattr(part, "shape", ())) for part in found]
+        pair = energy(x)
+        if not (isinstance(pair, tuple) and len(pair) == 2):
+            raise OptionError(f"energy returned {type(pair).__name__}: expected a pair, u and log of the volume")
+        u, volume = pair
+        shapes = [tuple(getattr(part, "shape", ())) for part in pair]
         if shapes != [tuple(log_q.shape)] * 2:
             raise ShapeError(
                 f"energies {shapes[0]}, volume elements {shapes[1]}: expected {tuple(log_q.shape)}, one per row"
