@@ -1,6 +1,6 @@
 """What stands in a dashboard's panels, as plain data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from p4lab.labs.curves import run_color
@@ -136,18 +136,21 @@ def _losses(lanes: Sequence[Snapshot], key: str, loss: Loss) -> str:
 
 def hint(frame: Frame) -> dict[str, str]:
     """Return what to do next."""
-    live = frame.snapshot.config.live
-    waiting = [name for name in frame.pending if frame.shown is None or name in live]
-    names = ", ".join(name.replace("_", " ") for name in waiting)
     if frame.shown is not None:
-        changed = f" Changed so far: {names}." if names else ""
-        return {
-            "level": "notice",
-            "text": f"This is step {frame.shown:,}. Change settings and press Branch here to go on from it.{changed}",
-        }
+        live = frame.snapshot.config.live
+        text = f"This is step {frame.shown:,}. Change settings and press Branch here to go on from it."
+        if for_branch := _words(name for name in frame.pending if name in live):
+            text += f" Changed so far: {for_branch}."
+        if for_reset := _words(name for name in frame.pending if name not in live):
+            text += f" Only Reset will apply: {for_reset}."
+        return {"level": "notice", "text": text}
     if frame.pending:
-        return {"level": "notice", "text": f"Press Reset to apply: {names}."}
+        return {"level": "notice", "text": f"Press Reset to apply: {_words(frame.pending)}."}
     return {"level": "info", "text": HINTS[frame.state]}
+
+
+def _words(names: Iterable[str]) -> str:
+    return ", ".join(name.replace("_", " ") for name in names)
 
 
 def stopped_lanes(frame: Frame, names: Mapping[str, str]) -> str:

@@ -53,6 +53,18 @@ def test_buttons(lab: Dashboard, page: Page) -> None:
     assert lab.error is None
 
 
+def test_a_moment_of_the_past_says_what_a_branch_takes_along(lab: Dashboard, page: Page) -> None:
+    for _ in range(3):
+        lab.touch("step")
+    lab.touch("scrub", 1)
+    lab.touch("learning_rate", 0.01)
+    lab.touch("rank", 3)
+    page.wait(lambda: "Only Reset will apply: rank." in lab.message())
+    assert "Changed so far: learning rate." in lab.message()
+    lab.touch("now")
+    page.wait(lambda: lab.message() == "Press Reset to apply: rank.")
+
+
 def test_header_shows_the_run(lab: Dashboard, page: Page) -> None:
     page.press("step")
     page.wait(lambda: page.values.get("count") == "1")
