@@ -407,7 +407,12 @@ class RunConfig(Settings):
             pairs = urllib.parse.parse_qsl(settings, keep_blank_values=True, strict_parsing=bool(settings))
         except ValueError as error:
             raise ConfigError(f"config={text!r}: expected something like 'digits?rank=8&seed=3' ({error})") from error
-        return cls.from_dict({"problem": problem, **{name: kind._read(name, value) for name, value in pairs}})
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = ", ".join(name for name in values if names.count(name) > 1)
+            raise ConfigError(f"config={text!r}: expected each setting once, but {twice} came more often")
+        return cls.from_dict({"problem": problem, **{name: kind._read(name, value) for name, value in values.items()}})
 
     @classmethod
     def _kind(cls, problem: Any) -> type["RunConfig"]:

@@ -120,6 +120,7 @@ def test_broken_json(text: str, message: str) -> None:
         pytest.param("digits?rank=two", "rank='two': expected a whole number", id="not a number"),
         pytest.param("digits?skip=no", "skip='no': expected true or false", id="not a switch"),
         pytest.param("digits?rnk=2", "rnk='2': there is no such setting", id="unknown key"),
+        pytest.param("digits?rank=2&seed=1&rank=3", "expected each setting once, but rank came more", id="twice"),
     ],
 )
 def test_broken_text(text: str, message: str) -> None:
