@@ -138,9 +138,11 @@ def hint(frame: Frame) -> dict[str, str]:
     """Return what to do next."""
     if frame.shown is not None:
         live = frame.snapshot.config.live
-        text = f"This is step {frame.shown:,}. Change settings and press Branch here to go on from it."
+        text = f"This is step {frame.shown:,}."
+        if not frame.pending:
+            text += " Change settings and press Branch here to go on from it."
         if for_branch := _words(name for name in frame.pending if name in live):
-            text += f" Changed so far: {for_branch}."
+            text += f" Press Branch here to go on with: {for_branch}."
         if for_reset := _words(name for name in frame.pending if name not in live):
             text += f" Only Reset will apply: {for_reset}."
         return {"level": "notice", "text": text}

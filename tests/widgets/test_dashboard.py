@@ -60,7 +60,7 @@ def test_a_moment_of_the_past_says_what_a_branch_takes_along(lab: Dashboard, pag
     lab.touch("learning_rate", 0.01)
     lab.touch("rank", 3)
     page.wait(lambda: "Only Reset will apply: rank." in lab.message())
-    assert "Changed so far: learning rate." in lab.message()
+    assert "Press Branch here to go on with: learning rate." in lab.message()
     lab.touch("now")
     page.wait(lambda: lab.message() == "Press Reset to apply: rank.")
 
