@@ -11,6 +11,6 @@ def is_transforming() -> bool:
 
 def autocasts(device: str) -> bool:
     """Return whether autocast is on for a type of device: then tensors of several dtypes meet."""
-    # Compilers, which do not know every device, break their graph at the first question before torch 2.7.
+    # The first question, which only some devices need, breaks the graphs of torch 2.6.
     known = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device)
     return known and torch.is_autocast_enabled(device)

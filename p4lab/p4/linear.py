@@ -115,7 +115,7 @@ class P4Linear(LikeLinear):
         self.redraws = 0
         self._limits: Tensor | None = None
         # Said once: what is made on the CPU, as random matrices are, must come to the default device with the rest
-        # (`torch.get_default_device` does not know `with torch.device(...)` before torch 2.7).
+        # (in torch 2.6 `torch.get_default_device` does not know `with torch.device(...)`).
         kind: dict[str, Any] = {"device": device or torch.empty(0).device, "dtype": dtype}
         self.register_parameter("bias", nn.Parameter(torch.zeros(dim_out, **kind)) if bias else None)
         self.register_buffer("frozen_bias", torch.zeros(dim_out, **kind) if bias else None)
