@@ -16,6 +16,7 @@ __all__ = [
     "Notebook",
     "Server",
     "becomes",
+    "branch_with",
     "check_fit",
     "count_beyond",
     "download",
@@ -115,6 +116,13 @@ def to_now(notebook: Notebook, last: int) -> None:
     notebook.wait_for(
         "() => (slider => slider.value === slider.max)(document.querySelector('[data-name=scrub] input'))"
     )
+
+
+def branch_with(notebook: Notebook, setting: str) -> None:
+    """Branch at a moment of the past, once the message says that the branch will take a setting that was changed."""
+    notebook.wait_for_message(f"Press Branch here to go on with: {setting}")
+    notebook.button("Branch here").click()
+    notebook.wait_for_runs(2)
 
 
 def still(notebook: Notebook, selector: str) -> str:

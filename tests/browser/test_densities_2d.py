@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_notebook import Notebook, becomes, download, drawn, redrawn, start_lab, to_now
+from live_notebook import Notebook, becomes, branch_with, download, drawn, redrawn, start_lab, to_now
 from PIL import Image
 
 NAME = "06_densities_2d.ipynb"
@@ -216,9 +216,7 @@ def test_scrub_branch_and_reset(notebook: Notebook) -> None:
     notebook.press("scrub", "Home")
     notebook.wait_for_count("===", 0)
     notebook.drag_by("learning_rate", 1)
-    notebook.wait_for_message("and press Branch here")
-    notebook.button("Branch here").click()
-    notebook.wait_for_runs(2)
+    branch_with(notebook, "learning rate")
     notebook.train(20)
     notebook.pause()
     assert drawn(notebook, RIGHT) != past

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from live_notebook import CANVAS, Notebook, becomes, drawn, redrawn, restored, start_lab, to_now
+from live_notebook import CANVAS, Notebook, becomes, branch_with, drawn, redrawn, restored, start_lab, to_now
 
 NAME = "04_linear_problems.ipynb"
 CONFIG = "lab.player.engine.config"
@@ -92,9 +92,7 @@ def test_scrub_branch_and_penalty(notebook: Notebook) -> None:
     notebook.press("scrub", "Home")
     notebook.wait_for_count("===", 0)
     notebook.reach("penalty").locator("input").click()
-    notebook.wait_for_message("and press Branch here")
-    notebook.button("Branch here").click()
-    notebook.wait_for_runs(2)
+    branch_with(notebook, "penalty")
     notebook.choose("speed", "none")
     notebook.train(80)
     notebook.wait_for_message("N = 1 stopped")

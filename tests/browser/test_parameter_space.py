@@ -9,6 +9,7 @@ import pytest
 from live_notebook import (
     CANVAS,
     Notebook,
+    branch_with,
     download,
     drag_handle,
     drawn,
@@ -147,9 +148,7 @@ def test_scrub_and_branch(notebook: Notebook) -> None:
     notebook.drag_to("scrub", "min")
     notebook.wait_for_count("===", 0)
     interval = notebook.drag_to("merge_every", "min").split()[0]
-    notebook.wait_for_message("and press Branch here")
-    notebook.button("Branch here").click()
-    notebook.wait_for_runs(2)
+    branch_with(notebook, "merge every")
     notebook.train(30)
     notebook.pause()
     assert notebook.ask("lab.player.engine.config.merge_every") == interval == "1"

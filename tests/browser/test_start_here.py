@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from live_notebook import Notebook, drag_handle, start_lab, to_now
+from live_notebook import Notebook, branch_with, drag_handle, start_lab, to_now
 
 NAME = "00_start_here.ipynb"
 LAST_LOSS = "float(lab.player.engine.records.steps.columns['loss'][-1])"
@@ -132,9 +132,7 @@ def test_scrub_branch_and_reset(notebook: Notebook) -> None:
     notebook.drag_to("scrub", "min")
     notebook.wait_for_count("===", 0)
     notebook.drag_to("merge_every", "min")
-    notebook.wait_for_message("and press Branch here")
-    notebook.button("Branch here").click()
-    notebook.wait_for_runs(2)
+    branch_with(notebook, "merge every")
     notebook.button("Step").click()
     notebook.wait_for_count("===", 1)
     notebook.wait_for_message("Merged")

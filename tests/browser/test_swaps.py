@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from live_notebook import Notebook, becomes, download, drawn, redrawn, start_lab, to_now
+from live_notebook import Notebook, becomes, branch_with, download, drawn, redrawn, start_lab, to_now
 
 NAME = "07_swaps.ipynb"
 CONFIG = "lab.player.engine.config"
@@ -69,9 +69,7 @@ def test_every_control_and_every_way_through_time(notebook: Notebook, tmp_path: 
     notebook.press("scrub", "Home")
     notebook.wait_for_count("===", 0)
     notebook.drag_by("learning_rate", 1)
-    notebook.wait_for_message("and press Branch here")
-    notebook.button("Branch here").click()
-    notebook.wait_for_runs(2)
+    branch_with(notebook, "learning rate")
     notebook.train(5)
     notebook.pause()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from live_notebook import CANVAS, RUNS, Notebook, download, drawn, redrawn, restored, start_lab, to_now
+from live_notebook import CANVAS, RUNS, Notebook, branch_with, download, drawn, redrawn, restored, start_lab, to_now
 
 NAME = "01_p4inv_live.ipynb"
 
@@ -47,9 +47,7 @@ def test_scrub_branch_rename_and_remove(notebook: Notebook) -> None:
 
     step = scrub(notebook, 0.5)
     rate = float(notebook.drag_by("learning_rate", 3))
-    notebook.wait_for_message("and press Branch here")
-    notebook.button("Branch here").click()
-    notebook.wait_for_runs(2)
+    branch_with(notebook, "learning rate")
     notebook.wait_for_count("===", step)
     assert notebook.ask("lab.player.engine.config.learning_rate") == str(rate)
     notebook.train(step + 20)
