@@ -17,23 +17,26 @@ def property_target(name: str, dim: int, seed: int = 0) -> Tensor:
 
     Args:
         name: one of `p4lab.baselines.properties.PROPERTIES`; the spectral norm for "lipschitz" is 1.
-        dim: width d.
+        dim: width d, at least 1.
         seed: of the matrix.
 
     Returns:
         Shape (d, d), float64.
 
     Raises:
-        OptionError: unknown name.
+        OptionError: unknown name, or no width.
 
     Example:
         >>> target = property_target("volume", 4)
         >>> round(float(torch.linalg.det(target)), 6)
         1.0
     """
+    prop = _property(name)
+    if dim < 1:
+        raise OptionError(f"dim={dim}: expected at least 1")
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(3, dim, dim, generator=generator, dtype=torch.float64, device="cpu")
-    return _property(name).target(noise)
+    return prop.target(noise)
 
 
 def violation(name: str, weight: Tensor, bound: float = 1.0, inverse: Tensor | None = None) -> float:

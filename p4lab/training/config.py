@@ -39,7 +39,7 @@ def one_of(*choices: Any) -> Rule:
 
 
 SWITCH = Rule(bool, lambda _: True, "true or false")
-POSITIVE = Rule(float, lambda value: math.isfinite(value) and value > 0, "a number above 0")
+POSITIVE = Rule(float, lambda value: 0 < value <= 1e15, "a number above 0, at most 1e15")
 ControlKind = Literal["slider", "choice", "segments", "toggle", "number", "text"]
 Choices = Mapping[Any, str] | Iterable[Any]
 GIVEN = "p4lab"

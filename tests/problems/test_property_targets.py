@@ -101,6 +101,12 @@ def test_unknown_properties_are_refused(call: Any) -> None:
         call("convex", 4)
 
 
+@pytest.mark.parametrize("dim", [0, -3])
+def test_targets_have_a_width(dim: int) -> None:
+    with pytest.raises(OptionError, match=f"dim={dim}: expected at least 1"):
+        property_target("orthogonal", dim)
+
+
 # --- the problem ------------------------------------------------------------------------------------------------------
 
 

@@ -48,6 +48,12 @@ def test_a_whole_number_is_a_learning_rate() -> None:
     assert type(DigitsConfig(learning_rate=1).learning_rate) is float
 
 
+@pytest.mark.parametrize("rate", [0.0, 1e39, float("inf"), float("nan")])
+def test_learning_rates_that_torch_cannot_take_are_refused(rate: float) -> None:
+    with pytest.raises(ConfigError, match=r"learning_rate=.*: expected a number above 0, at most 1e15"):
+        DigitsConfig(learning_rate=rate)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets(name: str) -> None:
     config = DigitsConfig(seed=3)
