@@ -39,7 +39,7 @@ def reads(notebook: Notebook, name: str, condition: str) -> None:
 @pytest.mark.browser
 @pytest.mark.long
 def test_every_control_acts_while_it_runs(notebook: Notebook) -> None:
-    start_lab(notebook, NAME)
+    start_lab(notebook, NAME, whole=False)
     still = drawn(notebook, CANVAS)
     notebook.train(50)
     redrawn(notebook, CANVAS, still)
@@ -75,7 +75,7 @@ def test_every_control_acts_while_it_runs(notebook: Notebook) -> None:
 
 @pytest.mark.browser
 def test_det_zero_ruins_float32_without_skip_and_recomputing_mends_it(notebook: Notebook) -> None:
-    start_lab(notebook, NAME)
+    start_lab(notebook, NAME, whole=False)
     switch(notebook, "skip")
     at_full_speed(notebook)
     more(notebook, 100)
@@ -96,7 +96,7 @@ def test_det_zero_ruins_float32_without_skip_and_recomputing_mends_it(notebook: 
 @pytest.mark.browser
 @pytest.mark.long
 def test_skip_gets_stuck_and_refinement_frees_it(notebook: Notebook) -> None:
-    start_lab(notebook, NAME)
+    start_lab(notebook, NAME, whole=False)
     at_full_speed(notebook)
     notebook.button("Drive to 0").click()
     reads(notebook, "skips", "x > 20")
@@ -116,7 +116,7 @@ def test_skip_gets_stuck_and_refinement_frees_it(notebook: Notebook) -> None:
 @pytest.mark.browser
 @pytest.mark.long
 def test_penalty_keeps_away_and_a_branch_without_it_crosses(notebook: Notebook) -> None:
-    start_lab(notebook, NAME)
+    start_lab(notebook, NAME, whole=False)
     switch(notebook, "penalty")
     at_full_speed(notebook)
     notebook.button("Drive to 0").click()

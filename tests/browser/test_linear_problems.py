@@ -60,7 +60,7 @@ def test_a_lane_that_runs_away_says_so_and_the_others_go_on(notebook: Notebook) 
 
 @pytest.mark.browser
 def test_another_problem_another_lane(notebook: Notebook) -> None:
-    start_lab(notebook, NAME)
+    start_lab(notebook, NAME, whole=False)
     notebook.train(30)
     notebook.pause()
     for text, target in (("SO(128)", "rotation"), ("SPD 32", "spd_near_one"), ("−I 101", "minus_identity")):

@@ -14,7 +14,7 @@ P4 = ".p4-property-matrices figure:nth-of-type(1) canvas"
 
 @pytest.mark.browser
 def test_another_property_a_slider_time_travel_and_reset(notebook: Notebook) -> None:
-    start_lab(notebook, NAME)
+    start_lab(notebook, NAME, whole=False)
     first = drawn(notebook, P4)
     notebook.train(10)
     redrawn(notebook, P4, first)
