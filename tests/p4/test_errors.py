@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from p4lab.p4 import (
     P4Linear,
     P4Lipschitz,
     P4Orthogonal,
+    P4Permutation,
     P4PositiveDefinite,
     P4Reflections,
     P4SpecialLinear,
@@ -40,6 +42,13 @@ def test_wrong_dtype(dtype: torch.dtype, direction: str) -> None:
         getattr(P4Inv(3), direction)(torch.ones(2, 3, dtype=dtype))
 
 
+@pytest.mark.parametrize("kind", [P4Inv, P4Permutation])
+def test_a_seed_may_be_a_whole_number_of_numpy(kind: type[P4Inv | P4Permutation]) -> None:
+    states = [kind(3, seed=seed).state_dict() for seed in (5, np.int64(5), np.uint8(5))]
+    for state in states[1:]:
+        assert all(torch.equal(value, states[0][name]) for name, value in state.items() if torch.is_tensor(value))
+
+
 @directions
 def test_wrong_device(direction: str) -> None:
     with pytest.raises(DeviceError, match=r"P4Inv is on cpu but got an input on meta: move one with \.to\(device\)"):
@@ -54,6 +63,8 @@ def test_wrong_device(direction: str) -> None:
         pytest.param({"dim": 2.0}, r"dim=2\.0", id="dim-float"),
         pytest.param({"rank": 0}, "rank=0: expected a whole number of at least 1", id="rank-0"),
         pytest.param({"rank": 1.5}, r"rank=1\.5", id="rank-float"),
+        pytest.param({"seed": 1.5}, r"seed=1\.5: expected a whole number", id="seed-float"),
+        pytest.param({"seed": "1"}, r"seed='1': expected a whole number", id="seed-text"),
         pytest.param(
             {"reset": "random"}, r"reset='random' is not known: .* \('gaussian', 'gradient', 'identity'\)", id="reset"
         ),
