@@ -124,6 +124,7 @@ class P4Module(nn.Module, ABC):
 
         Raises:
             OptionError: this layer cannot be started anywhere (the default).
+            DtypeError: no tensor.
             ShapeError, SingularMatrixError, OptionError: the weights lack the property.
         """
         raise OptionError(f"{type(self).__name__} has no method start_at(weight): build the layer with init=weight")

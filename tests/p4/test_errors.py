@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ import torch
 from p4lab.errors import DeviceError, DtypeError, OptionError, P4Error, ShapeError, SingularMatrixError
 from p4lab.p4 import (
     MergeSchedule,
+    P4Circulant,
     P4Givens,
     P4Inv,
     P4Linear,
@@ -17,7 +21,11 @@ from p4lab.p4 import (
     P4Permutation,
     P4PositiveDefinite,
     P4Reflections,
+    P4Relative,
+    P4Riemannian,
     P4SpecialLinear,
+    P4Spectrum,
+    P4Stiefel,
 )
 
 directions = pytest.mark.parametrize("direction", ["forward", "inverse"])
@@ -103,6 +111,20 @@ def test_the_rank_of_a_lipschitz_layer_is_that_of_its_frame() -> None:
 def test_a_layer_of_a_dtype_that_cannot_hold_an_inverse(dtype: torch.dtype) -> None:
     with pytest.raises(DtypeError, match=rf"dtype={dtype}: an inverse needs float32 or float64"):
         P4Inv(3, dtype=dtype)
+
+
+STARTED: dict[str, Callable[..., P4Linear]] = {
+    kind.__name__: kind
+    for kind in (P4Inv, P4Orthogonal, P4Reflections, P4Givens, P4PositiveDefinite, P4SpecialLinear, P4Circulant)
+} | {kind.__name__: partial(kind, 3) for kind in (P4Lipschitz, P4Spectrum, P4Stiefel)}
+
+
+@pytest.mark.parametrize("make", [*STARTED.values(), P4Relative, P4Riemannian], ids=[*STARTED, "relative", "rotation"])
+def test_a_start_that_is_no_tensor_is_refused(make: Callable[..., P4Linear]) -> None:
+    with pytest.raises(DtypeError, match=r"init got numpy\.ndarray, expected a torch\.Tensor: convert it with torch\."):
+        make(3, init=np.eye(3))
+    with pytest.raises(DtypeError, match=r"got list, expected a torch\.Tensor"):
+        make(3).start_at(np.eye(3).tolist())
 
 
 @pytest.mark.parametrize(
