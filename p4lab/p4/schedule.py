@@ -136,6 +136,11 @@ class MergeSchedule(JoinedSchedule):
         self._synchronize()
 
     @property
+    def attached(self) -> bool:
+        """Whether it counts by itself, see `attach`."""
+        return self._handle is not None
+
+    @property
     def due(self) -> bool:
         """Whether the next `step` will try to merge."""
         return self.steps + 1 - self._steps_at_merge >= self.every
@@ -149,7 +154,7 @@ class MergeSchedule(JoinedSchedule):
         Raises:
             OptionError: the schedule is attached to its optimizer and counts by itself.
         """
-        if self._handle is not None:
+        if self.attached:
             raise OptionError("this schedule is attached to its optimizer and counts by itself: do not call step()")
         return self._advance()
 
@@ -257,14 +262,14 @@ class MergeSchedule(JoinedSchedule):
         names = [type(layer).__name__ for layer in self.layers]
         layers = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
         how = f", weight_decay={self.weight_decay}" if self.weight_decay else ""
-        how += ", attached" if self._handle is not None else ""
+        how += ", attached" if self.attached else ""
         return (
             f"MergeSchedule({layers}; every={self.every}, refine_every={self.refine_every}, "
             f"recompute_every={self.recompute_every}{how}; {self.steps} steps, {self.attempts} merges tried)"
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_handle": self._handle is not None}
+        return self.__dict__ | {"_handle": self.attached}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _handle=None)
