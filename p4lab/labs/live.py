@@ -67,7 +67,10 @@ def live_lab(
         raise OptionError(f"{type(optimizer).__name__} holds none of the parameters of {type(model).__name__}")
     for needed in ("batch", "loss"):
         if not callable(getattr(problem, needed, None)):
-            raise OptionError(f"problem of type {type(problem).__name__}: expected a method {needed!r}")
+            raise OptionError(
+                f"problem of type {type(problem).__name__}: expected a method {needed!r}; a table becomes a problem by "
+                "p4lab.problems.table_problem, a density in the plane by DensityProblem"
+            )
     layers = p4_modules(model)
     if layers and schedule is None:
         raise OptionError(f"{type(model).__name__} contains P4 layers: give a MergeSchedule, or they never merge")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from p4lab.errors import OptionError
 from p4lab.p4 import MergeSchedule, P4Inv
+from p4lab.problems import density
 from p4lab.widgets import Dashboard, train_live
 
 
@@ -81,6 +82,8 @@ def test_what_is_missing_is_named() -> None:
     model, optimizer, _ = parts()
     with pytest.raises(OptionError, match="expected a method 'batch'"):
         train_live(object(), model, optimizer)
+    with pytest.raises(OptionError, match=r"problem of type Rings: .* a density in the plane by DensityProblem"):
+        train_live(density("rings"), model, optimizer)
     with pytest.raises(OptionError, match="give a MergeSchedule"):
         train_live(Mirror(), model, optimizer)
 
