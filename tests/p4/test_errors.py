@@ -127,6 +127,15 @@ def test_a_start_that_is_no_tensor_is_refused(make: Callable[..., P4Linear]) -> 
         make(3).start_at(np.eye(3).tolist())
 
 
+@pytest.mark.parametrize("make", [*STARTED.values(), P4Relative, P4Riemannian], ids=[*STARTED, "relative", "rotation"])
+def test_weights_that_are_computed_cannot_be_set(make: Callable[..., P4Linear]) -> None:
+    layer = make(3)
+    with pytest.raises(OptionError, match=rf"{type(layer).__name__}\.weight is computed .* use start_at\(weight\)"):
+        layer.weight = torch.nn.Parameter(torch.eye(3))
+    layer.bias = torch.nn.Parameter(torch.ones(3))  # which is a parameter
+    assert layer(torch.zeros(3)).tolist() == [1, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("init", "error", "match"),
     [
