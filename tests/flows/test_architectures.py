@@ -13,6 +13,7 @@ import torch
 import zuko
 from torch import nn
 
+from p4lab.boltzmann import steerable_flow
 from p4lab.errors import OptionError
 from p4lab.flows import (
     MIXINGS,
@@ -28,9 +29,11 @@ from p4lab.flows import (
     spline_flow,
     trainable,
 )
+from p4lab.molecules.flow import molecule_flow
 from p4lab.p4 import PAPER, P4Inv
 
 mixings = pytest.mark.parametrize("mixing", MIXINGS)
+FIXED = torch.Generator().manual_seed(0)
 X = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
 
 
@@ -79,6 +82,8 @@ SEEDED = {
     "realnvp, p4inv": lambda seed: realnvp(3, 2, "p4inv", hidden=4, seed=seed),
     "spline_flow": lambda seed: spline_flow(3, 2, hidden=4, seed=seed),
     "glow": lambda seed: glow((1, 4, 4), levels=1, blocks=2, hidden=4, seed=seed),
+    "steerable_flow": lambda seed: steerable_flow(2, momenta=1, blocks=2, hidden=4, seed=seed),
+    "molecule_flow": lambda seed: molecule_flow("spline_p4", torch.randn(9, 5, generator=FIXED.clone_state()), seed, 2),
     "permutation": lambda seed: MIXINGS["permutation"](9, seed),
 }
 
