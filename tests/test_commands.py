@@ -197,3 +197,13 @@ def test_which_command_is_chosen(arguments: list[str], reached: tuple[str, list[
 def test_an_unknown_command_is_named() -> None:
     with pytest.raises(SystemExit, match="nowhere is not known: choose of all, steps"):
         bench(["nowhere"])
+
+
+def test_experiments_tell_of_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="nowhere is not known: choose of recurrent, molecules, temperature"):
+        experiments(["nowhere", "--quick"])
+    with pytest.raises(SystemExit):
+        experiments(["--help"])
+    text = capsys.readouterr().out
+    assert "--problems PROBLEMS" in text
+    assert all(name in text.partition("usage:")[0] for name in OTHERS)

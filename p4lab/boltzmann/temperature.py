@@ -16,7 +16,7 @@ from p4lab.flows.linear_layers import is_linear
 from p4lab.flows.mixing import check_mixing_options
 from p4lab.flows.torus import BesideAngles, TorusCoupling
 from p4lab.p4 import RECOMMENDED, Preset
-from p4lab.p4.validate import check_tensor
+from p4lab.p4.validate import check_tensor, seed_from
 
 CONSTANT = (VolumePreservingCoupling, TorusCoupling, BesideAngles, Standardize)
 """Layers beside linear ones whose determinant is the same everywhere."""
@@ -155,7 +155,7 @@ def steerable_flow(
     depth: int = 2,
     mean: Tensor | None = None,
     std: Tensor | None = None,
-    seed: int = 0,
+    seed: int | torch.Generator | None = 0,
     preset: Preset = RECOMMENDED,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
@@ -183,7 +183,7 @@ def steerable_flow(
             the mixing knows.
     """
     check_mixing_options(steerable_flow, mixing, options)
-    dim = positions + momenta
+    dim, seed = positions + momenta, seed_from(seed)
 
     def coupling(generator: torch.Generator) -> Bijection:
         return VolumePreservingCoupling(dim, hidden, depth, generator, dtype, device, context)

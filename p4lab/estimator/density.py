@@ -73,7 +73,7 @@ class FlowDensity(DensityMixin, BaseEstimator):
 
     Raises:
         OptionError: an option out of range; a column that is constant, infinite, unknown throughout, or of a kind that
-            has no density here, such as dates; in scoring, what `fit` has not seen.
+            has no density here, such as dates; in scoring, what `fit` has not seen, and columns in another order.
         SingularMatrixError: columns that are linear functions of others.
         TrainingError: a loss that is not finite, if no rows are held out; else a ConvergenceWarning, and the best
             weights are kept.
@@ -216,6 +216,10 @@ class FlowDensity(DensityMixin, BaseEstimator):
         if len(X) < least:
             raise ShapeError(f"table with {len(X)} sample(s), that is rows: expected at least {least}")
         validate_data(self, X, reset=reset, skip_check_array=True)
+        if not reset and self._framed:  # scikit-learn compares names that are text, and no others
+            ours, theirs = list(self.columns_.index), list(X.columns)
+            if theirs != ours and set(theirs) == set(ours):
+                raise OptionError(f"columns {theirs!r:.80}: expected them in the order of fit, {ours!r:.80}")
         return X
 
     def _plan(self) -> Plan:

@@ -93,8 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in OTHERS:
         importlib.import_module(f"p4lab.experiments.{words[0]}").main(words[1:])
-    else:
-        densities(words)
+        return
+    if words and not words[0].startswith("-"):
+        sys.exit(f"{words[0]} is not known: choose of {', '.join(OTHERS)}, or give none for densities and digits")
+    if {"-h", "--help"} & set(words):
+        print(f"other commands, each with its own --help: {', '.join(OTHERS)}\n")
+    densities(words)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from p4lab.flows.linear_layers import Linear
 from p4lab.flows.mixing import check_mixing_options, mixing_layer, p4inv
 from p4lab.options import takes_options_of
 from p4lab.p4 import RECOMMENDED, P4Inv, Preset
+from p4lab.p4.validate import seed_from
 
 PAIRED = "paired"
 """Initial matrices of `p4inv_bent` with which each Bent identity is undone by the inverse one that follows it."""
@@ -27,7 +28,7 @@ def p4inv_bent(
     blocks: int,
     preset: Preset = RECOMMENDED,
     init: str = "orthogonal",
-    seed: int = 0,
+    seed: int | torch.Generator | None = 0,
     context: int = 0,
     hidden: int = 64,
     **options: Any,
@@ -61,7 +62,8 @@ def p4inv_bent(
         (4, 7)
     """
     check_length(context)
-    generator, networks = (torch.Generator().manual_seed(seed + i) for i in (0, 1))
+    first = seed_from(seed)
+    generator, networks = (torch.Generator().manual_seed(first + i) for i in (0, 1))
     kinds = cycle(("orthogonal", "identity") if init == PAIRED else (init,))
     kind = {name: options.get(name) for name in ("dtype", "device")}
 
@@ -96,7 +98,7 @@ def realnvp(
     mixing: str = "swap",
     hidden: int = 64,
     depth: int = 2,
-    seed: int = 0,
+    seed: int | torch.Generator | None = 0,
     preset: Preset = RECOMMENDED,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
@@ -148,7 +150,7 @@ def spline_flow(
     bins: int = 8,
     hidden: int = 64,
     depth: int = 2,
-    seed: int = 0,
+    seed: int | torch.Generator | None = 0,
     preset: Preset = RECOMMENDED,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
@@ -182,7 +184,7 @@ def coupling_flow(
     blocks: int,
     coupling: Callable[[torch.Generator], Bijection],
     mixing: str = "swap",
-    seed: int = 0,
+    seed: int | torch.Generator | None = 0,
     preset: Preset = RECOMMENDED,
     **options: Any,
 ) -> Flow:
@@ -209,7 +211,10 @@ def coupling_flow(
 
 
 def alternating(
-    blocks: int, coupling: Callable[[torch.Generator], Any], mixing: Callable[[torch.Generator], Any], seed: int
+    blocks: int,
+    coupling: Callable[[torch.Generator], Any],
+    mixing: Callable[[torch.Generator], Any],
+    seed: int | torch.Generator | None,
 ) -> list[Any]:
     """Return couplings with a mixing layer between any two of them; of one seed couplings do not depend on what mixes.
 
@@ -218,7 +223,8 @@ def alternating(
         coupling, mixing: make a layer from a generator; each kind has one of its own.
         seed: seed of both.
     """
-    couplings, mixings = (torch.Generator().manual_seed(2 * seed + i) for i in (0, 1))
+    first = 2 * seed_from(seed)
+    couplings, mixings = (torch.Generator().manual_seed(first + i) for i in (0, 1))
     layers = [coupling(couplings)]
     for _ in range(blocks - 1):
         layers += [mixing(mixings), coupling(couplings)]

@@ -36,7 +36,8 @@ class Flow(LatentDensity):
 
     Raises:
         OptionError: no layer that tells its dim, or layers of different dim, or that read contexts of different length;
-            from all methods, if there is no context where one is needed, or one where none is taken.
+            from all methods, if there is no context where one is needed, or one where none is taken, or a layer gives
+            no log|det|.
         ShapeError, DtypeError, DeviceError: from all methods, if points or context do not fit.
 
     Cost for a batch of B: that of its layers; log|det| of a P4Inv layer is O(d k^2), whatever B is.
@@ -160,9 +161,19 @@ class Flow(LatentDensity):
 
 
 def _image(layer: Any, x: Tensor, inverse: bool, context: Tensor | None) -> Any:
-    """Return what a layer makes of x, with the context if it reads one."""
+    """Return what a layer makes of x, with the context if it reads one.
+
+    Raises:
+        OptionError: the layer is none of a flow: it has neither a log|det| nor returns one.
+    """
     move = layer.inverse if inverse else layer
-    return move(x) if context is None or not length_of(layer) else move(x, context)
+    image = move(x) if context is None or not length_of(layer) else move(x, context)
+    if not isinstance(image, tuple | list) and not is_linear(layer):
+        raise OptionError(
+            f"a layer of class {type(layer).__name__} returned {type(image).__name__}: a flow expects (y, log|det|) of "
+            "it, or a linear layer with logabsdet(), such as P4Inv; a zuko flow becomes a layer by FromZuko"
+        )
+    return image
 
 
 def _flat(layers: Iterable[Layer | Flow]) -> Iterator[nn.Module]:

@@ -16,7 +16,7 @@ from p4lab.flows.latent import LatentDensity
 from p4lab.flows.linear_layers import folded, sum_of_logabsdets
 from p4lab.flows.mixing import check_mixing_options, mixing_layer
 from p4lab.p4 import EVERYTHING, Preset, fold
-from p4lab.p4.validate import check_input, check_tensor
+from p4lab.p4.validate import check_input, check_tensor, seed_from
 
 
 class MultiScale(LatentDensity):
@@ -195,7 +195,7 @@ def glow(
     mixing: str = "p4inv",
     hidden: int = 32,
     context: int = 0,
-    seed: int = 0,
+    seed: int | torch.Generator | None = 0,
     preset: Preset = EVERYTHING,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
@@ -236,7 +236,8 @@ def glow(
         raise OptionError(f"blocks={blocks}: expected at least 1")
     where: dict[str, Any] = {"dtype": dtype, "device": device}
     mix = mixing_layer(mixing)
-    couplings, mixings = (torch.Generator().manual_seed(2 * seed + i) for i in (0, 1))
+    first = 2 * seed_from(seed)
+    couplings, mixings = (torch.Generator().manual_seed(first + i) for i in (0, 1))
 
     def block(channels: int) -> list[Bijective]:
         return [

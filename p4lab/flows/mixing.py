@@ -10,6 +10,7 @@ from p4lab.errors import OptionError
 from p4lab.flows.linear_layers import Linear, Permutation
 from p4lab.options import check_known, named_options, options_of, takes_options_of
 from p4lab.p4 import ORTHOGONAL, RECOMMENDED, P4Inv, P4Orthogonal, Preset
+from p4lab.p4.validate import seed_from
 
 SWAP = "reverse"
 """The initial matrix of layers that start as the swap: the coordinates in reversed order."""
@@ -47,9 +48,9 @@ def permutation(
 ) -> Permutation:
     """Return a fixed permutation, drawn at random."""
     check_known("permutation", options, mixing_options("permutation"))
-    generator = seed if isinstance(seed, torch.Generator) else None
-    if isinstance(seed, int):
-        generator = torch.Generator().manual_seed(seed)
+    generator = seed
+    if generator is not None and not isinstance(generator, torch.Generator):
+        generator = torch.Generator().manual_seed(seed_from(seed))
     return Permutation(torch.randperm(dim, generator=generator, device="cpu").tolist(), options.get("device"))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from p4lab.errors import ConfigError, OptionError
 from p4lab.labs import numbers
@@ -50,19 +50,37 @@ def live_lab(
     """Return a lab for anything that torch can train; `p4lab.widgets.train_live` shows it and says more.
 
     Raises:
-        OptionError: P4 layers without a schedule, or a problem without ``batch`` and ``loss``.
+        OptionError: no module, or an optimizer that does not step it, or wants a closure; P4 layers without a schedule,
+            or one of other layers, or that is attached; a problem without ``batch`` and ``loss``.
     """
     if isinstance(problem, type):
         raise OptionError(f"problem is the class {problem.__name__}: give an instance, {problem.__name__}()")
+    if not isinstance(model, nn.Module):
+        raise OptionError(f"model={model!r:.80}: expected a torch.nn.Module, after the problem")
+    if not hasattr(optimizer, "param_groups") or isinstance(optimizer, LBFGS):
+        raise OptionError(
+            f"{type(optimizer).__name__} where the optimizer stands: expected a torch.optim.Optimizer that steps "
+            "without a closure; a lab has no scheduler of learning rates"
+        )
     trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if not trained & {id(parameter) for parameter in model.parameters()}:
         raise OptionError(f"{type(optimizer).__name__} holds none of the parameters of {type(model).__name__}")
     for needed in ("batch", "loss"):
         if not callable(getattr(problem, needed, None)):
-            raise OptionError(f"problem of type {type(problem).__name__}: expected a method {needed!r}")
+            raise OptionError(
+                f"problem of type {type(problem).__name__}: expected a method {needed!r}; a table becomes a problem by "
+                "p4lab.problems.table_problem, a density in the plane by DensityProblem"
+            )
     layers = p4_modules(model)
     if layers and schedule is None:
         raise OptionError(f"{type(model).__name__} contains P4 layers: give a MergeSchedule, or they never merge")
+    if schedule is not None and set(schedule.layers) != set(layers):
+        raise OptionError(
+            f"this schedule merges other layers than those of {type(model).__name__}: make it anew of this model and "
+            "optimizer"
+        )
+    if schedule is not None and schedule.attached:
+        raise OptionError("this schedule is attached to its optimizer, and a lab counts steps by itself: detach() it")
     # One deep copy keeps optimizer and schedule on the copied model's parameters.
     pristine = copy.deepcopy((problem, model, optimizer, schedule))
 

@@ -18,6 +18,7 @@ from p4lab.molecules.couplings import CircularCoupling, ConditionalAffine, Condi
 from p4lab.molecules.density import HARMONICS, MoleculeFlow
 from p4lab.options import check_known, options_of, takes_options_of
 from p4lab.p4 import RECOMMENDED
+from p4lab.p4.validate import seed_from
 
 __all__ = ["ARCHITECTURES", "MoleculeFlow", "emptiest", "molecule_flow", "realnvp_flow", "spline_flow"]
 
@@ -162,7 +163,9 @@ ARCHITECTURES: dict[str, Callable[..., MoleculeFlow]] = {
 
 
 @torch.inference_mode(False)
-def molecule_flow(name: str, y: Tensor, seed: int = 0, circular: int = 5, **options: Any) -> MoleculeFlow:
+def molecule_flow(
+    name: str, y: Tensor, seed: int | torch.Generator | None = 0, circular: int = 5, **options: Any
+) -> MoleculeFlow:
     """Return a flow by the name of its architecture, in the dtype of the data.
 
     Args:
@@ -181,4 +184,4 @@ def molecule_flow(name: str, y: Tensor, seed: int = 0, circular: int = 5, **opti
     if y.ndim != 2 or len(y) < 2 or y.shape[1] <= circular:
         raise ShapeError(f"data of shape {tuple(y.shape)}: expected (n, d) with n >= 2 and d > {circular}")
     check_known(f"architecture {name!r}", options, options_of(ARCHITECTURES[name]))
-    return ARCHITECTURES[name](y, circular, seed, **options).to(y.dtype)
+    return ARCHITECTURES[name](y, circular, seed_from(seed), **options).to(y.dtype)

@@ -105,8 +105,10 @@ class AveragedWeights(Generic[N]):
         """Set what `state_dict` gave.
 
         Raises:
-            OptionError: it belongs to another model.
+            OptionError: it is no state of an average, or belongs to another model.
         """
+        if missing := {"updates", "means"} - state.keys():
+            raise OptionError(f"this is no state of an average: {', '.join(sorted(missing))} is missing")
         names, others = set(_weights(self._model)), set(state["means"])
         if state["updates"] and names != others:
             raise OptionError(f"this average is of another model: {sorted(names ^ others)[:5]} are on one side only")

@@ -10,6 +10,7 @@ from p4lab.p4.changes import Changes
 from p4lab.p4.contract import full_precision
 from p4lab.p4.linear import LARGEST_CONDITION_EPS, MIN_FACTOR, NOT_FINITE, P4Factored, widest
 from p4lab.p4.report import Check, MergeStatus
+from p4lab.p4.validate import check_tensor
 
 LARGEST_DEVIATION = 1e-4
 """Weights count as circulant up to this relative error."""
@@ -163,6 +164,7 @@ class P4Circulant(P4Factored):
 
         Cost O(d^2).
         """
+        check_tensor("start_at", weight)
         if weight.shape != (self.dim, self.dim):
             raise ShapeError(f"weight has shape {tuple(weight.shape)}, expected ({self.dim}, {self.dim})")
         error = float((circulant(weight[:, 0]) - weight).abs().max() / weight.abs().max())
@@ -220,6 +222,7 @@ def _start(init: str | Tensor, dim: int) -> Tensor:
         if init != "identity":
             raise OptionError(f"init={init!r} is not known: choose 'identity' or pass a kernel of shape ({dim},)")
         return torch.eye(dim, dtype=torch.float64, device="cpu")[0]
+    check_tensor("init", init)
     kernel = init.detach().to("cpu", torch.float64)
     if kernel.shape != (dim,):
         raise ShapeError(f"init has shape {tuple(kernel.shape)}, expected ({dim},): the first column of the matrix")

@@ -124,9 +124,22 @@ class P4Module(nn.Module, ABC):
 
         Raises:
             OptionError: this layer cannot be started anywhere (the default).
+            DtypeError: no tensor.
             ShapeError, SingularMatrixError, OptionError: the weights lack the property.
         """
         raise OptionError(f"{type(self).__name__} has no method start_at(weight): build the layer with init=weight")
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Register a parameter, as ``layer.name = nn.Parameter(...)`` does.
+
+        Raises:
+            OptionError: the name is that of weights which are computed.
+        """
+        if isinstance(getattr(type(self), name, None), property):
+            raise OptionError(
+                f"{type(self).__name__}.{name} is computed and cannot be set: use start_at(weight), or p4lab.fold first"
+            )
+        super().register_parameter(name, param)
 
     def nearest(self, weight: Tensor) -> Tensor:
         """Return the weights with the property that are nearest to given ones, in float64 on the CPU.

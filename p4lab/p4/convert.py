@@ -15,6 +15,7 @@ from p4lab.errors import OptionError, P4Error
 from p4lab.options import named_options
 from p4lab.p4.changes import Changes
 from p4lab.p4.computed import Stack, compute, plain_class
+from p4lab.p4.contract import p4_modules
 from p4lab.p4.families import Family
 from p4lab.p4.linear import P4Linear
 from p4lab.p4.modes import outside_inference, without_gradients
@@ -179,9 +180,8 @@ def _converted(
             left.append(Left(weight.full_name, str(error)))
     if not converted:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left[:5])
-        raise OptionError(
-            f"nothing in {plain_class(model).__name__} can be converted: {reasons or 'no matrices, or no targets'}"
-        )
+        none = "its matrices are P4 layers already" if p4_modules(model) else "no matrices, or no targets"
+        raise OptionError(f"nothing in {plain_class(model).__name__} can be converted: {reasons or none}")
     for module, made in stacks.items():
         compute(module, made, changes)
     changes.commit()

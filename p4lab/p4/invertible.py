@@ -75,7 +75,7 @@ class P4Inv(TrackedInverse, P4Factored):
         OptionError: dim, rank, reset, init, min_factor out of range.
         ShapeError, SingularMatrixError: ``init`` is a tensor that is not square, not finite or not invertible in
             ``dtype``.
-        DtypeError: a dtype other than float32 and float64.
+        DtypeError: a dtype other than float32 and float64, or ``init`` is neither a name nor a tensor.
 
     Cost for a batch of B: forward and backward 2 B d^2 + O(B d k) multiply-adds (an `nn.Linear` has 3 B d^2); merge
     O(d^2 k). No d x d tensor is made in forward or backward.

@@ -16,7 +16,7 @@ from p4lab.p4.modes import outside_inference
 from p4lab.p4.plain import LikeLinear
 from p4lab.p4.refusals import Refusals
 from p4lab.p4.report import Check, MergeReport, MergeStatus
-from p4lab.p4.validate import check_cast, check_input, check_options, seed_from
+from p4lab.p4.validate import check_cast, check_input, check_options, check_tensor, seed_from
 from p4lab.p4.watch import Batch, CompiledWatch, Slots, Watch, tie_to
 
 Reset = Literal["gaussian", "gradient", "identity"]
@@ -158,8 +158,10 @@ class P4Linear(LikeLinear):
         """Return a user's weights, shape (dim_out, dim_in), in float64 on the CPU.
 
         Raises:
+            DtypeError: they are no tensor.
             ShapeError: they have another shape.
         """
+        check_tensor("init", init)
         shape = self.dim_out, self.dim_in
         if init.shape != shape:
             raise ShapeError(f"init has shape {tuple(init.shape)}, expected {shape}: (dim_out, dim_in) of the layer")

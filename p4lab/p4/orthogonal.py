@@ -27,6 +27,7 @@ from p4lab.p4.changes import Changes
 from p4lab.p4.contract import full_precision
 from p4lab.p4.linear import NOT_FINITE, OfFixedSize, P4Linear, Reset, VolumePreserving, add_low_rank, widest
 from p4lab.p4.report import Check, MergeStatus
+from p4lab.p4.validate import check_tensor
 from p4lab.p4.watch import Batch
 
 LARGEST_ERROR = 1e-4
@@ -382,11 +383,13 @@ def orthogonal_start(init: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
     """Return the orthogonal matrix nearest to a user's one, in float64 on the CPU.
 
     Raises:
+        DtypeError: no tensor.
         ShapeError, SingularMatrixError: not a (d, d) matrix, not finite, or singular.
         OptionError: ``max |Q^T Q - I|`` above 1e-4.
 
     Cost O(d^3).
     """
+    check_tensor("init", init)
     inverse_and_logabsdet(init, dim, dtype)
     q = init.detach().to("cpu", torch.float64)
     error = float(orthogonality_error(q))

@@ -1,5 +1,7 @@
 """P4Permutation: linear layers on sets that commute with permutations of the items."""
 
+from numbers import Integral
+
 import torch
 from torch import Tensor, nn
 
@@ -54,8 +56,8 @@ class P4Permutation(nn.Module):
         self.channels = channels
         self.deviation = P4Inv(channels, bias=False, **options)  # type: ignore[arg-type]
         seed = options.get("seed")
-        if isinstance(seed, int):
-            options["seed"] = seed + 1  # other directions than those of D
+        if isinstance(seed, Integral):
+            options["seed"] = int(seed) + 1  # other directions than those of D
         self.mean = P4Inv(channels, bias=bias, **options)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ from p4lab.p4.linear import (
     widest,
 )
 from p4lab.p4.report import Check
+from p4lab.p4.validate import check_tensor
 from p4lab.p4.watch import Batch, transformed
 
 LARGEST_ROUNDING = 1.0
@@ -379,6 +380,7 @@ def _start(init: str | Tensor, dim: int, dtype: torch.dtype) -> tuple[Tensor, Te
             raise OptionError(f"init={init!r} is not known: choose 'identity' or pass a positive definite tensor")
         eye = initial_matrix(init, dim, torch.Generator())
         return eye, eye, torch.zeros((), dtype=torch.float64)
+    check_tensor("init", init)
     a = init.detach().to("cpu", torch.float64)
     if a.shape != (dim, dim):
         raise ShapeError(f"init has shape {tuple(a.shape)}, expected ({dim}, {dim}): pass a matrix of the layer's dim")

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
+from numbers import Integral, Real
 from typing import Any, Self
 
 import torch
@@ -64,9 +65,9 @@ class MergeSchedule(JoinedSchedule):
         group: process group of the replicas (None: that of the DistributedDataParallel, if the model is one).
 
     Raises:
-        OptionError: every < 1, refine_every < 0, recompute_every < 0, weight_decay < 0 or for weights that cannot
-            decay, a model without P4 modules, an optimizer that steps none of the model's parameters, or optimizers
-            that step none of its perturbations.
+        OptionError: every < 1, refine_every < 0 or recompute_every < 0, or no whole numbers; weight_decay < 0 or for
+            weights that cannot decay; no module, or one without P4 modules; no optimizer, one that steps none of the
+            model's parameters, or optimizers that step none of its perturbations.
         ShardingError: parameters of P4 modules are split over processes (FSDP).
 
     Cost of a merge per layer: O(d^2 k); with a correction or a factorization O(d^3).
@@ -90,18 +91,22 @@ class MergeSchedule(JoinedSchedule):
         weight_decay: float = 0.0,
         group: Any = None,
     ) -> None:
-        if every < 1 or refine_every < 0 or recompute_every < 0 or not weight_decay >= 0:
+        intervals, numbers = (every, refine_every, recompute_every), isinstance(weight_decay, Real)
+        numbers = numbers and all(isinstance(interval, Integral) for interval in intervals)
+        if not numbers or every < 1 or refine_every < 0 or recompute_every < 0 or not weight_decay >= 0:
             raise OptionError(
-                f"every={every}, refine_every={refine_every}, recompute_every={recompute_every}, "
-                f"weight_decay={weight_decay}: expected every >= 1 and the others >= 0"
+                f"every={every!r}, refine_every={refine_every!r}, recompute_every={recompute_every!r}, "
+                f"weight_decay={weight_decay!r}: expected every >= 1 and the others >= 0, and intervals that are whole"
             )
+        if not isinstance(model, nn.Module):
+            raise OptionError(f"model={model!r:.80}: expected a torch.nn.Module; nn.ModuleList holds several")
         self.layers = p4_modules(model)
         if not self.layers:
             raise OptionError(
                 f"{type(model).__name__} contains no P4 modules: put P4Inv layers into it, or leave out the schedule"
             )
         refuse_shards(model)
-        optimizers = [] if optimizer is None else [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+        optimizers = _optimizers(optimizer)
         _check_stepped(model, optimizers)
         steppers = [optimizers_of(layer, optimizers) for layer in self.layers]
         if optimizers and not any(steppers):
@@ -114,7 +119,7 @@ class MergeSchedule(JoinedSchedule):
             for one in of_layer:
                 layer.check_optimizer(one)
         super().__init__(model, optimizers, Replicas.of(model, group))
-        self.every, self.refine_every, self.recompute_every = every, refine_every, recompute_every
+        self.every, self.refine_every, self.recompute_every = map(int, intervals)
         self.weight_decay = weight_decay
         self.steps = 0
         self.attempts = 0
@@ -131,6 +136,11 @@ class MergeSchedule(JoinedSchedule):
         self._synchronize()
 
     @property
+    def attached(self) -> bool:
+        """Whether it counts by itself, see `attach`."""
+        return self._handle is not None
+
+    @property
     def due(self) -> bool:
         """Whether the next `step` will try to merge."""
         return self.steps + 1 - self._steps_at_merge >= self.every
@@ -144,7 +154,7 @@ class MergeSchedule(JoinedSchedule):
         Raises:
             OptionError: the schedule is attached to its optimizer and counts by itself.
         """
-        if self._handle is not None:
+        if self.attached:
             raise OptionError("this schedule is attached to its optimizer and counts by itself: do not call step()")
         return self._advance()
 
@@ -252,14 +262,14 @@ class MergeSchedule(JoinedSchedule):
         names = [type(layer).__name__ for layer in self.layers]
         layers = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
         how = f", weight_decay={self.weight_decay}" if self.weight_decay else ""
-        how += ", attached" if self._handle is not None else ""
+        how += ", attached" if self.attached else ""
         return (
             f"MergeSchedule({layers}; every={self.every}, refine_every={self.refine_every}, "
             f"recompute_every={self.recompute_every}{how}; {self.steps} steps, {self.attempts} merges tried)"
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_handle": self._handle is not None}
+        return self.__dict__ | {"_handle": self.attached}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _handle=None)
@@ -323,6 +333,25 @@ class MergeSchedule(JoinedSchedule):
             f"weight_decay={self.weight_decay} needs the learning rate of {type(layer).__name__}: pass the optimizer "
             "that steps its parameters"
         )
+
+
+def _optimizers(given: Any) -> list[Optimizer]:
+    """Return the optimizers that a schedule is given, none or several.
+
+    Raises:
+        OptionError: something else, such as parameters or a scheduler of learning rates.
+    """
+    if given is None:
+        return []
+    optimizers = list(given) if isinstance(given, Iterable) else [given]
+    for one in optimizers:
+        if not hasattr(one, "param_groups"):
+            what = f"the class {one.__name__}" if isinstance(one, type) else f"a {type(one).__name__}"
+            raise OptionError(
+                f"{what} is no optimizer: expected a torch.optim.Optimizer, several, or None; a scheduler of learning "
+                "rates has its own as scheduler.optimizer"
+            )
+    return optimizers
 
 
 def _check_stepped(model: nn.Module, optimizers: Iterable[Optimizer]) -> None:

@@ -23,6 +23,7 @@ from p4lab.p4.changes import Changes
 from p4lab.p4.contract import Total, full_precision
 from p4lab.p4.linear import LARGEST_CONDITION_EPS, NOT_FINITE, Reset, VolumePreserving, add_low_rank, widest
 from p4lab.p4.report import Check, MergeStatus
+from p4lab.p4.validate import check_tensor
 from p4lab.p4.watch import Batch
 
 LARGEST_LOGABSDET = 1e-4
@@ -298,11 +299,13 @@ def unimodular_start(init: Tensor, dim: int, dtype: torch.dtype) -> tuple[Tensor
     """Return a user's matrix, scaled to ``|det| = 1`` exactly, its inverse and sign, in float64 on the CPU.
 
     Raises:
+        DtypeError: no tensor.
         ShapeError, SingularMatrixError: not a (d, d) matrix, not finite, or singular.
         OptionError: ``|log|det||`` above 1e-4 d.
 
     Cost O(d^3).
     """
+    check_tensor("init", init)
     inverse, sign, logabsdet = inverse_and_logabsdet(init, dim, dtype)
     if not float(logabsdet.abs()) <= LARGEST_LOGABSDET * dim:
         raise OptionError(

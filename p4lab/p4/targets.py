@@ -150,7 +150,7 @@ def chosen(model: nn.Module, targets: Target | Iterable[Target] | None) -> tuple
             if hits or by_name:
                 weights.append(Weight(path, module, name, count))
     for i, target in enumerate(wanted):
-        if i not in used:
+        if i not in used and targets is not None:
             near = difflib.get_close_matches(str(target), known, n=3) or known[:3]
             raise OptionError(
                 f"the target {target!r} means nothing that has matrices in {plain_class(model).__name__}: names there "

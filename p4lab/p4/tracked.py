@@ -10,6 +10,7 @@ from p4lab.linalg import factorized, initial_matrix, inverse_and_logabsdet, resi
 from p4lab.p4.changes import Changes
 from p4lab.p4.contract import full_precision
 from p4lab.p4.linear import P4Linear, widest
+from p4lab.p4.validate import check_tensor
 
 
 class TrackedInverse(P4Linear):
@@ -35,6 +36,7 @@ class TrackedInverse(P4Linear):
 
         Raises:
             OptionError: unknown name.
+            DtypeError: no tensor.
             ShapeError, SingularMatrixError: a tensor that is not square, not finite or not invertible.
         """
         kind = self.kind
@@ -42,6 +44,7 @@ class TrackedInverse(P4Linear):
             a = initial_matrix(init, self.dim, self.generator)
             a_inv, (sign, logabsdet) = a.t(), torch.linalg.slogdet(a)
         else:
+            check_tensor("init", init)
             a = init.detach()
             a_inv, sign, logabsdet = inverse_and_logabsdet(a, self.dim, kind["dtype"])
         # Clones: a buffer must never share memory with the caller's tensor or with its own transpose.
@@ -60,6 +63,7 @@ class TrackedInverse(P4Linear):
 
         Cost O(d^3).
         """
+        check_tensor("start_at", weight)
         factors = inverse_and_logabsdet(weight, self.dim, self.u.dtype)
         changes = Changes()
         changes.put(self.frozen_weight, weight.detach().to(self.frozen_weight))

@@ -1,5 +1,7 @@
 """What P4 layers refuse, with errors that say what arrived, what was expected and what to do."""
 
+from numbers import Integral
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -87,9 +89,11 @@ def check_options(dim: int, rank: int, dtype: torch.dtype) -> None:
 
 
 def seed_from(seed: int | torch.Generator | None) -> int:
-    """Return a seed: the given one, or one drawn from a CPU generator (None: torch's default)."""
-    if isinstance(seed, int):
-        return seed
+    """Return a seed: the given one, numpy's too, or one drawn from a CPU generator (None: torch's default)."""
+    if isinstance(seed, Integral):
+        return int(seed)
+    if seed is not None and not isinstance(seed, torch.Generator):
+        raise OptionError(f"seed={seed!r:.80}: expected a whole number, a torch.Generator, or None")
     if seed is not None and seed.device.type != "cpu":
         raise DeviceError(
             f"the generator is on {seed.device}: pass a CPU generator, so that every device draws the same numbers"

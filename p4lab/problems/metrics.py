@@ -231,7 +231,15 @@ def density_metrics(model: Any, problem: DensityProblem, n: int = SAMPLES, seed:
         "test_nll", "train_nll" (on as many fresh points as the test set has; nats), "bits_per_dim", "kl" and "kl_error"
         (nats), "sliced_wasserstein", "mmd" (of at most 2000 points), "mode_coverage", "bridge_mass" and
         "bridge_mass_error", "round_trip".
+
+    Raises:
+        OptionError: the problem is something else, such as a density.
     """
+    if not isinstance(problem, DensityProblem):
+        raise OptionError(
+            f"problem={problem!r:.80}: expected a p4lab.problems.DensityProblem, which adds a test set to a density: "
+            "DensityProblem(density)"
+        )
     truth = problem.density
     generator = torch.Generator().manual_seed(seed)
     samples = model.sample(n, generator=generator).to("cpu", torch.float64)

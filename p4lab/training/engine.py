@@ -399,7 +399,10 @@ class Engine:
 
 
 def run(config: RunConfig, steps: int) -> Engine:
-    """Train without thread or widget and return the engine; the same config gives the same numbers as the lab.
+    """Train the problem and model of a config, without thread or widget, and return the engine.
+
+    A lab may train with more than its config says, such as several lanes, or rates of their own:
+    ``lab.trainer(config).run(steps)`` gives the numbers of any lab (`p4lab.labs.Lab`).
 
     Raises:
         TrainingError: as `Engine.run`.

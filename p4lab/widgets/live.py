@@ -47,7 +47,8 @@ def train_live(
         name: see `Dashboard`.
 
     Raises:
-        OptionError: P4 layers without a schedule, or a problem without ``batch`` and ``loss``.
+        OptionError: no module, or an optimizer that does not step it, or wants a closure; P4 layers without a schedule,
+            or one of other layers, or that is attached; a problem without ``batch`` and ``loss``.
 
     Example:
         >>> lab = train_live(problem, model, torch.optim.Adam(model.parameters()), schedule)  # doctest: +SKIP

@@ -287,3 +287,12 @@ def test_integers_that_float64_cannot_tell_apart_are_refused() -> None:
     table = pd.DataFrame({"id": 2**60 + 3 * np.arange(40), "b": np.linspace(0, 1, 40)})
     with pytest.raises(OptionError, match=r"'id' holds integers beyond 2\^53"):
         FlowDensity(**SMALL).fit(table)
+
+
+@pytest.mark.parametrize("names", [[0, 1], [("a", 1), ("a", 2)]], ids=["integers", "two levels"])
+def test_columns_whose_names_are_no_text_keep_their_order(names: list[Any]) -> None:
+    given = pd.DataFrame(random().normal(size=(60, 2)) * [1.0, 100.0], columns=pd.Index(names))
+    density = FlowDensity(**SMALL).fit(given)
+    with pytest.raises(OptionError, match=r"columns \[.*\]: expected them in the order of fit, \["):
+        density.score_samples(given[names[::-1]])
+    assert np.isfinite(density.score_samples(given[names])).all()

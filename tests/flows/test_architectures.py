@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import zuko
 from torch import nn
 
+from p4lab.boltzmann import steerable_flow
 from p4lab.errors import OptionError
 from p4lab.flows import (
     MIXINGS,
@@ -18,15 +22,18 @@ from p4lab.flows import (
     Permutation,
     bent_stack,
     effective_parameters,
+    glow,
     matched,
     p4inv_bent,
     realnvp,
     spline_flow,
     trainable,
 )
+from p4lab.molecules.flow import molecule_flow
 from p4lab.p4 import PAPER, P4Inv
 
 mixings = pytest.mark.parametrize("mixing", MIXINGS)
+FIXED = torch.Generator().manual_seed(0)
 X = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
 
 
@@ -68,6 +75,43 @@ def test_seed_decides_everything_and_the_networks_do_not_depend_on_the_mixing(mi
     for key, value in one.state_dict().items():
         if torch.is_tensor(value):
             assert torch.equal(value, two.state_dict()[key]), key
+
+
+SEEDED = {
+    "p4inv_bent": lambda seed: p4inv_bent(3, 2, seed=seed, context=1, hidden=4),
+    "realnvp, p4inv": lambda seed: realnvp(3, 2, "p4inv", hidden=4, seed=seed),
+    "spline_flow": lambda seed: spline_flow(3, 2, hidden=4, seed=seed),
+    "glow": lambda seed: glow((1, 4, 4), levels=1, blocks=2, hidden=4, seed=seed),
+    "steerable_flow": lambda seed: steerable_flow(2, momenta=1, blocks=2, hidden=4, seed=seed),
+    "molecule_flow": lambda seed: molecule_flow("spline_p4", torch.randn(9, 5, generator=FIXED.clone_state()), seed, 2),
+    "permutation": lambda seed: MIXINGS["permutation"](9, seed),
+}
+
+
+def numbers_of(make: Callable[[Any], nn.Module], seed: object) -> list[torch.Tensor]:
+    return [value for value in make(seed).state_dict().values() if torch.is_tensor(value)]
+
+
+@pytest.mark.parametrize("make", SEEDED.values(), ids=SEEDED)
+def test_a_seed_is_a_whole_number_a_generator_or_none(make: Callable[[Any], nn.Module]) -> None:
+    def same(one: list[torch.Tensor], two: list[torch.Tensor]) -> bool:
+        return all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+
+    assert same(numbers_of(make, 3), numbers_of(make, np.int64(3)))
+    generators = (torch.Generator().manual_seed(3) for _ in range(2))
+    assert same(*(numbers_of(make, generator) for generator in generators))
+    torch.manual_seed(0)
+    one, other = numbers_of(make, None), numbers_of(make, None)
+    torch.manual_seed(0)
+    assert same(one, numbers_of(make, None))
+    assert not same(one, other)
+
+
+@pytest.mark.parametrize("make", SEEDED.values(), ids=SEEDED)
+@pytest.mark.parametrize("seed", [1.5, "1"])
+def test_another_seed_is_refused_by_name(make: Callable[[Any], nn.Module], seed: object) -> None:
+    with pytest.raises(OptionError, match=f"seed={seed!r}: expected a whole number, a torch.Generator, or None"):
+        make(seed)
 
 
 def test_splines_do_not_touch_the_default_generator() -> None:

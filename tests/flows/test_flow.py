@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+import zuko
 from torch import nn
 
 from p4lab.errors import OptionError, ShapeError
 from p4lab.flows import BentIdentity, Flow, p4inv_bent, trainable
-from p4lab.p4 import PAPER, RECOMMENDED, P4Inv, fold, p4_modules
+from p4lab.p4 import PAPER, RECOMMENDED, P4Inv, P4Spectrum, fold, p4_modules
 
 
 def trained_looking(dim: int, blocks: int, preset=RECOMMENDED) -> Flow:
@@ -91,6 +92,23 @@ def test_architecture_alternates() -> None:
 def test_errors(make, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         make()
+
+
+@pytest.mark.parametrize("rows", [2, 5])
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        pytest.param(nn.Tanh, "class Tanh returned Tensor", id="no log|det|"),
+        pytest.param(lambda: P4Spectrum(2, 2), "class P4Spectrum returned Tensor", id="a P4 layer without one"),
+        pytest.param(lambda: zuko.flows.NSF(2), "class NSF returned NormalizingFlow.*FromZuko", id="a zuko flow"),
+    ],
+)
+def test_a_layer_without_a_logabsdet_is_named(make, text: str, rows: int) -> None:
+    flow = Flow([P4Inv(2), make()])
+    with pytest.raises(OptionError, match=text):
+        flow.log_prob(torch.zeros(rows, 2))
+    with pytest.raises(OptionError, match=text):
+        flow.stages(torch.zeros(rows, 2), to="latent")
 
 
 def test_the_function_fold_leaves_a_flow_to_itself() -> None:

@@ -70,6 +70,25 @@ def losses(lab: Any) -> np.ndarray:
     return lab.frame()["loss"].dropna().to_numpy()
 
 
+# --- without widgets --------------------------------------------------------------------------------------------------
+
+
+def test_its_trainer_gives_the_same_numbers(kind: str, lab: Any) -> None:
+    train(lab, 3)
+    engine = lab.lab.trainer(lab.config)
+    engine.run(3)
+    lanes = [
+        frame["loss"].unstack(0) if frame.index.nlevels > 1 else frame["loss"]
+        for frame in (lab.frame(), engine.frame())
+    ]
+    rows = lanes[0].index.intersection(lanes[1].index)  # in turns of some milliseconds, one may do more than the other
+    shown, trained = (frame.loc[rows].to_numpy() for frame in lanes)
+    both = np.isfinite(shown) & np.isfinite(trained)
+    assert both.any()
+    assert kind in RACES or np.array_equal(shown, trained, equal_nan=True)
+    assert np.array_equal(shown[both], trained[both])
+
+
 # --- controls ---------------------------------------------------------------------------------------------------------
 
 

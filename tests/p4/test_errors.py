@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 
 from p4lab.errors import DeviceError, DtypeError, OptionError, P4Error, ShapeError, SingularMatrixError
 from p4lab.p4 import (
     MergeSchedule,
+    P4Circulant,
     P4Givens,
     P4Inv,
     P4Linear,
     P4Lipschitz,
     P4Orthogonal,
+    P4Permutation,
     P4PositiveDefinite,
     P4Reflections,
+    P4Relative,
+    P4Riemannian,
     P4SpecialLinear,
+    P4Spectrum,
+    P4Stiefel,
 )
 
 directions = pytest.mark.parametrize("direction", ["forward", "inverse"])
@@ -40,6 +50,13 @@ def test_wrong_dtype(dtype: torch.dtype, direction: str) -> None:
         getattr(P4Inv(3), direction)(torch.ones(2, 3, dtype=dtype))
 
 
+@pytest.mark.parametrize("kind", [P4Inv, P4Permutation])
+def test_a_seed_may_be_a_whole_number_of_numpy(kind: type[P4Inv | P4Permutation]) -> None:
+    states = [kind(3, seed=seed).state_dict() for seed in (5, np.int64(5), np.uint8(5))]
+    for state in states[1:]:
+        assert all(torch.equal(value, states[0][name]) for name, value in state.items() if torch.is_tensor(value))
+
+
 @directions
 def test_wrong_device(direction: str) -> None:
     with pytest.raises(DeviceError, match=r"P4Inv is on cpu but got an input on meta: move one with \.to\(device\)"):
@@ -54,6 +71,8 @@ def test_wrong_device(direction: str) -> None:
         pytest.param({"dim": 2.0}, r"dim=2\.0", id="dim-float"),
         pytest.param({"rank": 0}, "rank=0: expected a whole number of at least 1", id="rank-0"),
         pytest.param({"rank": 1.5}, r"rank=1\.5", id="rank-float"),
+        pytest.param({"seed": 1.5}, r"seed=1\.5: expected a whole number", id="seed-float"),
+        pytest.param({"seed": "1"}, r"seed='1': expected a whole number", id="seed-text"),
         pytest.param(
             {"reset": "random"}, r"reset='random' is not known: .* \('gaussian', 'gradient', 'identity'\)", id="reset"
         ),
@@ -92,6 +111,29 @@ def test_the_rank_of_a_lipschitz_layer_is_that_of_its_frame() -> None:
 def test_a_layer_of_a_dtype_that_cannot_hold_an_inverse(dtype: torch.dtype) -> None:
     with pytest.raises(DtypeError, match=rf"dtype={dtype}: an inverse needs float32 or float64"):
         P4Inv(3, dtype=dtype)
+
+
+STARTED: dict[str, Callable[..., P4Linear]] = {
+    kind.__name__: kind
+    for kind in (P4Inv, P4Orthogonal, P4Reflections, P4Givens, P4PositiveDefinite, P4SpecialLinear, P4Circulant)
+} | {kind.__name__: partial(kind, 3) for kind in (P4Lipschitz, P4Spectrum, P4Stiefel)}
+
+
+@pytest.mark.parametrize("make", [*STARTED.values(), P4Relative, P4Riemannian], ids=[*STARTED, "relative", "rotation"])
+def test_a_start_that_is_no_tensor_is_refused(make: Callable[..., P4Linear]) -> None:
+    with pytest.raises(DtypeError, match=r"init got numpy\.ndarray, expected a torch\.Tensor: convert it with torch\."):
+        make(3, init=np.eye(3))
+    with pytest.raises(DtypeError, match=r"got list, expected a torch\.Tensor"):
+        make(3).start_at(np.eye(3).tolist())
+
+
+@pytest.mark.parametrize("make", [*STARTED.values(), P4Relative, P4Riemannian], ids=[*STARTED, "relative", "rotation"])
+def test_weights_that_are_computed_cannot_be_set(make: Callable[..., P4Linear]) -> None:
+    layer = make(3)
+    with pytest.raises(OptionError, match=rf"{type(layer).__name__}\.weight is computed .* use start_at\(weight\)"):
+        layer.weight = torch.nn.Parameter(torch.eye(3))
+    layer.bias = torch.nn.Parameter(torch.ones(3))  # which is a parameter
+    assert layer(torch.zeros(3)).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

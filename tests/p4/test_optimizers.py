@@ -296,6 +296,8 @@ def test_averages_go_on_after_loading() -> None:
     assert torch.equal(average.model().weight, other.model().weight)
     with pytest.raises(OptionError, match="of another model"):
         AveragedWeights(nn.Sequential(layer)).load_state_dict(average.state_dict())
+    with pytest.raises(OptionError, match="no state of an average: means, updates is missing"):
+        other.load_state_dict(layer.state_dict())
 
 
 def test_averages_without_a_property_are_refused_by_name() -> None:

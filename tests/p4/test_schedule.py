@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from p4.dense_twin import assert_bitwise, perturb, state_of
@@ -279,6 +281,49 @@ def test_an_optimizer_of_another_model_is_refused(several: bool) -> None:
     with pytest.raises(OptionError, match=r"this Adam steps none of the parameters of P4Inv.*model\.parameters\(\)"):
         MergeSchedule(model, [mine, other] if several else other)
     MergeSchedule(model, mine)
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        pytest.param(
+            lambda model: model.parameters(),
+            r"a Parameter is no optimizer: expected a torch\.optim\.Optimizer",
+            id="no",
+        ),
+        pytest.param(lambda model: torch.optim.Adam, "the class Adam is no optimizer", id="class"),
+        pytest.param(
+            lambda model: lr_scheduler.StepLR(torch.optim.Adam(model.parameters()), 1),
+            r"a StepLR is no optimizer: .*scheduler\.optimizer",
+            id="scheduler",
+        ),
+    ],
+)
+def test_what_is_no_optimizer_is_refused(given: Callable[[nn.Module], object], match: str) -> None:
+    model = P4Inv(3, seed=0)
+    with pytest.raises(OptionError, match=match):
+        MergeSchedule(model, given(model))
+
+
+def test_what_is_no_module_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"model=\[P4Inv.*: expected a torch\.nn\.Module; nn\.ModuleList"):
+        MergeSchedule([P4Inv(3, seed=0)])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"every": 2.5}, {"every": math.nan}, {"every": "3"}, {"refine_every": 0.5}, {"weight_decay": "0.1"}],
+    ids=str,
+)
+def test_intervals_are_whole_numbers(options: dict[str, object]) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(OptionError, match=rf"{name}={value!r}.*: expected every >= 1 .* intervals that are whole"):
+        MergeSchedule(P4Inv(3, seed=0), **options)
+
+
+def test_intervals_of_numpy_are_saved_as_plain_ones() -> None:
+    merges = MergeSchedule(P4Inv(3, seed=0), every=np.int64(2), refine_every=np.int64(3))
+    assert [type(merges.state_dict()[name]) for name in ("every", "refine_every")] == [int, int]
 
 
 def test_a_shared_layer_is_merged_once() -> None:

@@ -166,3 +166,8 @@ def test_all_metrics_of_a_flow() -> None:
 def test_bad_input_is_named(call: object, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         call()  # type: ignore[operator]
+
+
+def test_a_density_in_the_place_of_a_problem_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"problem=Rings.*: expected a p4lab\.problems\.DensityProblem"):
+        metrics.density_metrics(p4inv_bent(2, 0), density("rings"))

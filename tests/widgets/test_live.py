@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from p4lab.errors import OptionError
 from p4lab.p4 import MergeSchedule, P4Inv
+from p4lab.problems import density
 from p4lab.widgets import Dashboard, train_live
 
 
@@ -81,5 +82,43 @@ def test_what_is_missing_is_named() -> None:
     model, optimizer, _ = parts()
     with pytest.raises(OptionError, match="expected a method 'batch'"):
         train_live(object(), model, optimizer)
+    with pytest.raises(OptionError, match=r"problem of type Rings: .* a density in the plane by DensityProblem"):
+        train_live(density("rings"), model, optimizer)
     with pytest.raises(OptionError, match="give a MergeSchedule"):
         train_live(Mirror(), model, optimizer)
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        pytest.param(
+            lambda model, optimizer: (Mirror(), model, optimizer, parts()[2]),
+            "merges other layers than those of Sequential: make it anew",
+            id="schedule of another model",
+        ),
+        pytest.param(
+            lambda model, optimizer: (Mirror(), model, optimizer, MergeSchedule(model, optimizer).attach()),
+            r"attached to its optimizer, and a lab counts steps by itself: detach\(\) it",
+            id="attached",
+        ),
+        pytest.param(
+            lambda model, optimizer: (Mirror(), model, torch.optim.LBFGS(model.parameters()), MergeSchedule(model)),
+            "LBFGS where the optimizer stands: .* without a closure",
+            id="closure",
+        ),
+        pytest.param(
+            lambda model, optimizer: (Mirror(), model, torch.optim.lr_scheduler.ConstantLR(optimizer), None),
+            "ConstantLR where the optimizer stands",
+            id="scheduler",
+        ),
+        pytest.param(
+            lambda model, optimizer: (model, Mirror(), optimizer, None),
+            "model=<.*Mirror.*expected a torch",
+            id="swapped",
+        ),
+    ],
+)
+def test_what_a_lab_cannot_train_with_is_refused_before_the_first_step(given: Any, match: str) -> None:
+    model, optimizer, _ = parts()
+    with pytest.raises(OptionError, match=match):
+        train_live(*given(model, optimizer)).close()
