@@ -27,6 +27,8 @@ OTHERS = (
     "images",
 )
 """Modules of this room that have a command line."""
+METHODS = (*TOY.recipes, *MIXED.recipes)
+"""Of all problems; each has some of them."""
 MOST_STEPS = 1_000_000
 """Of a run that ends by time."""
 
@@ -36,7 +38,7 @@ MOST_STEPS = 1_000_000
     __doc__,
     {"problems": ("two_moons", "eight_gaussians", DIGITS), "seeds": 1, "steps": 20},
     problems=Names(PROBLEMS),
-    methods=Names((*TOY.recipes, *MIXED.recipes)),
+    methods=Names(METHODS),
     seeds=5,
     steps=None,
     seconds=0.0,
@@ -55,7 +57,7 @@ def runs_for(options: argparse.Namespace) -> list[Run]:
     """Return the runs that the options ask for: all methods and problems with the first seed, then with the next one.
 
     Raises:
-        ConfigError: none of the methods is for any of the problems.
+        ConfigError: a method that was chosen is for none of the problems.
     """
     steps = MOST_STEPS if options.seconds and options.steps is None else options.steps
     changes = {"steps": steps, "seconds": options.seconds}
@@ -64,9 +66,10 @@ def runs_for(options: argparse.Namespace) -> list[Run]:
         for problem in options.problems
         for run in runs_of(problem, options.methods, range(options.seeds), **changes)
     ]
-    if not runs:
-        methods, problems = "+".join(options.methods), "+".join(options.problems)
-        raise ConfigError(f"--methods {methods}: none of them is for --problems {problems}")
+    left_out = [name for name in options.methods if name not in {run.method for run in runs}]
+    if left_out and set(options.methods) != set(METHODS):
+        problems = "+".join(options.problems)
+        raise ConfigError(f"--methods {'+'.join(left_out)}: not for any of --problems {problems}")
     return sorted(runs, key=lambda run: run.seed)
 
 

@@ -28,7 +28,7 @@ from p4lab.linalg.symmetric import (
     symmetric_update,
     symmetrized,
 )
-from p4lab.linalg.transforms import autocasts, is_transforming
+from p4lab.linalg.transforms import autocasts, is_exporting, is_transforming
 from p4lab.linalg.turning import cayley_turn
 from p4lab.linalg.unimodular import unit_determinant
 
@@ -49,6 +49,7 @@ __all__ = [
     "initial_matrix",
     "inverse_and_det",
     "inverse_and_logabsdet",
+    "is_exporting",
     "is_transforming",
     "low_rank_rotation",
     "moved_momentum",

@@ -1,4 +1,4 @@
-"""Whether somebody differentiates in another way than by a backward pass, or lowers products by autocast."""
+"""Whether somebody differentiates in another way than by a backward pass, lowers products by autocast, or exports."""
 
 import torch
 from torch.autograd import forward_ad
@@ -7,6 +7,12 @@ from torch.autograd import forward_ad
 def is_transforming() -> bool:
     """Return whether a transform of `torch.func` or forward-mode differentiation is at work."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def is_exporting() -> bool:
+    """Return whether `torch.export` is at work: a choice by the size of a batch would be a condition on all batches."""
+    compiler = torch.compiler
+    return compiler.is_compiling() and hasattr(compiler, "is_exporting") and compiler.is_exporting()  # torch 2.7
 
 
 def autocasts(device: str) -> bool:

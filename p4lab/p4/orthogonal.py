@@ -15,6 +15,7 @@ from p4lab.linalg import (
     cayley_turn,
     initial_matrix,
     inverse_and_logabsdet,
+    is_exporting,
     moved_momentum,
     nearest_orthogonal,
     orthogonality_error,
@@ -196,7 +197,9 @@ class Turned(OfFixedSize):
     """There are so many turns; the rows of u and v are as long as all that they turn."""
 
     def forms_weight(self, x: Tensor) -> bool:
-        """Return whether a training step is faster with the weights than with the factors: turned once, not by row."""
+        """Return whether a training step is faster with the weights, turned once, than by row; exports do so, too."""
+        if is_exporting():
+            return True
         samples, cost = x.numel() // self.dim_in, TURN_COST * self.rank
         return self.dim_in * self.dim_out * (samples + self.turns * cost) <= cost * samples * self.v.shape[1]
 

@@ -75,7 +75,9 @@ def test_digits_methods_differ_in_the_mixing_only() -> None:
         pytest.param(["--problems", "moons"], "--problems moons: moons not known", id="problem"),
         pytest.param(["--methods", "glow"], "glow not known; choose of", id="method"),
         pytest.param(
-            ["--methods", "plu", "--problems", "rings"], "none of them is for", id="method-of-another-problem"
+            ["--methods", "realnvp+plu", "--problems", "rings"],
+            "--methods plu: not for any of --problems rings",
+            id="method-of-another-problem",
         ),
         pytest.param(["--seeds", "0"], "--seeds 0", id="seeds"),
         pytest.param(["--steps", "0"], "--steps 0", id="steps"),

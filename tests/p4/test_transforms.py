@@ -197,6 +197,15 @@ def test_flows_compile_without_a_break(make: Make) -> None:
         assert layer.merge()
 
 
+@pytest.mark.slow
+@models
+def test_exports_take_batches_of_any_size(make: Make) -> None:
+    model = amid_training(make).eval()
+    example, x = (torch.randn(rows, width(model), dtype=F64) for rows in (3, 70))
+    program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.testing.assert_close(outputs(program.module(), x), outputs(model, x))
+
+
 # --- order ---
 
 
