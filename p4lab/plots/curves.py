@@ -380,13 +380,13 @@ def _loss_axis(loss: Loss, runs: Sequence[Shown]) -> dict[str, Any]:
     """Return the axis of losses; a linear one cuts off peaks that would press all else flat."""
     if loss.log:
         log = {"zeroline": False, "type": "log", "exponentformat": "power"}
-        keys = (loss.line, "test_loss") if loss.test else (loss.line,)
+        keys = {"loss", loss.line, *(["test_loss"] if loss.test else [])}
         values = np.concatenate([shown.curves[key][1] for shown in runs for key in keys])
         values = values[(values > 0) & np.isfinite(values)]
         if not len(values):
             return {**log, "range": EMPTY, "dtick": 1}
         decades = math.log10(values.max() / values.min())
-        return {**log, "dtick": "D2" if decades < 2 else math.ceil(decades / 4)}
+        return {**log, "dtick": "D2" if decades < 1.5 else math.ceil(decades / 4)}
     axis: dict[str, Any] = {"zeroline": False}
     values = np.concatenate([shown.curves[key][1] for shown in runs for key in ("loss", "test_loss")])
     values = values[np.isfinite(values)]

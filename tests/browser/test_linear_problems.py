@@ -92,7 +92,7 @@ def test_scrub_branch_and_penalty(notebook: Notebook) -> None:
     notebook.press("scrub", "Home")
     notebook.wait_for_count("===", 0)
     notebook.reach("penalty").locator("input").click()
-    branch_with(notebook, "penalty")
+    branch_with(notebook, "Penalty on det")
     notebook.choose("speed", "none")
     notebook.train(80)
     notebook.wait_for_message("N = 1 stopped")

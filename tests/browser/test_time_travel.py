@@ -47,7 +47,7 @@ def test_scrub_branch_rename_and_remove(notebook: Notebook) -> None:
 
     step = scrub(notebook, 0.5)
     rate = float(notebook.drag_by("learning_rate", 3))
-    branch_with(notebook, "learning rate")
+    branch_with(notebook, "Learning rate")
     notebook.wait_for_count("===", step)
     assert notebook.ask("lab.player.engine.config.learning_rate") == str(rate)
     notebook.train(step + 20)
