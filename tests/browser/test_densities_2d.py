@@ -114,7 +114,7 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
             shows(notebook, name, index)
         select.select_option(index=int(first))
     notebook.reach("train_v").locator("input").click()
-    notebook.wait_for_message("train v")
+    notebook.wait_for_message("Train v, too")
     for text in ("Density", "Log-density"):
         before = drawn(notebook, RIGHT)
         notebook.item("log").get_by_role("button", name=text, exact=True).click()
