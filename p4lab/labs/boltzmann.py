@@ -393,7 +393,7 @@ NUMBERS = (
         "KL(q‖p) on the flow's samples: does not see modes that the flow misses",
     ),
     Number("ess", "ESS", _last("ess", ".1f", 100), "%", _SIZE),
-    Number("clipped", "clipped", _last("clipped_ess", ".1f", 100), "%", f"{_SIZE}, the top 0.1% of weights clipped"),
+    Number("clipped", "ESS, clipped", _last("clipped_ess", ".1f", 100), "%", f"{_SIZE}, the top 0.1% of them clipped"),
     numbers.merges()[0],
 )
 TRAINING = {

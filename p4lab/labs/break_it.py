@@ -16,7 +16,7 @@ from p4lab.labs.curves import training_figure
 from p4lab.labs.lab import Axes, Button, Lab, Number, Picture, Sight, Try, View, diagnostics
 from p4lab.p4 import P4Inv
 from p4lab.plots import RUN_COLORS, Figure, Loss, gallery
-from p4lab.plots.format import DASH
+from p4lab.plots.format import number
 from p4lab.plots.layers import Layer, Path, Plot, Points, Text
 from p4lab.problems.matrix import MatrixProblem
 from p4lab.training import Engine, Event, Lanes
@@ -148,7 +148,7 @@ class StabilityView(View):
     """What is looked at."""
 
     view: str = diagnostics("accuracy")
-    speed: float | None = setting(100, "Most steps", help="Speed limit, in steps per second")
+    speed: float | None = setting(100)
 
 
 def precisions(config: RunConfig) -> Lanes:
@@ -283,15 +283,11 @@ def curves(sight: Look) -> Figure:
     return training_figure(sight, LOSS)
 
 
-def _number(value: Any) -> str:
-    return f"{float(value):.1e}" if np.isfinite(value) else DASH
-
-
 def _of_lane(key: str, name: str, lane: str, label: str, help: str) -> Number:
     return Number(
         f"{name}_{lane}",
         f"{label}, f{lane.removeprefix('float')}",
-        lambda sight: _number(sight.lanes[lane].pictures[key]),
+        lambda sight: number(float(sight.lanes[lane].pictures[key]), ".1e"),
         help=help,
         color=COLORS[lane],
     )
@@ -402,7 +398,7 @@ BREAK = Lab(
     pictures=(
         Picture(Axes("Eigenvalues of W", "complex plane", "Re λ", "Im λ", height=264), eigenvalues, area="eigenvalues"),
         Picture(
-            Axes("Singular values of W", "and rounding errors", "number", "log₁₀ σ", equal=False, height=264),
+            Axes("Singular values of W", "and rounding errors", "index", "log₁₀ σ", equal=False, height=264),
             singular_values,
             area="singular",
         ),
@@ -417,7 +413,7 @@ BREAK = Lab(
         Number(
             "smallest",
             "smallest σ",
-            lambda sight: _number(sight.snapshot.pictures["singular"][-1]),
+            lambda sight: number(float(sight.snapshot.pictures["singular"][-1]), ".1e"),
             help="Smallest singular value of W, float32",
         ),
         *(_of_lane("residual", "residual", lane, "residual", RESIDUAL) for lane in LANES),

@@ -87,7 +87,7 @@ class CharactersConfig(RunConfig):
     way: str = setting("plain", "", choices=tuple(WAYS))
     dim: int = setting(128, "Width d", whole(8, 1024), choices=(64, 128, 256), own=True)
     blocks: int = setting(2, "Blocks", whole(1, 12), choices=(1, 2, 4), own=True)
-    length: int = setting(64, "Window", whole(2, 512), choices=(32, 64, 128), own=True, unit="characters")
+    length: int = setting(64, "Window", whole(2, 512), choices=(32, 64, 128), own=True, help="Characters")
     rate_factor: float = rate_factor(0.1, 0.3, 0.5, 1.0, 2.0, 3.0)
     turn: float = turn(150.0)
     budget: float = budget(60.0, "Of training")
@@ -223,7 +223,7 @@ def turned(sight: Look) -> Images:
         overlap = np.abs(np.nan_to_num(before.T @ now))
         kept = float(np.mean(np.max(overlap, axis=1)))
         ink = np.rint(255 * np.clip(overlap, 0, 1)).astype(np.uint8)
-        tiles.append(Tile(ink[None], f"{labels(sight.config)[lane]}: {kept:.2f} of each is left"))
+        tiles.append(Tile(ink[None], f"{labels(sight.config)[lane]}: {kept:.2f} left"))
     return Images(tiles)
 
 
@@ -293,16 +293,16 @@ def curves(sight: Look) -> Figure:
     return equal_time.curves(
         sight,
         _lines,
-        label="test loss (nats per character)",
+        label="test loss (bits per character)",
         log=False,
         small=SMALL,
-        levels={"every character alike": math.log(len(ALPHABET))},
+        levels={"every character alike": math.log2(len(ALPHABET))},
     )
 
 
 def _lines(snapshot: Snapshot) -> list[Shown]:
     config: Any = snapshot.config
-    return equal_time.lines(snapshot, labels(config), COLORS)
+    return equal_time.lines(snapshot, labels(config), COLORS, equal_time.in_bits)
 
 
 CHARACTERS = Lab(
@@ -353,7 +353,7 @@ CHARACTERS = Lab(
     ),
     pictures=(
         Picture(
-            Axes("Singular values", "grey: at the start", "number", "value", equal=False, height=300),
+            Axes("Singular values", "grey: at the start", "index", "value", equal=False, height=300),
             spectra,
             0.3,
             "spectra",
@@ -379,8 +379,8 @@ CHARACTERS = Lab(
                 label,
                 lane,
                 lambda snapshot: bits_of(snapshot.last("test_loss")),
-                "bits",
-                "Test loss per character",
+                "bits/char",
+                "Test loss",
                 COLORS[lane],
             )
             for lane, label in (("plain", "plain"), ("kept", "kept"))

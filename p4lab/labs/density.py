@@ -489,7 +489,7 @@ def curves(sight: Look) -> Figure:
     highest = max((value - floor for value in early if np.isfinite(value)), default=SPANS[-1])
     span = next((span for span in SPANS if 1.1 * highest < span), None)
     line = {"xref": "x domain", "yref": "y", "x0": 0, "x1": 1, "y0": floor, "y1": floor}
-    label = {"xref": "x domain", "yref": "y", "x": 0.99, "y": floor, "xanchor": "right", "yanchor": "bottom"}
+    label = {"xref": "x domain", "yref": "y", "x": 0.05, "y": floor, "xanchor": "left", "yanchor": "bottom"}
     layout = dict(figure["layout"])
     layout["shapes"] = [
         *layout["shapes"],
@@ -616,7 +616,7 @@ DENSITIES_2D = Lab(
         ),
         *(
             Picture(
-                Axes(f"{FLOWS[lane]}, z → x", "coloured by z", "x₁", height=300),
+                Axes(f"{FLOWS[lane]}, z → x", "colour: z", "x₁", height=300),
                 partial(passage, lane=lane),
                 0.1,
                 f"way-{lane}",

@@ -85,14 +85,14 @@ def spectra(sight: Look) -> Plot:
 def reach(sight: Look) -> Plot:
     """Return the share of the error within reach of each lane's directions, beside that of as many random ones."""
     d = sight.config.dim
+    at = np.log2(RANKS)
     layers: list[Layer] = [
-        Path([[0, 0], [len(RANKS) + 1, 0]], "grey", 1),
-        Points([[at, min(1.0, k / d)] for at, k in enumerate(RANKS, 1)], "grey", "ring", 12, label="random directions"),
+        Path([[at[0] - 1, 0], [at[-1] + 1, 0]], "grey", 1),
+        Points(np.stack([at, np.minimum(1.0, np.array(RANKS) / d)], 1), "grey", "ring", 12, label="random directions"),
     ]
-    for at, name in enumerate(NAMES, 1):
-        if name != "plain":
-            layers.append(Points([[at, within_reach(sight.lanes[name])]], COLORS[name], "dot", 12, label=NAMES[name]))
-    return Plot(layers, (0.0, len(RANKS) + 1.0, 0.0, 1.05))
+    for x, name in zip(at, (name for name in NAMES if name != "plain"), strict=True):
+        layers.append(Points([[x, within_reach(sight.lanes[name])]], COLORS[name], "dot", 12, label=NAMES[name]))
+    return Plot(layers, (at[0] - 1, at[-1] + 1, 0.0, 1.05))
 
 
 def _trained(lane: Snapshot) -> str:
@@ -177,7 +177,7 @@ DIRECTIONS = Lab(
     pictures=(
         Picture(Board("Lanes"), board, 0.5, "board", BELOW),
         Picture(
-            Axes("What is left to learn", "singular values of W − T", "number", "log₁₀ σ", equal=False, height=260),
+            Axes("What is left to learn", "singular values of W − T", "index", "log₁₀ σ", equal=False, height=260),
             spectra,
             area="spectra",
         ),
@@ -185,7 +185,7 @@ DIRECTIONS = Lab(
             Axes(
                 "Within reach",
                 "share of the error along v",
-                "with 1, 4 and 16 directions",
+                "log₂ of the number of directions",
                 "share",
                 equal=False,
                 height=260,

@@ -1,5 +1,6 @@
 """What labs share whose lanes train for the same time: its numbers, columns, curves and hint."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,12 @@ def lines(
         )
         for name, lane in snapshot.lanes.items()
     ]
+
+
+def in_bits(lane: Snapshot) -> dict[str, Any]:
+    """Return the test losses of a lane in bits, for `lines`."""
+    steps, losses = lane.curves["test_loss"]
+    return {"test_loss": (steps, losses / math.log(2))}
 
 
 def moment_in_time(sight: Sight[Any, Any]) -> float | None:

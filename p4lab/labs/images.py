@@ -290,12 +290,7 @@ def curves(sight: Look) -> Figure:
 
 
 def _lines(snapshot: Snapshot) -> list[Shown]:
-    return equal_time.lines(snapshot, NAMES, COLORS, _in_bits)
-
-
-def _in_bits(lane: Snapshot) -> dict[str, Any]:
-    steps, losses = lane.curves["test_loss"]
-    return {"test_loss": (steps, losses / math.log(2))}
+    return equal_time.lines(snapshot, NAMES, COLORS, equal_time.in_bits)
 
 
 IMAGES = Lab(
@@ -373,7 +368,7 @@ IMAGES = Lab(
     numbers=(
         *equal_time.TURNS,
         *(
-            numbers.of_lane(f"bits_{lane}", name, lane, _loss, help="Bits per pixel of test digits", color=COLORS[lane])
+            numbers.of_lane(f"bits_{lane}", name, lane, _loss, "bits/pixel", "Of test digits", COLORS[lane])
             for lane, name in NAMES.items()
         ),
     ),

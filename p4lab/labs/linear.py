@@ -129,9 +129,7 @@ class LinearView(View):
     """What is looked at."""
 
     view: str = diagnostics("accuracy")
-    speed: float | None = setting(
-        100, "Most steps", choices=per_second(20, 100, 500, None), help="Speed limit, in steps per second"
-    )
+    speed: float | None = setting(100, choices=per_second(20, 100, 500, None))
     way: str = setting("n1", "Lane", choices=WAYS, live=True)
 
 

@@ -312,7 +312,7 @@ def pictures(first: Axes, bar: Sequence[str], along: tuple[str, str]) -> tuple[P
         Picture(first, torsions, LOOK_EVERY, "map"),
         side("Energy", "E (kJ/mol)", "share", energies, "energies", together),
         Picture(
-            Box("A sample", "in nm; drag to turn", ("", "", ""), height=210, home=(-60, 12)),
+            Box("A sample", "nm; drag to turn", ("", "", ""), height=210, home=(-60, 12)),
             sample,
             area="sample",
             page=together,

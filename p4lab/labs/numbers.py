@@ -66,11 +66,13 @@ def merges(
 def of_lane(
     name: str, label: str, lane: str, read: Callable[[Snapshot], str], unit: str = "", help: str = "", color: str = ""
 ) -> Number:
-    """Return a number of one lane, which says so when the lane has stopped."""
+    """Return a number of one lane, which says so, without a unit, when the lane has stopped."""
 
-    def text(sight: Sight[Any, Any]) -> str:
+    def text(sight: Sight[Any, Any]) -> Any:
         snapshot = sight.lanes[lane]
-        return STOPPED if snapshot.message else read(snapshot)
+        if not snapshot.message:
+            return read(snapshot)
+        return {"value": STOPPED, "unit": ""} if unit else STOPPED
 
     return Number(name, label, text, unit, help, color)
 

@@ -57,9 +57,7 @@ FOLLOWED = 8
 class ParameterView(View):
     """What is looked at."""
 
-    speed: float | None = setting(
-        50, "Most steps", choices=per_second(2, 10, 50, 200, None), help="Speed limit, in steps per second"
-    )
+    speed: float | None = setting(50, choices=per_second(2, 10, 50, 200, None))
     map: str = setting(
         FIRST,
         "Loss map of",
@@ -324,7 +322,7 @@ def det(sight: Look) -> str:
 
 
 def _loss(lane: Snapshot) -> str:
-    return f"{lane.last('test_loss'):.1e}"
+    return number(lane.last("test_loss"), ".1e")
 
 
 PARAMETER = Lab(

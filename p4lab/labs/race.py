@@ -157,8 +157,8 @@ def _median(losses: Sequence[float]) -> str:
     values = [value for value in losses if not math.isnan(value)]
     if not values:
         return DASH
-    text = f"{statistics.median(values):.3g}"
-    return f"{text} ({min(values):.2g} … {max(values):.2g})" if len(values) > 1 else text
+    text = number(statistics.median(values), ".3g")
+    return f"{text} ({number(min(values), '.2g')} … {number(max(values), '.2g')})" if len(values) > 1 else text
 
 
 # --- numbers and curves -----------------------------------------------------------------------------------------------

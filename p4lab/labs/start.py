@@ -346,7 +346,7 @@ START = Lab(
 .p4-start-plane { grid-area: plane; }
 .p4-start-search { grid-area: search; }
 .p4-pictures > .p4-formula { gap: 12px; font-size: 11.5px; }
-.p4-formula span { min-width: 31px; }
+.p4-matrix > span { min-width: 31px; }
 .p4-equation { gap: 4px; }
 .p4-matrix { padding: 0 4px; gap: 0 7px; }
 """,

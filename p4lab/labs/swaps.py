@@ -335,7 +335,8 @@ def _loss(lane: Snapshot) -> str:
 def curves(sight: Look) -> Figure:
     """Return the loss that is chosen of every lane, on an axis that one lane cannot run away with."""
     key = "test_loss" if sight.view.curve == "test" else "smooth_loss"
-    chosen = replace(LOSS, exact=True)  # as it is: the mean of one that is measured now and then would lag behind
+    # As it is: the mean of one that is measured now and then would lag behind.
+    chosen = replace(LOSS, exact=True, label="−log q (nats/dim)" if sight.config.data == DIGITS else LOSS.label)
     figure = training_figure(sight, chosen, NAMES, lambda lane: {**lane.curves, "loss": lane.curves[key]})
     layout = figure["layout"]
     axis = {name: value for name, value in layout["yaxis"].items() if name != "range"}

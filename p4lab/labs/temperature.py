@@ -473,7 +473,7 @@ TEMPERATURE = Lab(
             Axes("Flow", "shown data of T = 1", "x", "", False, 300), steered, 0.5, "steered", "At one temperature"
         ),
         Picture(
-            Axes("Free energy along x", "in units of kT", "x", "", False, 300),
+            Axes("Free energy along x", "kT", "x", "", False, 300),
             profile,
             0.5,
             "profile",

@@ -195,7 +195,7 @@ class P4Lipschitz(OfFixedSize):
         return core @ p[:, :columns], p @ self.frozen_frame.t()
 
     def _is_narrow(self, x: Tensor) -> bool:
-        """Whether a training step takes fewer multiply-adds with the weights than with the factors; exported, it has them."""
+        """Whether a step takes fewer multiply-adds with the weights than with the factors; an export has the former."""
         if is_exporting():
             return True
         area, batch = self.dim_in * self.dim_out, x.numel() // self.dim_in

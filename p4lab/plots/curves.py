@@ -380,13 +380,13 @@ def _loss_axis(loss: Loss, runs: Sequence[Shown]) -> dict[str, Any]:
     """Return the axis of losses; a linear one cuts off peaks that would press all else flat."""
     if loss.log:
         log = {"zeroline": False, "type": "log", "exponentformat": "power"}
-        keys = (loss.line, "test_loss") if loss.test else (loss.line,)
+        keys = {"loss", loss.line, *(["test_loss"] if loss.test else [])}
         values = np.concatenate([shown.curves[key][1] for shown in runs for key in keys])
         values = values[(values > 0) & np.isfinite(values)]
         if not len(values):
             return {**log, "range": EMPTY, "dtick": 1}
         decades = math.log10(values.max() / values.min())
-        return {**log, "dtick": "D2" if decades < 2 else max(1, round(decades / 6))}
+        return {**log, "dtick": "D2" if decades < 1.5 else math.ceil(decades / 4)}
     axis: dict[str, Any] = {"zeroline": False}
     values = np.concatenate([shown.curves[key][1] for shown in runs for key in ("loss", "test_loss")])
     values = values[np.isfinite(values)]
@@ -471,16 +471,20 @@ def _vertical(step: int, axis: str, line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _setting_labels(changed: Sequence[Mark], end: float) -> list[dict[str, Any]]:
-    """Label the newest changes; where lines stand so close that labels would cover each other, the last of them."""
-    named: list[Mark] = []
+    """Label the newest changes; where lines stand so close that labels would cover each other, the last of them.
+
+    A label stands left of its line, but never on the axis of losses.
+    """
+    named: dict[float, Mark] = {}  # by the right edges of the labels
     for event in sorted(changed, key=lambda event: event.step, reverse=True):
-        if not named or named[-1].step - event.step >= LABEL * end:
-            named.append(event)
+        edge = max(float(event.step), LABEL * end)
+        if min(named, default=math.inf) - edge >= LABEL * end:
+            named[edge] = event
     return [
         {
             "xref": "x",
             "yref": "paper",
-            "x": event.step,
+            "x": edge,
             "y": 0.99,
             "text": event.text.replace("_", " ").replace(" = ", " "),
             "textangle": -90,
@@ -489,5 +493,5 @@ def _setting_labels(changed: Sequence[Mark], end: float) -> list[dict[str, Any]]
             "showarrow": False,
             "font": {"size": 10, "color": ORANGE},
         }
-        for event in named[:12]
+        for edge, event in [*named.items()][:12]
     ]

@@ -236,7 +236,7 @@ class RunConfig(Settings):
     train_v: bool = setting(
         RECOMMENDED.train_v, "Train v, too", SWITCH, help="As in the paper; else v is fixed between merges"
     )
-    optimizer: str = setting("adam", "Method", choices={"adam": "Adam", "sgd": "SGD"})
+    optimizer: str = setting("adam", "Optimizer", choices={"adam": "Adam", "sgd": "SGD"})
     learning_rate: float = setting(2e-3, "Learning rate", POSITIVE, own=True, live=True, help="Step size")
     batch_size: int = setting(128, "Batch", whole(1, 100_000), own=True)
     merge_every: int = setting(RECOMMENDED.every, "Merge every", whole(1, 1_000_000), own=True, live=True, unit="steps")
@@ -377,7 +377,8 @@ class RunConfig(Settings):
         for name in values:
             if name not in cls.settings:
                 expected = ", ".join(cls.settings)
-                raise ConfigError(f"{name}={values[name]!r}: there is no such setting; expected one of {expected}")
+                given = f"{name:.80}={values[name]!r:.80}"
+                raise ConfigError(f"{given}: there is no such setting; expected one of {expected}")
 
     @classmethod
     def from_json(cls, text: str) -> "RunConfig":
@@ -406,19 +407,21 @@ class RunConfig(Settings):
         try:
             pairs = urllib.parse.parse_qsl(settings, keep_blank_values=True, strict_parsing=bool(settings))
         except ValueError as error:
-            raise ConfigError(f"config={text!r}: expected something like 'digits?rank=8&seed=3' ({error})") from error
+            like = "'digits?rank=8&seed=3'"
+            raise ConfigError(f"config={text!r:.80}: expected something like {like} ({error!s:.80})") from error
         values = dict(pairs)
         if len(values) < len(pairs):
             names = [name for name, _ in pairs]
             twice = ", ".join(name for name in values if names.count(name) > 1)
-            raise ConfigError(f"config={text!r}: expected each setting once, but {twice} came more often")
+            raise ConfigError(f"config={text!r:.80}: expected each setting once, but {twice} came more often")
         return cls.from_dict({"problem": problem, **{name: kind._read(name, value) for name, value in values.items()}})
 
     @classmethod
     def _kind(cls, problem: Any) -> type["RunConfig"]:
         expected = [name for name, kind in cls._kinds.items() if issubclass(kind, cls)]
         if problem not in expected:
-            raise ConfigError(f"problem={problem!r}: expected {'one of ' * (len(expected) > 1)}{', '.join(expected)}")
+            some = "one of " * (len(expected) > 1)
+            raise ConfigError(f"problem={problem!r:.80}: expected {some}{', '.join(expected)}")
         return cls._kinds[problem]
 
     @classmethod
@@ -431,7 +434,7 @@ class RunConfig(Settings):
         try:
             return rule.kind(text)
         except ValueError as error:
-            raise ConfigError(f"{name}={text!r}: expected {rule.text}") from error
+            raise ConfigError(f"{name}={text!r:.80}: expected {rule.text}") from error
 
 
 def _plain(value: Any) -> str:

@@ -17,6 +17,7 @@ from p4lab.errors import ConfigError, OptionError, TrainingError
 from p4lab.p4 import MergeReport, MergeSchedule, MergeStatus, P4Inv, P4Module, p4_modules, penalty
 from p4lab.p4.linear import MIN_FACTOR, P4Linear
 from p4lab.training.config import RunConfig, value_text
+from p4lab.training.interrupts import whole_steps
 from p4lab.training.measure import eigenvalues
 from p4lab.training.records import Event, Kind, Moment, Records, Snapshot, copied
 
@@ -153,12 +154,16 @@ class Engine:
     def run(self, n: int = 1) -> None:
         """Do ``n`` optimizer steps and record them.
 
+        An interrupt waits for the end of a step, so that `run` may be called again for the same numbers as without it;
+        a second one does not wait.
+
         Raises:
             TrainingError: loss or gradient is not finite. The step is not taken: model, optimizer and records are as
                 before it, and `run` may be called again.
         """
-        with _threads(self.config.threads):
+        with _threads(self.config.threads), whole_steps() as between:
             for _ in range(n):
+                between()
                 try:
                     self._step()
                 except (LinAlgError, np.linalg.LinAlgError) as error:

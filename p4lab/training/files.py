@@ -84,7 +84,10 @@ def _read(source: Target | bytes) -> dict[str, Any]:
                 raise zipfile.BadZipFile(f"{part} is damaged")
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words say how to load it all the same
+            reason = "it holds other things than tensors and plain values"
+        else:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunFileError(
             f"{_name(source)}: expected a file that p4lab saved; this one is damaged or something else ({reason})"
         ) from error

@@ -10,6 +10,7 @@ from p4lab.errors import ConfigError, TrainingError
 from p4lab.packages import require
 from p4lab.training.config import RunConfig
 from p4lab.training.engine import Engine
+from p4lab.training.interrupts import whole_steps
 from p4lab.training.records import Moment, Records, Snapshot
 
 if TYPE_CHECKING:
@@ -87,20 +88,27 @@ class Lanes:
     def run(self, n: int = 1) -> None:
         """Do ``n`` steps, or turns, in every lane that can go on.
 
+        An interrupt waits, as in `Engine.run`, until every lane has had its step.
+
         Raises:
             TrainingError: no lane can.
         """
-        for _ in range(n):
-            self.step += 1
-            for name in self._alive():
-                try:
-                    self._go_on(self.engines[name])
-                except TrainingError as error:
-                    self.failed[name] = str(error)
-            if not self._alive():
-                self.step -= 1
-                failed, self.failed = self.failed, {}  # after a change of settings all of them may try again
-                raise TrainingError("; ".join(f"{name}: {failed[name]}" for name in self.engines))
+        with whole_steps() as between:
+            for _ in range(n):
+                between()
+                self._one_step()
+
+    def _one_step(self) -> None:
+        self.step += 1
+        for name in self._alive():
+            try:
+                self._go_on(self.engines[name])
+            except TrainingError as error:
+                self.failed[name] = str(error)
+        if not self._alive():
+            self.step -= 1
+            failed, self.failed = self.failed, {}  # after a change of settings all of them may try again
+            raise TrainingError("; ".join(f"{name}: {failed[name]}" for name in self.engines))
 
     def _go_on(self, engine: Engine) -> None:
         if self.turn is None:

@@ -638,13 +638,17 @@ class Dashboard:
         past = frame.shown is not None and not self._refused and isinstance(self.player.error, TrainingError)
         if not past and (text := describe(error) if error else frame.message):
             return {"level": "error", "text": text}
-        message = hint(frame)
+        message = hint(frame, self._label)
         if message["level"] != "info" or frame.state is State.CLOSED:
             return message
         if text := stopped_lanes(frame, self._read(lambda: self.lab.lane_names(frame.snapshot.config), {})):
             return {"level": self.lab.alarm, "text": text}
         text = self._read(lambda: self.lab.advice(sight), None) or message["text"]
         return {"level": "error", "text": describe(self._unread)} if self._unread else {**message, "text": text}
+
+    def _label(self, name: str) -> str:
+        setting = self.lab.setting(name)
+        return (setting and setting.label) or name.replace("_", " ").capitalize()
 
     def _read(self, read: Callable[[], Any], otherwise: Any) -> Any:
         """Return what a function of the lab's says; if it fails, the header goes on, and shows why."""
@@ -684,6 +688,8 @@ def item_of(name: str, setting: Setting, config: RunConfig, value: Any) -> Item:
         kind = "slider" if setting.live and numbers else "choice"
     else:
         kind = {bool: "toggle", str: "text"}.get(setting.rule.kind, "number")  # type: ignore[assignment]
+    if kind == "choice" and setting.unit:  # a menu has no place behind its value
+        texts = {choice: f"{text} {setting.unit}" for choice, text in texts.items()}
     return Item(
         kind,
         name,

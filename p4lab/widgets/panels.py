@@ -1,6 +1,6 @@
 """What stands in a dashboard's panels, as plain data."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from p4lab.labs.curves import run_color
@@ -134,25 +134,21 @@ def _losses(lanes: Sequence[Snapshot], key: str, loss: Loss) -> str:
     return " | ".join(loss_text(lane.last(key), loss)["value"] for lane in lanes) if len(lanes) <= FEW else DASH
 
 
-def hint(frame: Frame) -> dict[str, str]:
-    """Return what to do next."""
+def hint(frame: Frame, label: Callable[[str], str]) -> dict[str, str]:
+    """Return what to do next; ``label`` says what a setting is called on its control."""
     if frame.shown is not None:
         live = frame.snapshot.config.live
         text = f"This is step {frame.shown:,}."
         if not frame.pending:
             text += " Change settings and press Branch here to go on from it."
-        if for_branch := _words(name for name in frame.pending if name in live):
+        if for_branch := ", ".join(label(name) for name in frame.pending if name in live):
             text += f" Press Branch here to go on with: {for_branch}."
-        if for_reset := _words(name for name in frame.pending if name not in live):
+        if for_reset := ", ".join(label(name) for name in frame.pending if name not in live):
             text += f" Only Reset will apply: {for_reset}."
         return {"level": "notice", "text": text}
     if frame.pending:
-        return {"level": "notice", "text": f"Press Reset to apply: {_words(frame.pending)}."}
+        return {"level": "notice", "text": f"Press Reset to apply: {', '.join(map(label, frame.pending))}."}
     return {"level": "info", "text": HINTS[frame.state]}
-
-
-def _words(names: Iterable[str]) -> str:
-    return ", ".join(name.replace("_", " ") for name in names)
 
 
 def stopped_lanes(frame: Frame, names: Mapping[str, str]) -> str:

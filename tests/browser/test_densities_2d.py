@@ -114,7 +114,7 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
             shows(notebook, name, index)
         select.select_option(index=int(first))
     notebook.reach("train_v").locator("input").click()
-    notebook.wait_for_message("train v")
+    notebook.wait_for_message("Train v, too")
     for text in ("Density", "Log-density"):
         before = drawn(notebook, RIGHT)
         notebook.item("log").get_by_role("button", name=text, exact=True).click()
@@ -216,12 +216,12 @@ def test_scrub_branch_and_reset(notebook: Notebook) -> None:
     notebook.press("scrub", "Home")
     notebook.wait_for_count("===", 0)
     notebook.drag_by("learning_rate", 1)
-    branch_with(notebook, "learning rate")
+    branch_with(notebook, "Learning rate")
     notebook.train(20)
     notebook.pause()
     assert drawn(notebook, RIGHT) != past
     notebook.choose("density", "Rings")
-    notebook.wait_for_message("Press Reset to apply: density")
+    notebook.wait_for_message("Press Reset to apply: Density")
     notebook.reset()
     notebook.reach("board").locator("td", has_text="Rings").wait_for()
     notebook.screenshot("branched")

@@ -29,7 +29,7 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
             notebook.page.wait_for_timeout(500)
             assert select.input_value() == str(index)
     notebook.reach("sampled").locator("input").click()
-    notebook.wait_for_message("sampled")
+    notebook.wait_for_message("Sampled batches")
     for end in ("max", "min"):
         value = notebook.drag_to("learning_rate", end).split()[0]
         becomes(notebook, f"{CONFIG}.learning_rate", float(value))
@@ -92,7 +92,7 @@ def test_scrub_branch_and_penalty(notebook: Notebook) -> None:
     notebook.press("scrub", "Home")
     notebook.wait_for_count("===", 0)
     notebook.reach("penalty").locator("input").click()
-    branch_with(notebook, "penalty")
+    branch_with(notebook, "Penalty on det")
     notebook.choose("speed", "none")
     notebook.train(80)
     notebook.wait_for_message("N = 1 stopped")

@@ -90,12 +90,12 @@ def test_start_and_target_by_hand_by_name_and_as_text(notebook: Notebook) -> Non
 
     notebook.pause()
     notebook.write("from", "1 1; 1 1")
-    notebook.wait_for_message("Press Reset to apply: start")
+    notebook.wait_for_message("Press Reset to apply: Start")
     notebook.button("Reset").click()
     notebook.wait_for_message("the start matrix is singular")
     notebook.screenshot("singular_start")
     notebook.write("from", "shear")
-    notebook.wait_for_message("Press Reset to apply: start")
+    notebook.wait_for_message("Press Reset to apply: Start")
     notebook.reset()
     assert notebook.ask("lab.player.engine.config.start") == "shear"
     notebook.train(20)
@@ -148,7 +148,7 @@ def test_scrub_and_branch(notebook: Notebook) -> None:
     notebook.drag_to("scrub", "min")
     notebook.wait_for_count("===", 0)
     interval = notebook.drag_to("merge_every", "min").split()[0]
-    branch_with(notebook, "merge every")
+    branch_with(notebook, "Merge every")
     notebook.train(30)
     notebook.pause()
     assert notebook.ask("lab.player.engine.config.merge_every") == interval == "1"

@@ -33,7 +33,7 @@ def test_another_property_a_slider_time_travel_and_reset(notebook: Notebook) -> 
     to_now(notebook, last)
 
     notebook.choose("prop", PROPERTIES["circulant"].label)
-    notebook.wait_for_message("Press Reset to apply: prop")
+    notebook.wait_for_message("Press Reset to apply: Property")
     notebook.reset()
     notebook.reach("board").locator("td", has_text="P4Circulant").wait_for()
     notebook.train(10)

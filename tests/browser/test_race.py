@@ -29,7 +29,7 @@ def test_tick_race_and_race_again(notebook: Notebook) -> None:
     notebook.reach("axis").locator("button", has_text="Steps").click()
     notebook.wait_for("() => document.querySelector('.js-plotly-plot').layout.xaxis.title.text.includes('steps')")
     notebook.pause()
-    notebook.choose("budget", "2")
+    notebook.choose("budget", "2 s")
     notebook.reset()
     notebook.wait_for("() => document.querySelectorAll('.p4-table tr').length === 6")
     notebook.train(2)

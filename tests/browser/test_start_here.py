@@ -107,7 +107,7 @@ def test_every_control_to_both_ends_while_it_runs(notebook: Notebook) -> None:
     notebook.pause()
     for text in ("0", "123456"):
         notebook.write("seed", text)
-    notebook.wait_for_message("Press Reset to apply: seed")
+    notebook.wait_for_message("Press Reset to apply: Seed")
     notebook.reset()
     assert notebook.ask("lab.player.engine.config.seed") == "123456"
     assert matrix(notebook, "W") == [1, 0, 0, 1]
@@ -132,7 +132,7 @@ def test_scrub_branch_and_reset(notebook: Notebook) -> None:
     notebook.drag_to("scrub", "min")
     notebook.wait_for_count("===", 0)
     notebook.drag_to("merge_every", "min")
-    branch_with(notebook, "merge every")
+    branch_with(notebook, "Merge every")
     notebook.button("Step").click()
     notebook.wait_for_count("===", 1)
     notebook.wait_for_message("Merged")

@@ -47,7 +47,7 @@ def test_scrub_branch_rename_and_remove(notebook: Notebook) -> None:
 
     step = scrub(notebook, 0.5)
     rate = float(notebook.drag_by("learning_rate", 3))
-    branch_with(notebook, "learning rate")
+    branch_with(notebook, "Learning rate")
     notebook.wait_for_count("===", step)
     assert notebook.ask("lab.player.engine.config.learning_rate") == str(rate)
     notebook.train(step + 20)
@@ -108,7 +108,8 @@ def test_save_load_and_export(notebook: Notebook, tmp_path: Path) -> None:
 def test_a_config_is_pasted(notebook: Notebook) -> None:
     train(notebook, 5)
     notebook.pause()
-    assert notebook.item("config").locator("input").input_value().startswith("digits")
+    notebook.reach("config")
+    notebook.wait_for("() => document.querySelector('[data-name=config] input').value.startsWith('digits')")
     notebook.write("config", "digits?blocks=4&rank=2&seed=7")
     notebook.wait_for_message("Press Reset to apply")
     notebook.reset()

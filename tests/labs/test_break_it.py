@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lab_tools import opened, train
+from lab_tools import as_number, opened, train
 from torch import Tensor
 
 from p4lab.errors import ConfigError, ShapeError
@@ -55,7 +55,7 @@ def marks(lab: Any, area: str) -> dict[str, Any]:
 
 
 def number(lab: Any, name: str) -> float:
-    return float(lab.numbers()[name])
+    return as_number(lab.numbers()[name])
 
 
 # --- what is trained --------------------------------------------------------------------------------------------------

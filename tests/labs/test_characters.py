@@ -8,6 +8,7 @@ from lab_tools import opened, table
 
 from p4lab.labs.characters import CHARACTERS, START, CharactersConfig, character_lanes
 from p4lab.p4 import P4Orthogonal, P4Spectrum, P4Stiefel, p4_modules
+from p4lab.problems import bits
 from p4lab.problems.character_ways import KEEPING, WAYS, build, optimizer_of
 
 SMALL: dict[str, Any] = {"dim": 16, "blocks": 1, "length": 8, "batch_size": 4, "rank": 4, "turn": 20.0}
@@ -22,6 +23,19 @@ def test_singular_values_stay_where_they_are_kept() -> None:
         start, plain, again, kept = (np.asarray(layer.points)[:, 1] for layer in layers)
     np.testing.assert_allclose(kept, again, atol=1e-5)
     assert np.abs(plain - start).max() > 1e-3
+
+
+def test_header_table_and_curves_are_in_bits_per_character() -> None:
+    with opened(CHARACTERS, **SMALL) as lab:
+        lab.touch("step")
+        sight = lab.sight()
+        lines = {trace["name"]: trace["y"] for trace in CHARACTERS.curves(sight)["data"] if trace.get("showlegend")}
+        told = CHARACTERS.numbers
+        (plain,) = (number for number in told if number.name == "bits_plain")
+        assert plain.unit == "bits/char"
+        last = lines["plain weights"][-1]
+        assert last == pytest.approx(bits(sight.lanes["plain"].last("test_loss")))
+        assert lab.numbers()["bits_plain"] == table(lab)[0]["bits per character"] == f"{last:.3f}"
 
 
 def test_the_picture_of_vectors_begins_as_a_diagonal() -> None:

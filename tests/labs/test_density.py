@@ -303,7 +303,9 @@ def test_the_curves_stand_above_the_entropy() -> None:
     legend = [trace["name"] for trace in figure["data"] if trace.get("showlegend")]
     assert legend == ["RealNVP", "P4Inv + Bent", "P4Inv + Bent, test"]
     layout, floor = figure["layout"], entropy(DensityConfig())
-    assert layout["annotations"][-1]["text"] == f"{ENTROPY}, {floor:.3f}"
+    label = layout["annotations"][-1]
+    assert label["text"] == f"{ENTROPY}, {floor:.3f}"
+    assert label["xanchor"] == "left", "on the right it would stand on the curves, once they have come down"
     assert layout["shapes"][-1]["y0"] == floor
     assert layout["yaxis"]["range"][0] < floor
 
@@ -312,7 +314,7 @@ def test_a_lane_that_stops_says_so() -> None:
     with opened(DENSITIES_2D, **SMALL) as lab:
         break_lane(lab, "realnvp")
         assert lab.message().startswith("RealNVP stopped: step 1")
-        assert lab.numbers()["kl_realnvp"] == "stopped"
+        assert lab.numbers()["kl_realnvp"] == {"value": "stopped", "unit": ""}
         assert table(lab)[1][""] == "RealNVP (stopped)"
 
 

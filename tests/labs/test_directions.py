@@ -9,6 +9,12 @@ from lab_tools import as_number, opened, table
 from p4lab.labs.directions import DIRECTIONS, NAMES, RANKS, DirectionsConfig, error_of, side_by_side, within_reach
 
 
+def test_rings_stand_at_the_logarithms_of_the_numbers_of_directions() -> None:
+    with opened(DIRECTIONS, dim=32) as lab:
+        rings = next(layer for layer in lab.drawings()["reach"].layers if layer.label == "random directions")
+    np.testing.assert_allclose(rings.points, [[0, 1 / 32], [2, 4 / 32], [4, 16 / 32]])
+
+
 @pytest.mark.parametrize("reset", ["gradient", "gaussian"])
 def test_within_reach_is_what_the_best_perturbation_takes_away(reset: str) -> None:
     lanes = side_by_side(DirectionsConfig(dim=16, reset=reset))

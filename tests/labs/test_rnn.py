@@ -93,7 +93,7 @@ def test_a_lane_that_stops_says_so() -> None:
     with open_lab() as lab:
         break_lane(lab, "rival")
         assert lab.message().startswith("matrix_exp (torch) stopped: step 1")
-        assert lab.numbers()["share_rival"] == "stopped"
+        assert lab.numbers()["share_rival"] == {"value": "stopped", "unit": ""}
         assert table(lab)[1][""] == "matrix_exp (torch) (stopped)"
 
 

@@ -177,6 +177,12 @@ def test_all_lanes_are_among_the_losses() -> None:
             assert low < min(lines["P4Inv"]["y"]) < high
 
 
+@pytest.mark.parametrize(("data", "unit"), [("two_moons", "nats"), (DIGITS, "nats/dim")])
+def test_the_loss_has_its_unit(data: str, unit: str) -> None:
+    with opened(SWAPS, **SMALL | {"data": data}) as lab:
+        assert SWAPS.curves(lab.sight())["layout"]["yaxis"]["title"]["text"] == f"−log q ({unit})"
+
+
 def test_a_lane_that_stops_says_so() -> None:
     with opened(SWAPS, **SMALL) as lab:
         break_lane(lab, "plu")

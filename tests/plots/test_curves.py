@@ -107,6 +107,17 @@ def test_labels_of_changes_do_not_cover_each_other() -> None:
     assert [note["text"] for note in notes if note.get("textangle") == -90] == ["d 1", "c 1", "a 1"]
 
 
+@pytest.mark.parametrize(
+    ("steps", "expected"), [((0,), {16: "0"}), ((0, 20), {20: "20"}), ((0, 40), {40: "40", 16: "0"})]
+)
+def test_a_label_at_the_first_steps_does_not_cover_the_axis(steps: tuple[int, ...], expected: dict[int, str]) -> None:
+    changes = [Mark(step, "set", (), str(step)) for step in steps]
+    notes = drawn(curves(400), changes)["layout"]["annotations"]
+    labels = [note for note in notes if note.get("textangle") == -90]
+    assert {note["x"]: note["text"] for note in labels} == expected
+    assert {note["xanchor"] for note in labels} == {"right"}
+
+
 def test_zoom_is_kept_within_a_run_only() -> None:
     revisions = [drawn(curves(n), run=run)["layout"]["uirevision"] for n, run in ((1, 0), (9, 0), (1, 1))]
     assert revisions[0] == revisions[1] != revisions[2]
@@ -179,7 +190,7 @@ def test_a_merge_is_marked_at_the_first_loss_after_it() -> None:
     ("loss", "expected"),
     [
         (np.geomspace(1, 0.1, 9), {"dtick": "D2"}),
-        (np.geomspace(1, 1e-12, 9), {"dtick": 2}),
+        (np.geomspace(1, 1e-12, 9), {"dtick": 3}),
         (np.zeros(0), {"dtick": 1, "range": [-2.5, 0.5]}),
         (np.array([0.0, np.nan]), {"dtick": 1, "range": [-2.5, 0.5]}),
     ],

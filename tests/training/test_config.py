@@ -134,6 +134,13 @@ def test_broken_text(text: str, message: str) -> None:
         DigitsConfig.from_text(text)
 
 
+@pytest.mark.parametrize("start", ["", "digits?rank", "digits?rank=", "digits?rank=1&rank=", "digits?rnk="])
+def test_a_long_text_that_was_pasted_by_mistake_is_not_told_in_full(start: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        DigitsConfig.from_text(start + "x" * 5000)
+    assert len(str(refused.value)) < 400
+
+
 @pytest.mark.parametrize(
     ("declared", "message"),
     [

@@ -15,8 +15,9 @@ from p4lab.labs.density import DENSITIES_2D
 from p4lab.labs.digits import DIGITS
 from p4lab.labs.swaps import SWAPS
 from p4lab.training import DigitsConfig, Engine, Frame, State
+from p4lab.training.race import RaceConfig
 from p4lab.widgets import Dashboard, digits_lab
-from p4lab.widgets.dashboard import own_sheet
+from p4lab.widgets.dashboard import item_of, own_sheet
 
 SMALL = DigitsConfig(blocks=1, rank=2, batch_size=16, merge_every=5)
 
@@ -59,10 +60,16 @@ def test_a_moment_of_the_past_says_what_a_branch_takes_along(lab: Dashboard, pag
     lab.touch("scrub", 1)
     lab.touch("learning_rate", 0.01)
     lab.touch("rank", 3)
-    page.wait(lambda: "Only Reset will apply: rank." in lab.message())
-    assert "Press Branch here to go on with: learning rate." in lab.message()
+    page.wait(lambda: "Only Reset will apply: Rank." in lab.message())
+    assert "Press Branch here to go on with: Learning rate." in lab.message()
     lab.touch("now")
-    page.wait(lambda: lab.message() == "Press Reset to apply: rank.")
+    page.wait(lambda: lab.message() == "Press Reset to apply: Rank.")
+
+
+def test_a_menu_tells_the_unit_of_its_choices() -> None:
+    config = RaceConfig()
+    assert item_of("budget", config.settings["budget"], config, 20.0).texts[:2] == ("2 s", "5 s")
+    assert item_of("merge_every", config.settings["merge_every"], config, 4).unit == "steps"
 
 
 def test_header_shows_the_run(lab: Dashboard, page: Page) -> None:
