@@ -33,7 +33,7 @@ def choose(notebook: Notebook, name: str, text: str) -> None:
 def reads(notebook: Notebook, name: str, condition: str) -> None:
     """Wait until a number in the header fulfils a condition on x."""
     value = f"document.querySelector('[data-name={name}] .p4-value').innerText"
-    notebook.wait_for(f"() => {{ const x = parseFloat({value}); return {condition}; }}")
+    notebook.wait_for(f"() => {{ const x = parseFloat({value}.replaceAll('−', '-')); return {condition}; }}")
 
 
 @pytest.mark.browser
